@@ -1,0 +1,107 @@
+/**
+ * What a hypervisor must offer the agent. The core is what every driver can do; what only some can
+ * is an optional member, so that the type says what works. A driver keeps nothing that it cannot
+ * find again after the agent was killed: machines outlive the agent.
+ */
+import type { Duplex } from "node:stream";
+import type { MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
+
+/** An image whose files are on this host, verified, and must not be written to. */
+export type LocalImage =
+  | { readonly type: "disk"; readonly path: string; readonly format: "qcow2" | "raw" }
+  | {
+      readonly type: "kernel";
+      readonly kernelPath: string;
+      readonly initrdPath: string;
+      readonly commandLine: string;
+    };
+
+/** One machine as it should be. `spec.power` decides whether it runs. */
+export interface MachinePlan {
+  readonly id: string;
+  readonly spec: MachineSpec;
+  readonly image: LocalImage;
+  /** The machine's own folder: disks, sockets' links, console log. The driver makes and removes it. */
+  readonly directory: string;
+}
+
+export type DriverState = "starting" | "running" | "paused" | "stopping" | "stopped";
+
+/** One machine as the driver finds it. */
+export interface DriverMachine {
+  readonly id: string;
+  readonly state: DriverState;
+  readonly vcpus: number;
+  readonly memoryBytes: bigint;
+  readonly diskBytes: bigint;
+  /** Names of spec fields that take effect at the next start. */
+  readonly pendingRestart: readonly string[];
+  readonly guestAddress: string;
+  readonly forwards: readonly {
+    readonly protocol: string;
+    readonly guestPort: number;
+    readonly hostPort: number;
+    readonly hostAddress: string;
+  }[];
+  readonly startedAt: Date | undefined;
+  readonly acceleration: "kvm" | "tcg" | "none";
+}
+
+/** Something happened that nobody asked for, or that was waited for; the manager looks again. */
+export type MachineEvent =
+  /** Its process ended. `clean`: the guest powered itself off. */
+  | { readonly id: string; readonly type: "ended"; readonly clean: boolean; readonly detail: string }
+  | { readonly id: string; readonly type: "changed" };
+
+export interface DriverFacts {
+  readonly version: string;
+  readonly acceleration: "kvm" | "tcg" | "none";
+  readonly accelerationReason: string;
+  readonly capabilities: readonly string[];
+}
+
+/** Counters since the machine started; the manager turns CPU seconds into usage. */
+export interface DriverMetrics {
+  readonly cpuSeconds: number;
+  readonly memoryUsedBytes: bigint;
+  readonly memoryTotalBytes: bigint;
+  readonly diskReadBytes: bigint;
+  readonly diskWriteBytes: bigint;
+  readonly diskReadOperations: bigint;
+  readonly diskWriteOperations: bigint;
+  readonly networkInBytes: bigint;
+  readonly networkOutBytes: bigint;
+  readonly diskAllocatedBytes: bigint;
+}
+
+export interface MachineDriver extends AsyncDisposable {
+  readonly name: "qemu" | "libvirt" | "fake";
+  /** What this host can do, proved by trying. May take as long as booting a guest. */
+  probe(signal: AbortSignal): Promise<DriverFacts>;
+  /** Finds what still runs of `plans` after our restart and watches it again. Runs once, before `ensure`. */
+  recover(plans: readonly MachinePlan[], signal: AbortSignal): Promise<readonly DriverMachine[]>;
+  /**
+   * Creates the machine or converges it to the plan, power included; safe to repeat. A running machine
+   * whose size grew gets what can be plugged in; the rest is named in `pendingRestart`. Powering off asks
+   * the guest, waits `spec.stopTimeoutSeconds`, then pulls the plug. Aborting leaves something that a
+   * later `ensure` can carry on from. Throws a Fault: `exhausted` when the host is full, `invalid` when
+   * the plan can never work (such as a disk that would shrink).
+   */
+  ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine>;
+  /** Ends the machine at once and deletes its folder. Absent is success. */
+  remove(id: string, directory: string, signal: AbortSignal): Promise<void>;
+  /** Undefined when there is no such machine. */
+  inspect(id: string): Promise<DriverMachine | undefined>;
+  /** Events from now on, until the signal aborts. One consumer. */
+  events(signal: AbortSignal): AsyncIterable<MachineEvent>;
+  /** Undefined when it does not run. */
+  metrics(id: string): Promise<DriverMetrics | undefined>;
+  readonly console?: ConsoleAccess;
+}
+
+export interface ConsoleAccess {
+  /** Opens the serial port of a running machine for writing and live reading. One at a time per machine. */
+  connect(id: string, signal: AbortSignal): Promise<Duplex>;
+  /** The file that holds everything the serial port ever printed, appended to even while no agent runs. */
+  logPath(directory: string): string;
+}

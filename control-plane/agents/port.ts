@@ -1,0 +1,42 @@
+/**
+ * The control plane's way to an agent, whatever carries it. Calls to a host that is not connected to
+ * this replica throw `unavailable` with reason HOST_NOT_CONNECTED; so does a call cut off on the way,
+ * and then nothing is known of its outcome.
+ */
+import type { Fence, Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { ReadLogResponse } from "#gen/skerry/agent/v1/console_pb.js";
+import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
+
+export type PlainFence = Omit<Fence, "$typeName" | "$unknown">;
+
+export interface AgentPort {
+  /** Ids of the hosts whose connection this replica holds. */
+  connected(): readonly string[];
+  /** Calls back when a host connects to or leaves this replica. */
+  onChange(listener: (hostId: string, connected: boolean) => void): Disposable;
+  ensureMachine(
+    hostId: string,
+    request: { id: string; fence: PlainFence; spec: MachineSpec; waitMs: number },
+    signal: AbortSignal,
+  ): Promise<Machine>;
+  /** True when it is gone; false when removal goes on and a report will follow. */
+  removeMachine(
+    hostId: string,
+    request: { id: string; fence: PlainFence; waitMs: number },
+    signal: AbortSignal,
+  ): Promise<boolean>;
+  machineMetrics(hostId: string, machineId: string, signal: AbortSignal): Promise<MachineMetrics>;
+  hostMetrics(hostId: string, signal: AbortSignal): Promise<HostMetrics>;
+  readConsoleLog(
+    hostId: string,
+    request: { machineId: string; offset: bigint; limit: number },
+    signal: AbortSignal,
+  ): Promise<ReadLogResponse>;
+  /** Joins a serial console: yields output with the offset after it, sends what `input` yields. */
+  attachConsole(
+    hostId: string,
+    request: { machineId: string; offset: bigint },
+    input: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): AsyncIterable<{ output: Uint8Array; offset: bigint }>;
+}

@@ -1,0 +1,133 @@
+/**
+ * A kind of resource as data. Everything that is the same for all kinds (storage, authorisation,
+ * lists, watch, wait, routes, OpenAPI, SDK) derives from this and from nothing else.
+ *
+ * Specs and statuses are written as they are spoken: the stored JSON, the native API's JSON and the
+ * type below are one shape, in snake_case, with units in the names.
+ */
+import type { z } from "zod";
+import type { Json } from "#kernel/fault.ts";
+import type { Role } from "#kernel/ctx.ts";
+
+/** Why a resource does not get where it should. `stuck`: nothing more is tried until its owner changes it. */
+export interface Problem {
+  readonly reason: string;
+  readonly message: string;
+  readonly stuck: boolean;
+  /** The generation that met it; a later one starts afresh. */
+  readonly generation: number;
+  readonly since: string;
+}
+
+/** Where the scheduler put it and how it came to choose; the explanation is the scheduler's own record. */
+export interface Placement {
+  readonly host_id: string;
+  readonly provider: string;
+  readonly region: string;
+  readonly zone: string;
+  readonly explanation: Json;
+}
+
+export interface Resource<Spec = unknown, Status = unknown, Phase extends string = string> {
+  readonly id: string;
+  readonly kind: string;
+  readonly project: string;
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly generation: number;
+  readonly observedGeneration: number;
+  readonly desired: Spec;
+  readonly observed: Status | undefined;
+  /** Ids of the resources that the spec names, by the name of the reference. */
+  readonly refs: Readonly<Record<string, string>>;
+  readonly placement: Placement | undefined;
+  readonly problem: Problem | undefined;
+  readonly phase: Phase;
+  readonly hostId: string | undefined;
+  readonly revision: number;
+  readonly schemaVersion: number;
+  readonly createdAt: Date;
+  readonly updatedAt: Date;
+  readonly deletingAt: Date | undefined;
+}
+
+/** What a phase may be computed from. */
+export type PhaseInput<Spec, Status> = Pick<
+  Resource<Spec, Status>,
+  "desired" | "observed" | "generation" | "observedGeneration" | "problem" | "hostId" | "deletingAt"
+>;
+
+export interface Verb<Spec, Status, Phase extends string, Input = unknown> {
+  readonly summary: string;
+  /** Phases in which it is allowed; elsewhere it is a `conflict`. */
+  readonly when: readonly Phase[];
+  readonly input: z.ZodType<Input>;
+  /** The new desired state. Never an effect. May throw `invalid` or `conflict`. */
+  apply(resource: Resource<Spec, Status, Phase>, input: Input): Spec;
+}
+
+export interface Reference {
+  /** The kind referred to; looked up by id, name or alias in the project and in the root project. */
+  readonly kind: string;
+  /** The spec's field that holds the id, name or alias. */
+  readonly field: string;
+}
+
+export interface Filter {
+  readonly summary: string;
+  /** Where the value is, as a path into the stored row. */
+  readonly path: readonly ["desired" | "observed" | "placement" | "labels", string];
+}
+
+export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase extends string = string> {
+  readonly kind: string;
+  readonly plural: string;
+  /** The first is canonical; the others are accepted. */
+  readonly idPrefixes: readonly [string, ...string[]];
+  readonly summary: string;
+  /** `cloud`: visible to all projects, kept in the root project. */
+  readonly scope: "project" | "cloud";
+  /** Full spec, defaults filled in. A strict object: unknown fields are refused by name. */
+  readonly spec: z.ZodType<Spec>;
+  readonly status: z.ZodType<Status>;
+  /** Spec fields that never change after creation. */
+  readonly immutable: readonly string[];
+  readonly phases: readonly Phase[];
+  phase(input: PhaseInput<Spec, Status>): Phase;
+  /** Which phases may follow; anything else raises an alarm but loses no report. */
+  readonly next: Readonly<Record<Phase, readonly Phase[]>>;
+  /** Phases that `?wait` ends in. */
+  readonly settled: readonly Phase[];
+  readonly verbs: Readonly<Record<string, Verb<Spec, Status, Phase>>>;
+  readonly references: Readonly<Record<string, Reference>>;
+  readonly filters: Readonly<Record<string, Filter>>;
+  /** Which of create, update and delete the public API offers, and the role each takes. */
+  readonly access: Readonly<Partial<Record<"create" | "update" | "delete", Role>> & { read: Role }>;
+  /** True when the engine has something to do for it beyond storing it. */
+  readonly reconciled: boolean;
+  /** Names are unique in a project. */
+  readonly uniqueNames: boolean;
+  /** Table or view the rows are read from. Default: `resource`. */
+  readonly source?: "resource" | "operation_resource";
+  readonly schemaVersion: number;
+  /** Checks across fields that a schema cannot say; throws `invalid`. */
+  validate?(next: Spec, previous: Spec | undefined): void;
+}
+
+/** Declares a kind; the types of spec, status and phases are inferred. */
+export function defineResource<Spec, Status, const Phase extends string>(
+  definition: ResourceDefinition<Spec, Status, Phase>,
+): ResourceDefinition<Spec, Status, Phase> {
+  return definition;
+}
+
+/** A definition whose types have been forgotten, as registries hold them. */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- variance: phase() and verbs take the kind's own types
+export type AnyDefinition = ResourceDefinition<any, any, any>;
+
+/** Declares a verb with its input's type inferred. */
+export function defineVerb<Spec, Status, Phase extends string, Input>(
+  verb: Verb<Spec, Status, Phase, Input>,
+): Verb<Spec, Status, Phase> {
+  return verb;
+}

@@ -1,0 +1,117 @@
+import { z } from "zod";
+import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
+
+export const hostLocation = z.strictObject({
+  latitude: z.number().min(-90).max(90),
+  longitude: z.number().min(-180).max(180),
+  city: z.string().max(255),
+  country: z.string().max(255),
+});
+
+export const hostPrices = z.strictObject({
+  cpu_per_hour: z.number().min(0),
+  memory_per_gb: z.number().min(0),
+  currency: z.string().length(3),
+});
+
+export const hostCapacity = z.strictObject({
+  cpus: z.int().min(0),
+  memory_bytes: z.int().min(0),
+  disk_bytes: z.int().min(0),
+});
+
+/** How many times its real capacity a host may promise. */
+export const hostOvercommit = z.strictObject({
+  cpus: z.number().min(1).max(100),
+  memory: z.number().min(1).max(10),
+  disk: z.number().min(1).max(100),
+});
+
+export const hostSpec = z.strictObject({
+  provider: z.string().min(1).max(63),
+  region: z.string().min(1).max(63),
+  zone: z.string().max(63),
+  location: hostLocation.nullable(),
+  prices: hostPrices.nullable(),
+  overcommit: hostOvercommit,
+  cordoned: z.boolean().describe("takes no new instances"),
+});
+export type HostSpec = z.infer<typeof hostSpec>;
+
+export const hostStatus = z.strictObject({
+  connected: z.boolean(),
+  hostname: z.string(),
+  architecture: z.string(),
+  operating_system: z.string(),
+  kernel: z.string(),
+  agent_version: z.string(),
+  cpu_model: z.string(),
+  cpu_baseline: z.string(),
+  capacity: hostCapacity.describe("what the host has; overcommit is applied on top"),
+  driver: z.string(),
+  driver_version: z.string(),
+  acceleration: z.string(),
+  acceleration_reason: z.string(),
+  capabilities: z.array(z.string()),
+  listen_address: z.string(),
+  boot_id: z.string(),
+  unknown_machines: z
+    .array(z.string())
+    .describe("machines found on the host that this cloud never heard of; they are left alone"),
+});
+export type HostStatus = z.infer<typeof hostStatus>;
+
+export const hostPhases = ["joining", "online", "offline", "deleting"] as const;
+export type HostPhase = (typeof hostPhases)[number];
+export type Host = Resource<HostSpec, HostStatus, HostPhase>;
+
+function phase(r: PhaseInput<HostSpec, HostStatus>): HostPhase {
+  if (r.deletingAt) return "deleting";
+  if (!r.observed) return "joining";
+  return r.observed.connected ? "online" : "offline";
+}
+
+const noInput = z.strictObject({});
+
+export const host = defineResource<HostSpec, HostStatus, HostPhase>({
+  kind: "host",
+  plural: "hosts",
+  idPrefixes: ["host"],
+  summary: "A machine with an agent",
+  scope: "cloud",
+  spec: hostSpec,
+  status: hostStatus,
+  immutable: [],
+  phases: hostPhases,
+  phase,
+  next: {
+    joining: ["online", "offline", "deleting"],
+    online: ["offline", "deleting"],
+    offline: ["online", "deleting"],
+    deleting: [],
+  },
+  settled: ["online", "offline"],
+  verbs: {
+    cordon: defineVerb({
+      summary: "Take no new instances",
+      when: ["joining", "online", "offline"],
+      input: noInput,
+      apply: (r: Host) => ({ ...r.desired, cordoned: true }),
+    }),
+    uncordon: defineVerb({
+      summary: "Take new instances again",
+      when: ["joining", "online", "offline"],
+      input: noInput,
+      apply: (r: Host) => ({ ...r.desired, cordoned: false }),
+    }),
+  },
+  references: {},
+  filters: {
+    provider: { summary: "provider", path: ["desired", "provider"] },
+    region: { summary: "region", path: ["desired", "region"] },
+  },
+  access: { read: "viewer", update: "admin", delete: "admin" },
+  reconciled: true,
+  uniqueNames: true,
+  schemaVersion: 1,
+});

@@ -1,0 +1,109 @@
+import { z } from "zod";
+import { Fault } from "#kernel/fault.ts";
+import { defineResource, type PhaseInput, type Resource } from "../definition.ts";
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "must be a lower-case hexadecimal SHA-256");
+
+export const imageFile = z.strictObject({
+  role: z.enum(["disk", "kernel", "initrd"]),
+  sha256,
+  size_bytes: z.int().min(0),
+  /** Empty: fetched from the control plane by its digest. */
+  url: z.string(),
+  format: z.enum(["qcow2", "raw", ""]),
+});
+export type ImageFile = z.infer<typeof imageFile>;
+
+/** Where the content comes from: a download, or an upload that follows. */
+export const imageSource = z.discriminatedUnion("type", [
+  z.strictObject({
+    type: z.literal("url"),
+    url: z.url({ protocol: /^https?$/ }).max(2048),
+    sha256: sha256.nullable().default(null).describe("checked when given, computed when not"),
+    checksums_url: z
+      .url({ protocol: /^https?$/ })
+      .max(2048)
+      .nullable()
+      .default(null)
+      .describe("a SHA256SUMS file that lists the download"),
+  }),
+  z.strictObject({ type: z.literal("upload") }),
+  z.strictObject({ type: z.literal("built-in"), files: z.array(imageFile) }),
+]);
+
+export const imageSpec = z.strictObject({
+  type: z.enum(["disk", "kernel"]).default("disk"),
+  architecture: z.enum(["x86_64", "aarch64"]).default("x86_64"),
+  aliases: z.array(z.string().min(1).max(255)).max(64).default([]),
+  description: z.string().max(1024).default(""),
+  command_line: z.string().max(4096).default(""),
+  source: imageSource,
+});
+export type ImageSpec = z.infer<typeof imageSpec>;
+
+export const imageStatus = z.strictObject({
+  files: z.array(imageFile),
+  bytes_done: z.int(),
+  bytes_total: z.int(),
+});
+export type ImageStatus = z.infer<typeof imageStatus>;
+
+/**
+ * `listed`: a catalogue image that nobody has used yet; it is resolved on first use.
+ * `pending`: being resolved, or waiting for its upload.
+ */
+export const imagePhases = ["listed", "pending", "available", "deleting", "failed"] as const;
+export type ImagePhase = (typeof imagePhases)[number];
+export type Image = Resource<ImageSpec, ImageStatus, ImagePhase>;
+
+function phase(r: PhaseInput<ImageSpec, ImageStatus>): ImagePhase {
+  if (r.deletingAt) return "deleting";
+  if (r.problem?.stuck && r.problem.generation >= r.generation) return "failed";
+  if (r.observed && r.observed.files.length > 0) return "available";
+  return r.desired.source.type === "url" && r.desired.source.checksums_url ? "listed" : "pending";
+}
+
+export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
+  kind: "image",
+  plural: "images",
+  idPrefixes: ["img"],
+  summary: "What an instance boots from: a disk, or a kernel with its initrd",
+  scope: "project",
+  spec: imageSpec,
+  status: imageStatus,
+  immutable: ["type", "architecture", "source"],
+  phases: imagePhases,
+  phase,
+  next: {
+    listed: ["pending", "available", "deleting", "failed"],
+    pending: ["available", "deleting", "failed"],
+    available: ["deleting", "failed"],
+    deleting: [],
+    failed: ["listed", "pending", "available", "deleting"],
+  },
+  settled: ["available", "failed"],
+  verbs: {},
+  references: {},
+  filters: {
+    architecture: { summary: "x86_64 or aarch64", path: ["desired", "architecture"] },
+    type: { summary: "disk or kernel", path: ["desired", "type"] },
+  },
+  access: { read: "viewer", create: "operator", update: "operator", delete: "operator" },
+  reconciled: true,
+  uniqueNames: true,
+  schemaVersion: 1,
+  validate(next, previous) {
+    const builtInBefore = previous?.source.type === "built-in";
+    if (next.source.type === "built-in" && previous && !builtInBefore) {
+      throw new Fault("invalid", "an image cannot become built-in", { detail: { field: "source" } });
+    }
+  },
+});
+
+/** The form in which names and aliases are compared: "Ubuntu 22.04" and "ubuntu-22-04" are one. */
+export function normaliseImageName(name: string): string {
+  return name
+    .trim()
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-");
+}

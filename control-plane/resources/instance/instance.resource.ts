@@ -1,0 +1,190 @@
+import { z } from "zod";
+import { Fault } from "#kernel/fault.ts";
+import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
+
+const MiB = 1024 ** 2;
+const GiB = 1024 ** 3;
+
+export const forwardSpec = z.strictObject({
+  protocol: z.enum(["tcp", "udp"]).default("tcp"),
+  guest_port: z.int().min(1).max(65535),
+  host_port: z.int().min(0).max(65535).default(0).describe("port on the host; 0 lets the host choose"),
+});
+
+export const instanceSpec = z.strictObject({
+  image: z.string().min(1).max(255).describe("id, name or alias of an image"),
+  cpus: z.int().min(1).max(512).default(1),
+  memory_bytes: z
+    .int()
+    .min(64 * MiB)
+    .max(16 * 1024 * GiB)
+    .multipleOf(MiB)
+    .default(512 * MiB),
+  disk_bytes: z
+    .int()
+    .min(64 * MiB)
+    .max(64 * 1024 * GiB)
+    .multipleOf(MiB)
+    .default(4 * GiB),
+  power: z.enum(["on", "off"]).default("on"),
+  restarts: z.int().min(0).default(0).describe("counts the restarts asked for"),
+  provider: z.string().min(1).max(63).nullable().default(null),
+  region: z.string().min(1).max(63).nullable().default(null),
+  network: z.string().min(1).max(255).default("default"),
+  hostname: z
+    .string()
+    .regex(/^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/, "must be a host name label")
+    .nullable()
+    .default(null),
+  ssh_keys: z.array(z.string().min(1).max(16384)).max(64).default([]),
+  user_data: z.string().max(65536).default(""),
+  forwards: z.array(forwardSpec).max(64).default([]),
+  restart_policy: z.enum(["always", "on-failure", "never"]).default("on-failure"),
+  stop_timeout_seconds: z.int().min(0).max(600).default(30),
+});
+export type InstanceSpec = z.infer<typeof instanceSpec>;
+
+export const machineStates = [
+  "preparing",
+  "starting",
+  "running",
+  "paused",
+  "stopping",
+  "stopped",
+  "failed",
+] as const;
+
+export const instanceStatus = z.strictObject({
+  host_id: z.string(),
+  state: z.enum(machineStates),
+  reason: z.string(),
+  message: z.string(),
+  cpus: z.int(),
+  memory_bytes: z.int(),
+  disk_bytes: z.int(),
+  pending_restart: z.array(z.string()).describe("spec fields that take effect at the next restart"),
+  guest_address: z.string(),
+  forwards: z.array(
+    z.strictObject({
+      protocol: z.string(),
+      guest_port: z.int(),
+      host_port: z.int(),
+      host_address: z.string(),
+    }),
+  ),
+  started_at: z.string().nullable(),
+  restarts: z.int(),
+  crashes: z.int().describe("restarts that nobody asked for"),
+  driver: z.string(),
+  acceleration: z.string(),
+  image_bytes_done: z.int(),
+  image_bytes_total: z.int(),
+});
+export type InstanceStatus = z.infer<typeof instanceStatus>;
+
+export const instancePhases = [
+  "pending",
+  "building",
+  "running",
+  "stopping",
+  "stopped",
+  "migrating",
+  "deleting",
+  "deleted",
+  "failed",
+] as const;
+export type InstancePhase = (typeof instancePhases)[number];
+export type Instance = Resource<InstanceSpec, InstanceStatus, InstancePhase>;
+
+function phase(r: PhaseInput<InstanceSpec, InstanceStatus>): InstancePhase {
+  if (r.deletingAt) return "deleting";
+  if (r.problem?.stuck && r.problem.generation >= r.generation) return "failed";
+  if (!r.observed) return r.hostId ? "building" : "pending";
+  const wanted = r.desired.power;
+  switch (r.observed.state) {
+    case "preparing":
+    case "starting":
+      return wanted === "on" ? "building" : "stopping";
+    case "running":
+    case "paused":
+      return wanted === "on" ? "running" : "stopping";
+    case "stopping":
+      return "stopping";
+    case "stopped":
+      return wanted === "on" && r.observedGeneration < r.generation ? "building" : "stopped";
+    case "failed":
+      return r.observedGeneration < r.generation && r.observed.reason === "" ? "building" : "failed";
+  }
+}
+
+const noInput = z.strictObject({});
+
+/** Disks grow only: a smaller one would cut off the guest's file system. */
+function refuseShrinking(next: InstanceSpec, previous: InstanceSpec | undefined): void {
+  if (previous && next.disk_bytes < previous.disk_bytes) {
+    throw new Fault("invalid", "a disk cannot shrink", {
+      reason: "DISK_CANNOT_SHRINK",
+      detail: { field: "disk_bytes", minimum: previous.disk_bytes },
+    });
+  }
+}
+
+export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePhase>({
+  kind: "instance",
+  plural: "instances",
+  idPrefixes: ["vm", "i"],
+  summary: "A virtual machine; it outlives the hosts it runs on",
+  scope: "project",
+  spec: instanceSpec,
+  status: instanceStatus,
+  immutable: ["image", "provider", "region", "network", "hostname", "ssh_keys", "user_data"],
+  phases: instancePhases,
+  phase,
+  next: {
+    pending: ["building", "running", "stopping", "stopped", "deleting", "failed"],
+    building: ["pending", "running", "stopping", "stopped", "deleting", "failed"],
+    running: ["building", "stopping", "stopped", "migrating", "deleting", "failed"],
+    stopping: ["building", "running", "stopped", "deleting", "failed"],
+    stopped: ["building", "running", "stopping", "migrating", "deleting", "failed"],
+    migrating: ["running", "stopping", "stopped", "deleting", "failed"],
+    deleting: ["deleted"],
+    deleted: [],
+    failed: ["pending", "building", "running", "stopping", "stopped", "deleting"],
+  },
+  settled: ["running", "stopped", "failed", "deleted"],
+  verbs: {
+    start: defineVerb({
+      summary: "Turn it on; does nothing when it runs",
+      when: ["pending", "building", "running", "stopping", "stopped", "failed"],
+      input: noInput,
+      apply: (r: Instance) => ({ ...r.desired, power: "on" as const }),
+    }),
+    stop: defineVerb({
+      summary: "Ask the guest to shut down, then pull the plug after stop_timeout_seconds",
+      when: ["pending", "building", "running", "stopping", "stopped", "failed"],
+      input: noInput,
+      apply: (r: Instance) => ({ ...r.desired, power: "off" as const }),
+    }),
+    restart: defineVerb({
+      summary: "Shut down and start again; applies what is pending",
+      when: ["building", "running", "failed"],
+      input: noInput,
+      apply: (r: Instance) => ({
+        ...r.desired,
+        power: "on" as const,
+        restarts: r.desired.restarts + 1,
+      }),
+    }),
+  },
+  references: { image: { kind: "image", field: "image" } },
+  filters: {
+    provider: { summary: "provider it was placed with", path: ["placement", "provider"] },
+    region: { summary: "region it was placed in", path: ["placement", "region"] },
+    host: { summary: "host it was placed on", path: ["placement", "host_id"] },
+  },
+  access: { read: "viewer", create: "operator", update: "operator", delete: "operator" },
+  reconciled: true,
+  uniqueNames: false,
+  schemaVersion: 1,
+  validate: refuseShrinking,
+});

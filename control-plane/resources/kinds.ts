@@ -1,0 +1,9 @@
+import type { AnyDefinition } from "./definition.ts";
+import { enrolmentToken } from "./enrolment-token/enrolment-token.resource.ts";
+import { host } from "./host/host.resource.ts";
+import { image } from "./image/image.resource.ts";
+import { instance } from "./instance/instance.resource.ts";
+import { operation } from "./operation/operation.resource.ts";
+
+/** Every kind there is; the native API, OpenAPI, SDK and command line follow this list. */
+export const kinds: readonly AnyDefinition[] = [instance, image, host, enrolmentToken, operation];

@@ -1,0 +1,32 @@
+import type { Logger } from "./log.ts";
+
+export const roles = ["viewer", "operator", "admin"] as const;
+export type Role = (typeof roles)[number];
+
+/** Who is asking. `system` is the control plane itself: loops, sweeps, reports. */
+export interface Principal {
+  readonly kind: "user" | "host" | "system";
+  readonly id: string;
+  readonly name: string;
+  /** The project whose resources the caller sees. */
+  readonly project: string;
+  readonly role: Role;
+}
+
+/** First parameter of everything that does I/O: cancellation, identity, log and clock in one place. */
+export interface Ctx {
+  readonly log: Logger;
+  readonly signal: AbortSignal;
+  readonly principal: Principal;
+  readonly requestId: string;
+  /** The clock, as Unix milliseconds; injected so that tests can move it. */
+  now(): number;
+}
+
+export const systemPrincipal: Principal = {
+  kind: "system",
+  id: "system",
+  name: "system",
+  project: "root",
+  role: "admin",
+};

@@ -1,0 +1,39 @@
+import { Fault } from "#kernel/fault.ts";
+import type { Policy } from "./policy.ts";
+import { architecture } from "./filters/architecture.ts";
+import { capacity } from "./filters/capacity.ts";
+import { cordoned } from "./filters/cordoned.ts";
+import { cpuBaseline } from "./filters/cpu-baseline.ts";
+import { excluded } from "./filters/excluded.ts";
+import { image } from "./filters/image.ts";
+import { online } from "./filters/online.ts";
+import { provider } from "./filters/provider.ts";
+import { region } from "./filters/region.ts";
+import { cost } from "./scorers/cost.ts";
+import { distance } from "./scorers/distance.ts";
+import { packing } from "./scorers/packing.ts";
+
+export type Weights = { readonly cost: number; readonly distance: number; readonly packing: number };
+
+/** Cost and distance are what users feel; packing decides between hosts that are alike in both. */
+export const defaultWeights: Weights = { cost: 1, distance: 1, packing: 0.25 };
+
+/** Every filter, cheap and telling first, and every scorer that has a weight. */
+export function defaultPolicy(weights: Weights = defaultWeights): Policy {
+  for (const [scorer, weight] of Object.entries(weights)) {
+    if (!(weight >= 0 && weight < Infinity)) {
+      throw new Fault("invalid", `the weight of ${scorer} must be a number of 0 or more`, {
+        reason: "WEIGHT_INVALID",
+        detail: { scorer, weight: String(weight) },
+      });
+    }
+  }
+  return {
+    filters: [online, cordoned, excluded, provider, region, architecture, image, cpuBaseline, capacity],
+    scorers: [
+      { scorer: cost(), weight: weights.cost },
+      { scorer: distance(), weight: weights.distance },
+      { scorer: packing, weight: weights.packing },
+    ].filter(({ weight }) => weight > 0),
+  };
+}

@@ -1,0 +1,61 @@
+import type { HostSnapshot } from "./snapshot.ts";
+
+export interface Ranked {
+  readonly host: HostSnapshot;
+  readonly score: number;
+  readonly tieBreak: number;
+}
+
+export interface Ranking {
+  offer(host: HostSnapshot, score: number): void;
+  /** Best first. */
+  readonly best: readonly Ranked[];
+}
+
+/**
+ * Keeps the best `limit` hosts of those offered, in whatever order they come. Equal scores are ordered
+ * by a hash of seed and id: the same seed gives the same order, different seeds spread over the hosts,
+ * so that many placements at once do not all run to one.
+ */
+export function createRanking(limit: number, seed: string): Ranking {
+  const best: Ranked[] = [];
+  const seeded = hash(seed, offsetBasis);
+  return {
+    best,
+    offer(host, score) {
+      const last = best[limit - 1];
+      if (last !== undefined && score < last.score) return;
+      const entry: Ranked = { host, score, tieBreak: scramble(hash(host.id, seeded)) };
+      if (last !== undefined && !isBetter(entry, last)) return;
+      let place = Math.min(best.length, limit - 1);
+      for (; place > 0; place--) {
+        const above = best[place - 1];
+        if (above === undefined || !isBetter(entry, above)) break;
+        best[place] = above;
+      }
+      best[place] = entry;
+    },
+  };
+}
+
+function isBetter(a: Ranked, b: Ranked): boolean {
+  if (a.score !== b.score) return a.score > b.score;
+  if (a.tieBreak !== b.tieBreak) return a.tieBreak < b.tieBreak;
+  return a.host.id < b.host.id;
+}
+
+const offsetBasis = 0x811c9dc5;
+
+/** FNV-1a, 32 bits, carried on from `state`. */
+function hash(text: string, state: number): number {
+  let h = state;
+  for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
+  return h;
+}
+
+/** Spreads the last characters over all bits; ids often differ in those alone. */
+function scramble(h: number): number {
+  let x = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
+  return (x ^ (x >>> 16)) >>> 0;
+}

@@ -1,0 +1,58 @@
+/**
+ * What the scheduler knows. Plain data, taken in one go by whoever asks; the scheduler never looks
+ * anything up itself, so that a choice can be replayed from what it was given.
+ */
+
+export interface Amounts {
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly diskBytes: number;
+}
+
+export interface GeoPoint {
+  readonly latitude: number;
+  readonly longitude: number;
+}
+
+export interface HourlyPrices {
+  readonly cpuPerHour: number;
+  readonly memoryGibPerHour: number;
+  /** ISO 4217. */
+  readonly currency: string;
+}
+
+export interface HostSnapshot {
+  readonly id: string;
+  readonly provider: string;
+  readonly region: string;
+  readonly zone: string;
+  readonly location?: GeoPoint | undefined;
+  readonly prices?: HourlyPrices | undefined;
+  readonly architecture: string;
+  /** The CPU that guests may count on: x86-64-v1 to v4, or armv8. */
+  readonly cpuBaseline: string;
+  readonly driver: string;
+  readonly acceleration: string;
+  /** What the host may promise: overcommit is applied already. */
+  readonly capacity: Amounts;
+  /** What it has promised, reservations included; may exceed the capacity when that shrank. */
+  readonly used: Amounts;
+  readonly online: boolean;
+  /** Its owner wants no new instances on it. */
+  readonly cordoned: boolean;
+  readonly capabilities: readonly string[];
+}
+
+/** What is to be placed. What is left out is not asked for. */
+export interface PlacementRequest extends Amounts {
+  readonly provider?: string | undefined;
+  readonly region?: string | undefined;
+  readonly architecture?: string | undefined;
+  /** The least CPU that will do. */
+  readonly cpuBaseline?: string | undefined;
+  readonly imageArchitecture: string;
+  /** Where its users are. */
+  readonly near?: GeoPoint | undefined;
+  /** Hosts not to use, such as those that have just refused. */
+  readonly exclude?: ReadonlySet<string> | undefined;
+}

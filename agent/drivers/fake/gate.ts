@@ -1,0 +1,82 @@
+/** Where calls to the fake driver wait, take their time, and fail as told. */
+import { Fault } from "#kernel/fault.ts";
+import { sleep } from "#kernel/retry.ts";
+import type { FakeFailure, FakeKnobs } from "./knobs.ts";
+
+export class Gate {
+  #stepping: FakeKnobs["stepping"] = "auto";
+  #delayMs = 0;
+  #failures: { readonly failure: FakeFailure; left: number }[] = [];
+  readonly #waiting = new Set<() => void>();
+
+  set({ stepping, delayMs, failures }: Pick<FakeKnobs, "stepping" | "delayMs" | "failures">): void {
+    this.#stepping = stepping;
+    this.#delayMs = delayMs;
+    this.#failures = failures.map((failure) => ({ failure, left: failure.times }));
+    if (stepping === "auto") for (const release of [...this.#waiting]) release();
+  }
+
+  /** Calls that wait to be let through. */
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
+  /** Lets the call that waited longest through; false when none waits. */
+  step(): boolean {
+    const [release] = this.#waiting;
+    release?.();
+    return release !== undefined;
+  }
+
+  /** A call comes in: it waits, takes its time, and may fail before it has an effect. */
+  async enter(call: FakeFailure["call"], signal: AbortSignal): Promise<void> {
+    throwIfAborted(signal);
+    if (call === "ensure" && this.#stepping === "manual") await this.#queue(signal);
+    if (this.#delayMs > 0) await sleep(this.#delayMs, signal);
+    this.#fail(call, "before");
+  }
+
+  /** The call has had its effect and may still fail. */
+  leave(call: FakeFailure["call"]): void {
+    this.#fail(call, "after");
+  }
+
+  #queue(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const leave = () => {
+        this.#waiting.delete(release);
+        signal.removeEventListener("abort", abort);
+      };
+      const release = () => {
+        leave();
+        resolve();
+      };
+      const abort = () => {
+        leave();
+        reject(aborted(signal));
+      };
+      this.#waiting.add(release);
+      signal.addEventListener("abort", abort, { once: true });
+    });
+  }
+
+  #fail(call: FakeFailure["call"], when: FakeFailure["when"]): void {
+    const due = this.#failures.find(
+      ({ failure, left }) => left > 0 && failure.call === call && failure.when === when,
+    );
+    if (!due) return;
+    due.left--;
+    throw new Fault(due.failure.code, `the fake driver was told to fail ${call}`, {
+      reason: due.failure.reason,
+    });
+  }
+}
+
+function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw aborted(signal);
+}
+
+function aborted(signal: AbortSignal): Fault {
+  if (signal.reason instanceof Fault) return signal.reason;
+  return new Fault("unavailable", "the call was cancelled", { reason: "CANCELLED", cause: signal.reason });
+}

@@ -1,0 +1,187 @@
+/**
+ * A machine without a guest: sizes, a power switch and a console that echoes. Its state is a small
+ * file in its folder, so that it outlives the agent as a hypervisor's process would.
+ */
+import { createHash } from "node:crypto";
+import { appendFile, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Duplex } from "node:stream";
+import { Fault } from "#kernel/fault.ts";
+import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { DriverMachine, DriverMetrics, MachinePlan } from "../driver.ts";
+
+const MiB = 1024n ** 2n;
+
+interface Size {
+  readonly vcpus: number;
+  readonly memoryMiB: number;
+}
+
+interface State {
+  readonly wanted: Size;
+  /** What it runs with; undefined while it is off. */
+  readonly running: (Size & { readonly startedAtMs: number }) | undefined;
+  readonly diskBytes: string;
+  readonly forwards: DriverMachine["forwards"];
+}
+
+export function consoleLogPath(directory: string): string {
+  return join(directory, "console.log");
+}
+
+export class FakeMachine {
+  readonly id: string;
+  readonly directory: string;
+  #state: State;
+  #saving: Promise<void> = Promise.resolve();
+
+  private constructor(id: string, directory: string, state: State) {
+    this.id = id;
+    this.directory = directory;
+    this.#state = state;
+  }
+
+  /** Makes the folder of a machine that was not there; it is off. */
+  static async make(plan: MachinePlan): Promise<FakeMachine> {
+    await mkdir(plan.directory, { recursive: true });
+    const wanted = sizeOf(plan);
+    const state: State = { wanted, running: undefined, diskBytes: "0", forwards: [] };
+    return new FakeMachine(plan.id, plan.directory, state);
+  }
+
+  /** Finds what an earlier agent left in the folder; undefined when there is nothing. */
+  static async find({ id, directory }: MachinePlan): Promise<FakeMachine | undefined> {
+    try {
+      const text = await readFile(join(directory, "fake.json"), "utf8");
+      return new FakeMachine(id, directory, JSON.parse(text) as State);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+      throw error;
+    }
+  }
+
+  get isRunning(): boolean {
+    return this.#state.running !== undefined;
+  }
+
+  /** Converges to the plan: a larger size is plugged in live, a smaller one waits for the next start. */
+  async apply(plan: MachinePlan, nowMs: number): Promise<void> {
+    const { diskBytes, power, forwards } = plan.spec;
+    if (diskBytes < BigInt(this.#state.diskBytes)) {
+      throw new Fault("invalid", "a disk cannot shrink", { reason: "DISK_CANNOT_SHRINK" });
+    }
+    const wanted = sizeOf(plan);
+    const before = this.#state.running;
+    const grown = before && {
+      startedAtMs: before.startedAtMs,
+      vcpus: Math.max(before.vcpus, wanted.vcpus),
+      memoryMiB: Math.max(before.memoryMiB, wanted.memoryMiB),
+    };
+    const running = power === Power.ON ? (grown ?? { ...wanted, startedAtMs: nowMs }) : undefined;
+    const next: State = {
+      wanted,
+      running,
+      diskBytes: String(diskBytes),
+      forwards: forwards.map(({ protocol, guestPort, hostPort, hostAddress }) => ({
+        protocol,
+        guestPort,
+        hostPort,
+        hostAddress: hostAddress || "127.0.0.1",
+      })),
+    };
+    if (running && !before) await this.print(`fake machine ${this.id} started\r\n`);
+    await this.#save(next);
+  }
+
+  /** Ends it without being asked. */
+  async end(): Promise<void> {
+    await this.#save({ ...this.#state, running: undefined });
+  }
+
+  async erase(): Promise<void> {
+    await this.#saving;
+    await rm(this.directory, { recursive: true, force: true });
+  }
+
+  view(): DriverMachine {
+    const { wanted, running, diskBytes, forwards } = this.#state;
+    const size = running ?? wanted;
+    const pendingRestart = [
+      ...(size.vcpus === wanted.vcpus ? [] : ["cpus"]),
+      ...(size.memoryMiB === wanted.memoryMiB ? [] : ["memory_bytes"]),
+    ];
+    return {
+      id: this.id,
+      state: running ? "running" : "stopped",
+      vcpus: size.vcpus,
+      memoryBytes: BigInt(size.memoryMiB) * MiB,
+      diskBytes: BigInt(diskBytes),
+      pendingRestart,
+      guestAddress: running ? addressOf(this.id) : "",
+      forwards,
+      startedAt: running && new Date(running.startedAtMs),
+      acceleration: "none",
+    };
+  }
+
+  /** Counters that follow the clock: each vCPU a twentieth busy, half of the memory used. */
+  metrics(nowMs: number): DriverMetrics | undefined {
+    const { running, diskBytes } = this.#state;
+    if (!running) return undefined;
+    const seconds = Math.max(0, nowMs - running.startedAtMs) / 1000;
+    const counter = BigInt(Math.floor(seconds));
+    const memory = BigInt(running.memoryMiB) * MiB;
+    return {
+      cpuSeconds: seconds * running.vcpus * 0.05,
+      memoryUsedBytes: memory / 2n,
+      memoryTotalBytes: memory,
+      diskReadBytes: counter * 4096n,
+      diskWriteBytes: counter * 8192n,
+      diskReadOperations: counter,
+      diskWriteOperations: counter * 2n,
+      networkInBytes: counter * 1000n,
+      networkOutBytes: counter * 2000n,
+      diskAllocatedBytes: BigInt(diskBytes) / 16n,
+    };
+  }
+
+  /** The serial port: what is typed comes back, and a return gets a prompt. */
+  openConsole(): Duplex {
+    const port: Duplex = new Duplex({
+      read: () => undefined,
+      write: (chunk: Buffer, _encoding, done) => {
+        const answer = chunk.toString("latin1").replaceAll("\r", `\r\n${this.id}:~# `);
+        this.print(answer).then(() => {
+          port.push(Buffer.from(answer, "latin1"));
+          done();
+        }, done);
+      },
+    });
+    return port;
+  }
+
+  async print(text: string): Promise<void> {
+    await appendFile(consoleLogPath(this.directory), text, "latin1");
+  }
+
+  async #save(next: State): Promise<void> {
+    this.#state = next;
+    const path = join(this.directory, "fake.json");
+    const write = async () => {
+      await writeFile(`${path}.new`, JSON.stringify(next));
+      await rename(`${path}.new`, path);
+    };
+    // A write that failed is its own caller's fault; it must not stop the next one.
+    this.#saving = this.#saving.then(write, write);
+    await this.#saving;
+  }
+}
+
+function sizeOf({ spec }: MachinePlan): Size {
+  return { vcpus: spec.vcpus, memoryMiB: Number(spec.memoryBytes / MiB) };
+}
+
+function addressOf(id: string): string {
+  const [a = 0, b = 0] = createHash("sha256").update(id).digest();
+  return `10.${String(a)}.${String(b)}.15`;
+}

@@ -1,0 +1,7 @@
+import { deadline, sleep } from "#kernel/retry.ts";
+
+/** Waits for a condition instead of for a time; fails when it does not come true within the limit. */
+export async function until(holds: () => boolean | Promise<boolean>, limitMs = 5000): Promise<void> {
+  using limit = deadline(limitMs, `the condition ${String(holds)}`);
+  while (!(await holds())) await sleep(2, limit);
+}

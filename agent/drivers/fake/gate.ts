@@ -6,13 +6,17 @@ import type { FakeFailure, FakeKnobs } from "./knobs.ts";
 export class Gate {
   #stepping: FakeKnobs["stepping"] = "auto";
   #delayMs = 0;
+  #given: readonly FakeFailure[] = [];
   #failures: { readonly failure: FakeFailure; left: number }[] = [];
   readonly #waiting = new Set<() => void>();
 
   set({ stepping, delayMs, failures }: Pick<FakeKnobs, "stepping" | "delayMs" | "failures">): void {
     this.#stepping = stepping;
     this.#delayMs = delayMs;
-    this.#failures = failures.map((failure) => ({ failure, left: failure.times }));
+    // The same list again is another knob being turned: what was used up stays used up.
+    if (failures !== this.#given)
+      this.#failures = failures.map((failure) => ({ failure, left: failure.times }));
+    this.#given = failures;
     if (stepping === "auto") for (const release of [...this.#waiting]) release();
   }
 

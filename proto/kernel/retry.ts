@@ -76,7 +76,7 @@ export function deadline(ms: number, what: string, parent?: AbortSignal): AbortS
       new Fault("unavailable", `${what} took longer than ${String(ms)} ms`, { reason: "TIMEOUT" }),
     );
   }, ms);
-  timer.unref();
+  if (typeof timer === "object") timer.unref(); // a number in browsers, where the SDK runs too
   const forward = () => controller.abort(parent?.reason);
   if (parent?.aborted) forward();
   else parent?.addEventListener("abort", forward, { once: true });

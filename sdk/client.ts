@@ -1,0 +1,77 @@
+/** The client of the native API. */
+import type { Role } from "#kernel/ctx.ts";
+import { Fault } from "#kernel/fault.ts";
+import { createCollection, type CollectionOf } from "./collection.ts";
+import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
+import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras } from "./extras.ts";
+import { kinds, type Kinds } from "./kinds/generated.ts";
+import { Transport, type CallOptions, type Credentials, type TransportOptions } from "./transport.ts";
+
+export interface SkerryOptions extends Omit<TransportOptions, "credentials"> {
+  /** A bearer token, as it is. */
+  readonly token?: string | undefined;
+  /** An API key. */
+  readonly apiKey?: string | undefined;
+  /** Logged in with at the first request, and again when the login has ended. */
+  readonly username?: string | undefined;
+  readonly password?: string | undefined;
+  /** Keeps a login between runs. Default: in memory. */
+  readonly tokenStore?: TokenStore | undefined;
+}
+
+export interface Identity {
+  readonly id: string;
+  readonly name: string;
+  readonly project: string;
+  readonly role: Role;
+}
+
+/**
+ * A cloud. Each kind of resource is a collection:
+ *
+ *     const cloud = new Skerry({ url: "http://127.0.0.1:8000", apiKey });
+ *     const { id } = await cloud.instances.create({ name: "web", spec: { image: "micro" } });
+ *     await cloud.instances.waitFor(id, { phases: ["running"] });
+ */
+export class Skerry {
+  readonly transport: Transport;
+  readonly instances: CollectionOf<Kinds["instances"]> & ReturnType<typeof instanceExtras>;
+  readonly images: CollectionOf<Kinds["images"]> & ReturnType<typeof imageExtras>;
+  readonly hosts: CollectionOf<Kinds["hosts"]> & ReturnType<typeof hostExtras>;
+  readonly enrolmentTokens: CollectionOf<Kinds["enrolmentTokens"]> & ReturnType<typeof enrolmentTokenExtras>;
+  readonly operations: CollectionOf<Kinds["operations"]>;
+
+  constructor(options: SkerryOptions) {
+    const credentials = credentialsOf(options);
+    this.transport = new Transport({ ...options, ...(credentials && { credentials }) });
+    const { transport } = this;
+    const collection = <N extends keyof Kinds>(name: N) => createCollection<Kinds[N]>(transport, kinds[name]);
+    this.instances = Object.assign(collection("instances"), instanceExtras(transport));
+    this.images = Object.assign(collection("images"), imageExtras(transport));
+    this.hosts = Object.assign(collection("hosts"), hostExtras(transport));
+    const tokens = collection("enrolmentTokens");
+    this.enrolmentTokens = Object.assign(tokens, enrolmentTokenExtras(tokens));
+    this.operations = collection("operations");
+  }
+
+  /** Who the cloud takes the caller for. */
+  async whoami(options: CallOptions = {}): Promise<Identity> {
+    const call = { ...options, method: "GET", path: "/skerry/v1/whoami" } as const;
+    const identity = await this.transport.json<Identity>(call);
+    if (!identity) throw new Fault("internal", "the server did not say who the caller is");
+    return identity;
+  }
+}
+
+function credentialsOf(options: SkerryOptions): Credentials | undefined {
+  const { token, apiKey, username, password, tokenStore } = options;
+  if (token !== undefined) return fixedCredentials({ token });
+  if (apiKey !== undefined) return fixedCredentials({ apiKey });
+  const login = username !== undefined && password !== undefined ? { username, password } : undefined;
+  if (!login && !tokenStore) return undefined;
+  return new LoginCredentials({
+    transport: new Transport(options),
+    store: tokenStore ?? memoryStore(),
+    ...(login && { password: login }),
+  });
+}

@@ -1,0 +1,128 @@
+/** What single kinds offer beyond what all kinds do. */
+import type { Json } from "#kernel/fault.ts";
+import type { Collection, CreateBody, MutationOptions } from "./collection.ts";
+import { openConsole, type Console, type ConsoleOptions } from "./console.ts";
+import type { EnrolmentToken, EnrolmentTokenKind, Image } from "./kinds/generated.ts";
+import type { CallOptions, Transport } from "./transport.ts";
+
+export interface ConsoleLog {
+  readonly text: string;
+  /** Offset in the whole log of the byte after `text`. */
+  readonly offset: number;
+  /** Where the log ends now. */
+  readonly end: number;
+}
+
+export interface MetricsQuery {
+  readonly start?: Date | undefined;
+  readonly end?: Date | undefined;
+}
+
+const path = (plural: string, id: string, rest: string) =>
+  `/skerry/v1/${plural}/${encodeURIComponent(id)}/${rest}`;
+
+/** Reading consoles, metrics and the reasons of the scheduler. */
+export function instanceExtras(transport: Transport) {
+  return {
+    /** Where the scheduler put the instance and why. */
+    async placement(id: string, options: CallOptions = {}): Promise<Json> {
+      const call = { ...options, method: "GET", path: path("instances", id, "placement") } as const;
+      return (await transport.json<Json>(call)) ?? null;
+    },
+    /** A part of the serial console's log; without offset, its end. */
+    async consoleLog(
+      id: string,
+      options: CallOptions & {
+        readonly offset?: number | undefined;
+        readonly limit?: number | undefined;
+      } = {},
+    ): Promise<ConsoleLog> {
+      const { offset, limit, ...call } = options;
+      const response = await transport.response({
+        ...call,
+        method: "GET",
+        path: path("instances", id, "console/log"),
+        query: { offset, limit },
+        headers: { accept: "text/plain, application/problem+json" },
+      });
+      const number = (name: string) => Number(response.headers.get(name) ?? 0);
+      return {
+        text: await response.text(),
+        offset: number("x-console-offset"),
+        end: number("x-console-end"),
+      };
+    },
+    /** Joins the serial console; it survives broken connections. */
+    console(id: string, options: ConsoleOptions = {}): Console {
+      return openConsole(transport, path("instances", id, "console"), options);
+    },
+    /** Samples of a time range. */
+    async metrics(id: string, query: MetricsQuery = {}, options: CallOptions = {}): Promise<Json> {
+      const call = { ...options, method: "GET", path: path("instances", id, "metrics") } as const;
+      const range = { start_time: query.start?.toISOString(), end_time: query.end?.toISOString() };
+      return (await transport.json<Json>({ ...call, query: range })) ?? null;
+    },
+  };
+}
+
+/** Uploading what an image consists of. */
+export function imageExtras(transport: Transport) {
+  return {
+    /** Sends the content of an image whose source is an upload. It is sent once: a broken upload starts over. */
+    async upload(
+      id: string,
+      content: ReadableStream<Uint8Array> | Blob | Uint8Array,
+      options: CallOptions = {},
+    ): Promise<Image | undefined> {
+      return transport.json<Image>({
+        timeoutMs: 6 * 3600_000,
+        ...options,
+        method: "PUT",
+        path: path("images", id, "content"),
+        headers: { "content-type": "application/octet-stream" },
+        stream: content,
+      });
+    },
+  };
+}
+
+export interface OperatorCertificate {
+  /** PEM. */
+  readonly certificate: string;
+  /** PEM: the certificates to trust. */
+  readonly authorities: string;
+}
+
+/** Identity for those who speak to agents directly. */
+export function hostExtras(transport: Transport) {
+  return {
+    /** Has a certificate request (PEM, PKCS #10) signed: a short-lived operator's certificate. */
+    async issueCertificate(
+      request: string,
+      options: CallOptions = {},
+    ): Promise<OperatorCertificate | undefined> {
+      return transport.json<OperatorCertificate>({
+        ...options,
+        method: "POST",
+        path: "/skerry/v1/hosts/certificate",
+        body: { certificate_request: request },
+      });
+    },
+  };
+}
+
+/** The answer to creating an enrolment token: the only time that it is shown. */
+export type IssuedEnrolmentToken = EnrolmentToken & { readonly token: string };
+
+/** Letting hosts join. */
+export function enrolmentTokenExtras(tokens: Pick<Collection<EnrolmentTokenKind>, "create">) {
+  return {
+    /** Makes a token that lets one host join; `token` is shown this once. */
+    async issue(
+      body: CreateBody<EnrolmentTokenKind>,
+      options: MutationOptions = {},
+    ): Promise<IssuedEnrolmentToken> {
+      return (await tokens.create(body, options)) as IssuedEnrolmentToken;
+    },
+  };
+}

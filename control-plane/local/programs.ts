@@ -1,0 +1,77 @@
+/** How the parts of Skerry are run as programs: from the sources in development, else from the build. */
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Argv, Environment } from "./child.ts";
+import type { Credentials } from "./credentials.ts";
+import type { LocalSettings } from "./settings.ts";
+import type { TopologyHost } from "./topology.ts";
+
+const fromSource = import.meta.url.endsWith(".ts");
+
+/** The checkout's top folder. */
+export const root = fileURLToPath(new URL(fromSource ? "../../" : "../../../", import.meta.url));
+
+/** @param module path of a module without its suffix, such as `agent/main` */
+export function nodeProgram(module: string): Argv {
+  if (!fromSource) return [process.execPath, path.join(root, "dist", `${module}.js`)];
+  return [process.execPath, "--conditions=development", "--import=tsx", path.join(root, `${module}.ts`)];
+}
+
+export interface ControlPlaneOptions {
+  readonly settings: LocalSettings;
+  readonly databaseUrl: string;
+  readonly microDirectory: string;
+  readonly credentials: Credentials;
+  /** JSON file with the topology's image names. */
+  readonly imageOverridesFile: string;
+}
+
+/** The control plane's environment: what the operator set, and what the launcher knows. */
+export function controlPlaneEnvironment(base: Environment, options: ControlPlaneOptions): Environment {
+  const { settings, credentials } = options;
+  return {
+    ...without(base, (name) => name.startsWith("SKERRY_AGENT_") || name === "SKERRY_TOPOLOGY"),
+    DATABASE_URL: options.databaseUrl,
+    PORT: String(settings.port),
+    SKERRY_HOME: settings.home,
+    SKERRY_LISTEN: settings.listen,
+    SKERRY_GATEWAY_PORT: String(settings.gatewayPort),
+    SKERRY_MICRO_DIR: options.microDirectory,
+    SKERRY_IMAGE_OVERRIDES_FILE: options.imageOverridesFile,
+    SKERRY_FIRST_USERNAME: credentials.username,
+    SKERRY_FIRST_PASSWORD: credentials.password,
+  };
+}
+
+export interface AgentOptions {
+  readonly host: TopologyHost;
+  readonly gateway: string;
+  readonly dataDirectory: string;
+  readonly labelsFile: string;
+  /** Empty once the host has joined. */
+  readonly token: string;
+}
+
+/** An agent's environment; the control plane's settings and secrets are none of its business. */
+export function agentEnvironment(base: Environment, options: AgentOptions): Environment {
+  const foreign = (name: string) =>
+    (name.startsWith("SKERRY_") && !name.startsWith("SKERRY_AGENT_")) ||
+    ["PORT", "DATABASE_URL"].includes(name);
+  return {
+    ...without(base, foreign),
+    SKERRY_AGENT_DATA: options.dataDirectory,
+    SKERRY_AGENT_GATEWAY: options.gateway,
+    SKERRY_AGENT_NAME: options.host.name,
+    SKERRY_AGENT_LABELS_FILE: options.labelsFile,
+    SKERRY_AGENT_DRIVER: options.host.driver,
+    SKERRY_AGENT_SHARE: String(options.host.share),
+    SKERRY_AGENT_LISTEN_HOST: "127.0.0.1",
+    SKERRY_AGENT_LISTEN_PORT: "0",
+    SKERRY_AGENT_STOP_MACHINES: "true",
+    ...(options.token === "" ? {} : { SKERRY_AGENT_TOKEN: options.token }),
+  };
+}
+
+function without(env: Environment, drop: (name: string) => boolean): Environment {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !drop(name)));
+}

@@ -1,9 +1,8 @@
 /**
  * Why a placement came out as it did. Stored with the instance and shown to its owner, so it stays
  * small however many hosts there are, and it accounts for each of them:
- * `hosts` = `eligible` + the counts in `rejected`.
+ * `hosts` = `eligible` + the counts in `rejected`. The types are aliases because interfaces are not Json.
  */
-import type { Json } from "#kernel/fault.ts";
 
 export type Explanation = {
   readonly seed: string;
@@ -41,9 +40,6 @@ export type ScorePart = {
   readonly score: number;
   readonly measure: string;
 };
-
-/** An explanation goes into jsonb columns and faults: this fails to compile when it no longer can. */
-export type ExplanationIsJson = Explanation extends Json ? true : never;
 
 /**
  * The explanation in a sentence, such as "0.070 USD/h, 12 km away, 35 % full; 3 hosts rejected: 2 full

@@ -25,23 +25,23 @@ export function createRanking(limit: number, seed: string): Ranking {
     offer(host, score) {
       const last = best[limit - 1];
       if (last !== undefined && score < last.score) return;
-      const entry: Ranked = { host, score, tieBreak: scramble(hash(host.id, seeded)) };
-      if (last !== undefined && !isBetter(entry, last)) return;
+      const tieBreak = scramble(hash(host.id, seeded));
+      if (last !== undefined && !isBetter(host, score, tieBreak, last)) return;
       let place = Math.min(best.length, limit - 1);
       for (; place > 0; place--) {
         const above = best[place - 1];
-        if (above === undefined || !isBetter(entry, above)) break;
+        if (above === undefined || !isBetter(host, score, tieBreak, above)) break;
         best[place] = above;
       }
-      best[place] = entry;
+      best[place] = { host, score, tieBreak };
     },
   };
 }
 
-function isBetter(a: Ranked, b: Ranked): boolean {
-  if (a.score !== b.score) return a.score > b.score;
-  if (a.tieBreak !== b.tieBreak) return a.tieBreak < b.tieBreak;
-  return a.host.id < b.host.id;
+function isBetter(host: HostSnapshot, score: number, tieBreak: number, than: Ranked): boolean {
+  if (score !== than.score) return score > than.score;
+  if (tieBreak !== than.tieBreak) return tieBreak < than.tieBreak;
+  return host.id < than.host.id;
 }
 
 const offsetBasis = 0x811c9dc5;

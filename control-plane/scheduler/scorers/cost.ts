@@ -7,13 +7,22 @@ export interface CostScale {
   /** The price of a host that scores one half. */
   readonly reference: HourlyPrices;
   /** What one unit of another currency is worth in the reference's. */
-  readonly rates: Readonly<Record<string, number>>;
+  readonly rates: ReadonlyMap<string, number>;
 }
 
 /** Rough rates are good enough to rank by; an operator who pays in several currencies sets their own. */
 export const defaultCostScale: CostScale = {
   reference: { cpuPerHour: 0.05, memoryGibPerHour: 0.01, currency: "USD" },
-  rates: { AUD: 0.66, CAD: 0.73, CHF: 1.2, CNY: 0.14, EUR: 1.1, GBP: 1.3, INR: 0.012, JPY: 0.0067 },
+  rates: new Map([
+    ["AUD", 0.66],
+    ["CAD", 0.73],
+    ["CHF", 1.2],
+    ["CNY", 0.14],
+    ["EUR", 1.1],
+    ["GBP", 1.3],
+    ["INR", 0.012],
+    ["JPY", 0.0067],
+  ]),
 };
 
 /**
@@ -41,7 +50,7 @@ export function cost(scale: CostScale = defaultCostScale): Scorer {
 
 function rateOf(prices: HourlyPrices | undefined, { reference, rates }: CostScale): number | undefined {
   if (prices === undefined) return undefined;
-  return prices.currency === reference.currency ? 1 : rates[prices.currency];
+  return prices.currency === reference.currency ? 1 : rates.get(prices.currency);
 }
 
 function perHour(prices: HourlyPrices, { cpus, memoryBytes }: PlacementRequest): number {

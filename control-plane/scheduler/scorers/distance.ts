@@ -14,12 +14,12 @@ export function distance(halfKm = 1000): Scorer {
     name: "distance",
     fit({ near }) {
       if (near === undefined) return undefined;
+      const kmTo = greatCircle(near);
       return {
-        score: ({ location }) =>
-          location === undefined ? 0 : halfKm / (halfKm + greatCircleKm(near, location)),
+        score: ({ location }) => (location === undefined ? 0 : halfKm / (halfKm + kmTo(location))),
         measure({ location }) {
           if (location === undefined) return "place unknown";
-          const km = Math.round(greatCircleKm(near, location));
+          const km = Math.round(kmTo(location));
           return km < 1 ? "under 1 km away" : `${String(km)} km away`;
         },
       };
@@ -27,12 +27,15 @@ export function distance(halfKm = 1000): Scorer {
   };
 }
 
-/** The shortest way over the ground (haversine formula, which stays exact for points close together). */
-export function greatCircleKm(a: GeoPoint, b: GeoPoint): number {
-  const sinLatitude = Math.sin(((b.latitude - a.latitude) * radians) / 2);
-  const sinLongitude = Math.sin(((b.longitude - a.longitude) * radians) / 2);
-  const cosines = Math.cos(a.latitude * radians) * Math.cos(b.latitude * radians);
-  const h = sinLatitude * sinLatitude + cosines * sinLongitude * sinLongitude;
-  // Rounding can lift h a hair above 1 for opposite points.
-  return 2 * earthRadiusKm * Math.asin(Math.min(1, Math.sqrt(h)));
+/** Measures the shortest way over the ground (haversine formula: exact for points close together, too). */
+function greatCircle(from: GeoPoint): (to: GeoPoint) => number {
+  const cosFrom = Math.cos(from.latitude * radians);
+  return (to) => {
+    const sinLatitude = Math.sin(((to.latitude - from.latitude) * radians) / 2);
+    const sinLongitude = Math.sin(((to.longitude - from.longitude) * radians) / 2);
+    const cosines = cosFrom * Math.cos(to.latitude * radians);
+    const h = sinLatitude * sinLatitude + cosines * sinLongitude * sinLongitude;
+    // Rounding can lift h a hair above 1 for opposite points.
+    return 2 * earthRadiusKm * Math.asin(Math.min(1, Math.sqrt(h)));
+  };
 }

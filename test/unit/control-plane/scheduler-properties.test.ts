@@ -1,0 +1,224 @@
+import fc from "fast-check";
+import t from "tap";
+import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
+import { summarise, type Explanation } from "#cp/scheduler/explain.ts";
+import { place, type Placement } from "#cp/scheduler/place.ts";
+import type { Amounts, HostSnapshot, PlacementRequest } from "#cp/scheduler/snapshot.ts";
+
+const policy = defaultPolicy();
+const idle: Amounts = { cpus: 0, memoryBytes: 0, diskBytes: 0 };
+
+// Few different values, so that hosts collide, tie and run full often.
+const amounts = (limit: number): fc.Arbitrary<Amounts> => {
+  const amount = fc.nat({ max: limit });
+  return fc.record({ cpus: amount, memoryBytes: amount, diskBytes: amount });
+};
+const point = fc.record({
+  latitude: fc.double({ min: -90, max: 90, noNaN: true }),
+  longitude: fc.double({ min: -180, max: 180, noNaN: true }),
+});
+const price = fc.double({ min: 0, max: 1, noNaN: true });
+const names = fc.constantFrom("a", "b");
+const architectures = fc.constantFrom("x86_64", "aarch64");
+const baselines = fc.constantFrom("x86-64-v1", "x86-64-v3", "armv8", "");
+
+const anyHost: fc.Arbitrary<HostSnapshot> = fc.record({
+  id: fc.string({ minLength: 1, maxLength: 6 }),
+  provider: names,
+  region: names,
+  zone: names,
+  location: fc.option(point, { nil: undefined }),
+  prices: fc.option(
+    fc.record({ cpuPerHour: price, memoryGibPerHour: price, currency: fc.constantFrom("USD", "EUR", "XTS") }),
+    { nil: undefined },
+  ),
+  architecture: architectures,
+  cpuBaseline: baselines,
+  driver: fc.constant("fake"),
+  acceleration: fc.constant("none"),
+  capacity: amounts(12),
+  used: amounts(6),
+  online: fc.boolean(),
+  cordoned: fc.boolean(),
+  capabilities: fc.constant([]),
+});
+const anyHosts = fc.uniqueArray(anyHost, { selector: (host) => host.id, maxLength: 30 });
+
+const anyRequest: fc.Arbitrary<PlacementRequest> = fc
+  .tuple(
+    amounts(4),
+    fc.record({
+      provider: fc.option(names, { nil: undefined }),
+      region: fc.option(names, { nil: undefined }),
+      architecture: fc.option(architectures, { nil: undefined }),
+      cpuBaseline: fc.option(fc.constantFrom("x86-64-v2", "armv8"), { nil: undefined }),
+      imageArchitecture: architectures,
+      near: fc.option(point, { nil: undefined }),
+      exclude: fc.option(
+        fc.array(fc.string({ minLength: 1, maxLength: 1 })).map((ids) => new Set(ids)),
+        { nil: undefined },
+      ),
+    }),
+  )
+  .map(([size, rest]) => ({ ...size, ...rest }));
+
+const explanationOf = (placement: Placement): Explanation =>
+  "unplaceable" in placement ? placement.unplaceable : placement.explain;
+
+const plus = (a: Amounts, b: Amounts): Amounts => ({
+  cpus: a.cpus + b.cpus,
+  memoryBytes: a.memoryBytes + b.memoryBytes,
+  diskBytes: a.diskBytes + b.diskBytes,
+});
+const fits = (a: Amounts, b: Amounts): boolean =>
+  a.cpus <= b.cpus && a.memoryBytes <= b.memoryBytes && a.diskBytes <= b.diskBytes;
+
+/** Checks a property of any cloud and any request; a failure prints the smallest counterexample. */
+function holds(
+  property: (hosts: readonly HostSnapshot[], request: PlacementRequest, seed: string) => boolean,
+): void {
+  fc.assert(fc.property(anyHosts, anyRequest, fc.string({ maxLength: 8 }), property), { numRuns: 500 });
+}
+
+await t.test("capacity is never exceeded, on the chosen host and on every alternate", async () => {
+  const unbound = { imageArchitecture: "x86_64" };
+  const usable = anyHosts.map((hosts) =>
+    hosts.map((host) => ({ ...host, used: idle, online: true, cordoned: false, architecture: "x86_64" })),
+  );
+  fc.assert(
+    fc.property(usable, fc.array(amounts(4), { maxLength: 60 }), (hosts, sizes) => {
+      const cloud = new Map<string, HostSnapshot>(hosts.map((host) => [host.id, host]));
+      for (const [i, size] of sizes.entries()) {
+        const result = place([...cloud.values()], { ...size, ...unbound }, { ...policy, seed: String(i) });
+        const roomy = [...cloud.values()].filter((host) => fits(plus(host.used, size), host.capacity));
+        if ("unplaceable" in result) {
+          if (roomy.length > 0) return false;
+          continue;
+        }
+        const offered = [result.host, ...result.alternates];
+        if (!offered.every((id) => roomy.some((host) => host.id === id))) return false;
+        const chosen = cloud.get(result.host);
+        if (chosen) cloud.set(chosen.id, { ...chosen, used: plus(chosen.used, size) });
+      }
+      return [...cloud.values()].every((host) => fits(host.used, host.capacity));
+    }),
+  );
+});
+
+await t.test("only hosts that satisfy the request are offered", async () => {
+  holds((hosts, request, seed) => {
+    const result = place(hosts, request, { ...policy, seed });
+    if ("unplaceable" in result) return true;
+    return [result.host, ...result.alternates].every((id) => {
+      const host = hosts.find((candidate) => candidate.id === id);
+      return (
+        host !== undefined &&
+        host.online &&
+        !host.cordoned &&
+        host.architecture === request.imageArchitecture &&
+        [undefined, host.provider].includes(request.provider) &&
+        [undefined, host.region].includes(request.region) &&
+        [undefined, host.architecture].includes(request.architecture) &&
+        request.exclude?.has(id) !== true
+      );
+    });
+  });
+});
+
+await t.test("the order of hosts does not matter, not even to the explanation", async (t) => {
+  const shuffled = anyHosts.chain((hosts) =>
+    fc.tuple(fc.constant(hosts), fc.shuffledSubarray(hosts, { minLength: hosts.length })),
+  );
+  fc.assert(
+    fc.property(shuffled, anyRequest, fc.string(), ([hosts, others], request, seed) => {
+      const [a, b] = [hosts, others].map((order) => place(order, request, { ...policy, seed }));
+      return JSON.stringify(a) === JSON.stringify(b);
+    }),
+    { numRuns: 500 },
+  );
+  const identical = anyHost.map((host) =>
+    Array.from({ length: 20 }, (_, i) => ({ ...host, id: `host-${String(i)}` })),
+  );
+  fc.assert(
+    fc.property(identical, anyRequest, (hosts, request) => {
+      const [a, b] = [hosts, hosts.toReversed()].map((order) =>
+        place(order, request, { ...policy, seed: "s" }),
+      );
+      return JSON.stringify(a) === JSON.stringify(b);
+    }),
+  );
+  t.pass("same answers");
+});
+
+await t.test("adding an idle host never makes a request fail", async () => {
+  fc.assert(
+    fc.property(anyHosts, anyHost, anyRequest, fc.string(), (hosts, extra, request, seed) => {
+      const before = place(hosts, request, { ...policy, seed });
+      const added = { ...extra, id: "the new one", used: idle };
+      const after = place([...hosts, added], request, { ...policy, seed });
+      return "unplaceable" in before || !("unplaceable" in after);
+    }),
+    { numRuns: 500 },
+  );
+});
+
+await t.test("the explanation accounts for every host, on scales from 0 to 1", async () => {
+  const between0And1 = (score: number) => score >= 0 && score <= 1;
+  holds((hosts, request, seed) => {
+    const result = place(hosts, request, { ...policy, seed });
+    const explain = explanationOf(result);
+    const rejected = explain.rejected.reduce((sum, { count }) => sum + count, 0);
+    const sorted = explain.best.every((host, i) => host.score <= (explain.best[i - 1]?.score ?? 1));
+    return (
+      explain.hosts === hosts.length &&
+      explain.eligible + rejected === hosts.length &&
+      explain.best.length === Math.min(10, explain.eligible) &&
+      sorted &&
+      explain.best.every(({ score, parts }) =>
+        [score, ...parts.map((part) => part.score)].every(between0And1),
+      ) &&
+      explain.rejected.every(({ count, nearest }) => count > 0 && nearest.reason !== "") &&
+      !/undefined|NaN|Infinity/.test(summarise(explain)) &&
+      "unplaceable" in result === (explain.eligible === 0) &&
+      ("unplaceable" in result || result.host === explain.best[0]?.host_id)
+    );
+  });
+});
+
+await t.test("the same seed gives the same choice", async () => {
+  holds((hosts, request, seed) => {
+    const [a, b] = [1, 2].map(() => JSON.stringify(place(hosts, request, { ...policy, seed })));
+    return a === b;
+  });
+});
+
+await t.test("ties spread over the hosts by seed", async (t) => {
+  const twins: readonly HostSnapshot[] = Array.from({ length: 10 }, (_, i) => ({
+    id: `host-01k9zq3v7m2b4c6d8f${String(i)}`,
+    provider: "a",
+    region: "a",
+    zone: "a",
+    architecture: "x86_64",
+    cpuBaseline: "x86-64-v1",
+    driver: "fake",
+    acceleration: "none",
+    online: true,
+    cordoned: false,
+    capabilities: [],
+    capacity: { cpus: 8, memoryBytes: 8, diskBytes: 8 },
+    used: idle,
+  }));
+  const request = { cpus: 1, memoryBytes: 1, diskBytes: 1, imageArchitecture: "x86_64" };
+  const chosen = new Map<string, number>();
+  const seconds = new Set<string>();
+  for (let i = 0; i < 1000; i++) {
+    const result = place(twins, request, { ...policy, seed: `op-${String(i)}` });
+    if ("unplaceable" in result) return t.fail("there is room");
+    chosen.set(result.host, (chosen.get(result.host) ?? 0) + 1);
+    if (result.host === twins[0]?.id) seconds.add(result.alternates[0] ?? "");
+  }
+  t.equal(chosen.size, 10, "every twin is chosen by some seed");
+  for (const [id, count] of chosen)
+    t.ok(count > 50 && count < 150, `${id} is chosen ${String(count)} times of 1000`);
+  t.ok(seconds.size >= 8, "what comes second does not follow from what comes first");
+});

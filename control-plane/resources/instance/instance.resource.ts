@@ -98,22 +98,25 @@ export type Instance = Resource<InstanceSpec, InstanceStatus, InstancePhase>;
 
 function phase(r: PhaseInput<InstanceSpec, InstanceStatus>): InstancePhase {
   if (r.deletingAt) return "deleting";
-  if (r.problem?.stuck && r.problem.generation >= r.generation) return "failed";
+  const stuck = r.problem !== undefined && r.problem.stuck && r.problem.generation >= r.generation;
+  // A machine that runs goes on running, whatever could not be done to it: the problem is shown beside.
+  if (stuck && (!r.observed || r.observed.state === "failed")) return "failed";
   if (!r.observed) return r.hostId ? "building" : "pending";
-  const wanted = r.desired.power;
+  const on = r.desired.power === "on";
+  const reached = r.observedGeneration >= r.generation;
   switch (r.observed.state) {
     case "preparing":
     case "starting":
-      return wanted === "on" ? "building" : "stopping";
+      return on ? "building" : "stopping";
     case "running":
     case "paused":
-      return wanted === "on" ? "running" : "stopping";
+      return on ? "running" : "stopping";
     case "stopping":
-      return "stopping";
+      return on && !reached ? "building" : "stopping";
     case "stopped":
-      return wanted === "on" && r.observedGeneration < r.generation ? "building" : "stopped";
+      return on && !reached ? "building" : "stopped";
     case "failed":
-      return r.observedGeneration < r.generation && r.observed.reason === "" ? "building" : "failed";
+      return reached || r.observed.reason !== "" ? "failed" : "building";
   }
 }
 

@@ -43,6 +43,8 @@ create table incarnation (
   host_id     text not null,
   seq         bigint not null,
   epoch       bigint not null,
+  -- the newest intent the host has accepted, and the one it has converged to
+  accepted_generation bigint not null,
   generation  bigint not null,
   state       text not null,
   observed    jsonb not null,
@@ -63,7 +65,8 @@ create table work (
   lease_holder text,
   lease_epoch  bigint not null default 0,
   lease_until  timestamptz,
-  last_error   jsonb
+  last_error   jsonb,
+  settled_at   timestamptz not null default now()
 );
 create index work_due on work (priority desc, run_at) where run_at is not null;
 

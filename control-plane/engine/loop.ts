@@ -1,0 +1,128 @@
+/**
+ * Claims due keys and runs passes on them, a limited number at a time. Woken by hints, and by its own
+ * clock when none come: polling alone does all the work, only later.
+ */
+import { isFault } from "#kernel/fault.ts";
+import { backoffMs } from "#kernel/retry.ts";
+import { runPass, type PassDependencies } from "./pass.ts";
+import { WorkQueue, type Claim } from "./work.ts";
+
+export interface LoopOptions {
+  readonly concurrency: number;
+  /** The longest the loop rests without looking. */
+  readonly pollMs: number;
+  readonly holder: string;
+}
+
+export class Loop implements AsyncDisposable {
+  readonly #deps: PassDependencies;
+  readonly #options: LoopOptions;
+  readonly #queue: WorkQueue;
+  readonly #stop = new AbortController();
+  readonly #running = new Set<Promise<void>>();
+  #wake: () => void = () => undefined;
+  #woken = false;
+  #failures = 0;
+  #loop: Promise<void> | undefined;
+
+  constructor(deps: PassDependencies, options: LoopOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#queue = new WorkQueue(deps.database, options.holder);
+  }
+
+  start(): void {
+    this.#loop ??= this.#run();
+  }
+
+  /** Something is due: look now. Cheap; may be called any number of times. */
+  poke(): void {
+    this.#woken = true;
+    this.#wake();
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stop.signal.aborted) {
+      this.#woken = false;
+      const room = this.#options.concurrency - this.#running.size;
+      const claims = room > 0 ? await this.#claim(room) : [];
+      for (const claim of claims) this.#dispatch(claim);
+      if (claims.length === 0 || claims.length === room) await this.#rest(room > 0);
+    }
+  }
+
+  async #claim(room: number): Promise<Claim[]> {
+    try {
+      const claims = await this.#queue.claim(room, this.#deps.agents.connected());
+      this.#failures = 0;
+      return claims;
+    } catch (error) {
+      this.#deps.log.warn("engine.claim_failed", { error, failures: ++this.#failures });
+      return [];
+    }
+  }
+
+  #dispatch(claim: Claim): void {
+    const pass = this.#process(claim).finally(() => {
+      this.#running.delete(pass);
+      this.poke();
+    });
+    this.#running.add(pass);
+  }
+
+  async #process(claim: Claim): Promise<void> {
+    const { log, now } = this.#deps;
+    const started = now();
+    try {
+      const outcome = await runPass(this.#deps, claim, this.#stop.signal);
+      await this.#queue.settle(claim, outcome);
+      log.debug("engine.pass", {
+        key: claim.key,
+        epoch: claim.epoch,
+        attempt: claim.attempt,
+        ms: now() - started,
+        next: outcome.next,
+      });
+    } catch (error) {
+      // The lease runs out by itself and somebody looks again; nothing is lost but time.
+      const lost = isFault(error, "stale");
+      log[lost ? "info" : "warn"](lost ? "engine.lease_lost" : "engine.pass_not_settled", {
+        key: claim.key,
+        error,
+      });
+    }
+  }
+
+  /** Until poked, until the next key is due, or for the poll interval. */
+  async #rest(idle: boolean): Promise<void> {
+    if (this.#woken || this.#stop.signal.aborted) return;
+    const pollMs =
+      this.#failures > 0 ? backoffMs(this.#failures, { baseMs: 100, capMs: 5_000 }) : this.#options.pollMs;
+    const dueMs = idle && this.#failures === 0 ? await this.#nextDueInMs() : undefined;
+    if (this.#woken) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, Math.max(1, Math.min(pollMs, dueMs ?? pollMs)));
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  async #nextDueInMs(): Promise<number | undefined> {
+    try {
+      return await this.#queue.nextDueInMs(this.#deps.agents.connected());
+    } catch (error) {
+      this.#deps.log.warn("engine.claim_failed", { error, failures: ++this.#failures });
+      return undefined;
+    }
+  }
+
+  /** Takes no new keys, tells running passes to stop, and waits for them. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    this.poke();
+    await this.#loop;
+    await Promise.allSettled(this.#running);
+  }
+}

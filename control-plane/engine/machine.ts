@@ -1,0 +1,50 @@
+import { MachineState, type Machine } from "#gen/skerry/agent/v1/machine_pb.js";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
+import type { MachineObservation } from "./controller.ts";
+
+const states: Record<MachineState, string> = {
+  [MachineState.UNSPECIFIED]: "preparing",
+  [MachineState.PREPARING]: "preparing",
+  [MachineState.STARTING]: "starting",
+  [MachineState.RUNNING]: "running",
+  [MachineState.PAUSED]: "paused",
+  [MachineState.STOPPING]: "stopping",
+  [MachineState.STOPPED]: "stopped",
+  [MachineState.FAILED]: "failed",
+};
+
+/** An agent's message about a machine in the form in which it is stored. */
+export function toObservation(machine: Machine): MachineObservation {
+  const state = states[machine.state];
+  return {
+    id: machine.id,
+    seq: Number(machine.seq),
+    epoch: Number(machine.fence?.epoch ?? 0n),
+    accepted_generation: Number(machine.fence?.generation ?? 0n),
+    generation: Number(machine.generationReached),
+    state,
+    observed: {
+      state,
+      reason: machine.reason,
+      message: machine.message,
+      cpus: machine.vcpus,
+      memory_bytes: Number(machine.memoryBytes),
+      disk_bytes: Number(machine.diskBytes),
+      pending_restart: machine.pendingRestart,
+      guest_address: machine.guestAddress,
+      forwards: machine.forwards.map((forward) => ({
+        protocol: forward.protocol,
+        guest_port: forward.guestPort,
+        host_port: forward.hostPort,
+        host_address: forward.hostAddress,
+      })),
+      started_at: machine.startedAt ? timestampDate(machine.startedAt).toISOString() : null,
+      restarts: Number(machine.restarts),
+      crashes: Number(machine.crashes),
+      driver: machine.driver,
+      acceleration: machine.acceleration,
+      image_bytes_done: Number(machine.imageBytesDone),
+      image_bytes_total: Number(machine.imageBytesTotal),
+    },
+  };
+}

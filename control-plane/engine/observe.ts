@@ -1,0 +1,79 @@
+/**
+ * What hosts say of their machines, stored: an incarnation changes only when the agent's sequence
+ * number is higher than the one known, so reports may come twice, late and in any order.
+ */
+import type { Logger } from "#kernel/log.ts";
+import type { AnyDefinition, Resource } from "../resources/definition.ts";
+import type { Tx } from "../store/database.ts";
+import type { AnyController, MachineObservation } from "./controller.ts";
+import { changeResource, toResource } from "./rows.ts";
+import { lockWithIncarnations } from "./view.ts";
+
+export interface KindRegistry {
+  definition(kind: string): AnyDefinition;
+  controller(kind: string): AnyController | undefined;
+}
+
+/**
+ * Stores what `hostId` says of machines that are known, and recomputes their resources. The caller
+ * holds the work rows of these ids (lock order).
+ * @returns ids whose incarnation really changed
+ */
+export async function observeMachines(
+  tx: Tx,
+  registry: KindRegistry,
+  hostId: string,
+  machines: readonly MachineObservation[],
+  log: Logger,
+): Promise<string[]> {
+  const rows = await tx.query<{ id: string }>(
+    `with incoming as (
+       select * from jsonb_to_recordset($2) as x(id text, seq bigint, epoch bigint, accepted_generation bigint,
+         generation bigint, state text, observed jsonb))
+     insert into incarnation (resource_id, host_id, seq, epoch, accepted_generation, generation, state, observed)
+     select i.id, $1, i.seq, i.epoch, i.accepted_generation, i.generation, i.state, i.observed
+     from incoming i join resource r on r.id = i.id order by i.id
+     on conflict (resource_id, host_id) do update set seq = excluded.seq, epoch = excluded.epoch,
+       accepted_generation = excluded.accepted_generation, generation = excluded.generation,
+       state = excluded.state, observed = excluded.observed, updated_at = clock_timestamp()
+     where incarnation.seq < excluded.seq
+     returning resource_id as id`,
+    [hostId, JSON.stringify(machines)],
+    "incarnation_upsert",
+  );
+  const ids = rows.map((row) => row.id);
+  await recomputeObserved(tx, registry, ids, log);
+  return ids;
+}
+
+/** Derives `observed` and the phase of each resource from its incarnations again. */
+export async function recomputeObserved(
+  tx: Tx,
+  registry: KindRegistry,
+  ids: readonly string[],
+  log: Logger,
+): Promise<void> {
+  if (ids.length === 0) return;
+  for (const row of await lockWithIncarnations(tx, ids)) {
+    const before: Resource = toResource(row);
+    const derive = registry.controller(before.kind)?.deriveObserved;
+    const derived = derive?.(before, row.incarnations);
+    const observed = derived?.observed;
+    const observedGeneration = derived?.generation ?? before.observedGeneration;
+    if (same(before.observed, observed) && before.observedGeneration === observedGeneration) continue;
+    await changeResource(tx, registry.definition(before.kind), before, { observed, observedGeneration }, log);
+  }
+}
+
+function same(a: unknown, b: unknown): boolean {
+  return canonical(a) === canonical(b);
+}
+
+/** jsonb gives keys back in its own order. */
+function canonical(value: unknown): string | undefined {
+  return JSON.stringify(value, (_key, inner: unknown) =>
+    typeof inner === "object" && inner !== null && !Array.isArray(inner)
+      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : inner,
+  );
+}

@@ -1,0 +1,272 @@
+/**
+ * Runs operations: ordered steps, each recorded by name when it is done, in the same transaction as
+ * what it commits. A failure before the point of no return undoes the failed step and then those before
+ * it, backwards; after it the operation only goes forward. A replica may die between any two lines: the
+ * next one continues from the record, so every step and every undo may run twice.
+ */
+import { Fault, toFault, type Json } from "#kernel/fault.ts";
+import { newId } from "#kernel/id.ts";
+import { backoffMs } from "#kernel/retry.ts";
+import type { Tx } from "../store/database.ts";
+import type {
+  Effects,
+  Operation,
+  OperationError,
+  OperationRecord,
+  Step,
+  StepResult,
+  View,
+} from "./controller.ts";
+import type { FencedWrites } from "./writes.ts";
+
+/** Tries of one step (or undo) that keeps failing in a retryable way before it counts as failed. */
+const stepAttempts = 6;
+const backoff = { baseMs: 200, capMs: 15_000 };
+
+export type Progress =
+  { readonly go: "on" } | { readonly go: "wait"; readonly until: number; readonly why: string };
+
+export interface OperationEffects extends Effects {
+  /** A fenced transaction that also gives the engine's own tables. */
+  writeRecord(work: (writes: FencedWrites) => Promise<void>): Promise<void>;
+}
+
+/** Begins an operation; a first step without effects is run and recorded in the very same transaction. */
+export async function startOperation(
+  effects: OperationEffects,
+  view: View,
+  operation: Operation,
+  input: Json,
+): Promise<void> {
+  const { resource } = view;
+  const record: OperationRecord = {
+    id: newId("op"),
+    name: operation.name,
+    version: operation.version,
+    status: "running",
+    input,
+    error: undefined,
+    attempt: 0,
+    createdAt: new Date(effects.now()),
+    outputs: {},
+    done: [],
+    undone: [],
+  };
+  const first = operation.steps[0];
+  const result = first?.effectFree ? await tryStep(first, effects, view, record) : undefined;
+  await effects.writeRecord(async (writes) => {
+    await writes.tx.query(
+      `insert into operation (id, name, version, resource_id, kind, project, status, input)
+       values ($1, $2, $3, $4, $5, $6, 'running', $7)`,
+      [
+        record.id,
+        record.name,
+        record.version,
+        resource.id,
+        resource.kind,
+        resource.project,
+        JSON.stringify(input),
+      ],
+      "operation_insert",
+    );
+    if (!result || !first) return;
+    if (result instanceof Fault) {
+      await setStatus(writes.tx, record.id, "undoing", toOperationError(result));
+    } else if ("done" in result) {
+      await commitStep(writes, operation, record, first, result);
+    }
+  });
+}
+
+/** Takes the operation one step on (or back). */
+export async function advanceOperation(
+  effects: OperationEffects,
+  view: View,
+  operation: Operation,
+): Promise<Progress> {
+  const record = view.operation;
+  if (!record) throw new Fault("internal", "there is no operation to advance");
+  if (record.status === "undoing") return undoNext(effects, view, operation, record);
+  const step = operation.steps.find((candidate) => !record.done.includes(candidate.name));
+  if (!step) return finish(effects, record, "done");
+  const undoable = !isCommitted(operation, record);
+  if (view.resource.deletingAt && undoable) {
+    return turnBack(effects, record, {
+      code: "conflict",
+      reason: "CANCELLED",
+      message: "it is being deleted",
+    });
+  }
+  const result = await tryStep(step, effects, view, record);
+  if (result instanceof Fault) return stepFailed(effects, record, result, undoable);
+  if ("wait" in result) return { go: "wait", until: result.wait, why: result.why };
+  try {
+    await effects.writeRecord((writes) => commitStep(writes, operation, record, step, result));
+  } catch (error) {
+    const fault = toFault(error);
+    if (fault.code !== "exhausted" && fault.code !== "conflict") throw error;
+    return stepFailed(effects, record, fault, undoable);
+  }
+  return { go: "on" };
+}
+
+async function tryStep(
+  step: Step,
+  effects: Effects,
+  view: View,
+  record: OperationRecord,
+): Promise<StepResult | Fault> {
+  try {
+    return await step.run(effects, view, record);
+  } catch (error) {
+    const fault = toFault(error);
+    if (fault.code === "stale") throw fault;
+    return fault;
+  }
+}
+
+async function stepFailed(
+  effects: OperationEffects,
+  record: OperationRecord,
+  fault: Fault,
+  undoable: boolean,
+): Promise<Progress> {
+  const error = toOperationError(fault);
+  const worthwhile = fault.retryable || fault.code === "internal";
+  if ((worthwhile && record.attempt + 1 < stepAttempts) || (!undoable && worthwhile)) {
+    return tryAgainLater(effects, record, error);
+  }
+  if (undoable) return turnBack(effects, record, error);
+  return giveUp(effects, record, error);
+}
+
+async function undoNext(
+  effects: OperationEffects,
+  view: View,
+  operation: Operation,
+  record: OperationRecord,
+): Promise<Progress> {
+  const step = nextToUndo(operation, record);
+  if (!step) return finish(effects, record, "undone");
+  let result: StepResult = { done: null };
+  try {
+    if (step.undo) result = await step.undo(effects, view, record, record.outputs[step.name]);
+  } catch (error) {
+    const fault = toFault(error);
+    if (fault.code === "stale") throw fault;
+    if (fault.retryable) return tryAgainLater(effects, record, record.error);
+    return giveUp(effects, record, { ...toOperationError(fault), reason: "UNDO_FAILED" });
+  }
+  if ("wait" in result) return { go: "wait", until: result.wait, why: result.why };
+  const { commit } = result;
+  await effects.writeRecord(async (writes) => {
+    await commit?.(writes);
+    await recordStep(writes.tx, operation, record, step, "undone", record.outputs[step.name] ?? null);
+  });
+  return { go: "on" };
+}
+
+/** Backwards: first the step that did not finish, whose effects may be half there, then those that did. */
+function nextToUndo(operation: Operation, record: OperationRecord): Step | undefined {
+  const finished = record.done.length;
+  return operation.steps[record.undone.length === 0 ? finished : finished - 1];
+}
+
+function isCommitted(operation: Operation, record: OperationRecord): boolean {
+  return operation.steps.some((step) => step.pointOfNoReturn && record.done.includes(step.name));
+}
+
+async function commitStep(
+  writes: FencedWrites,
+  operation: Operation,
+  record: OperationRecord,
+  step: Step,
+  result: Extract<StepResult, { done: Json }>,
+): Promise<void> {
+  const output = (await result.commit?.(writes)) ?? result.done;
+  await recordStep(writes.tx, operation, record, step, "done", output);
+  if (step === operation.steps.at(-1)) await setStatus(writes.tx, record.id, "done", undefined);
+}
+
+async function recordStep(
+  tx: Tx,
+  operation: Operation,
+  record: OperationRecord,
+  step: Step,
+  status: "done" | "undone",
+  output: Json,
+): Promise<void> {
+  await tx.query(
+    `with step as (
+       insert into operation_step (operation_id, name, position, status, output) values ($1, $2, $3, $4, $5)
+       on conflict (operation_id, name) do update set status = $4, output = $5, updated_at = now())
+     update operation set attempt = 0, updated_at = now() where id = $1`,
+    [record.id, step.name, operation.steps.indexOf(step), status, JSON.stringify(output)],
+    "operation_step",
+  );
+}
+
+async function tryAgainLater(
+  effects: OperationEffects,
+  record: OperationRecord,
+  error: OperationError | undefined,
+): Promise<Progress> {
+  await effects.writeRecord(async ({ tx }) => {
+    await tx.query(
+      "update operation set attempt = attempt + 1, error = $2, updated_at = now() where id = $1",
+      [record.id, JSON.stringify(error ?? null)],
+    );
+  });
+  return {
+    go: "wait",
+    until: effects.now() + backoffMs(record.attempt, backoff),
+    why: error?.message ?? "a step is tried again",
+  };
+}
+
+async function turnBack(
+  effects: OperationEffects,
+  record: OperationRecord,
+  error: OperationError,
+): Promise<Progress> {
+  await effects.writeRecord(({ tx }) => setStatus(tx, record.id, "undoing", error));
+  return { go: "on" };
+}
+
+/** Neither forward nor back: the operation stays visible as failed and so does the resource's problem. */
+async function giveUp(
+  effects: OperationEffects,
+  record: OperationRecord,
+  error: OperationError,
+): Promise<Progress> {
+  effects.log.error("operation.failed", { operation: record.id, name: record.name, ...error });
+  await effects.writeRecord(({ tx }) => setStatus(tx, record.id, "failed", error));
+  return { go: "on" };
+}
+
+async function finish(
+  effects: OperationEffects,
+  record: OperationRecord,
+  status: "done" | "undone",
+): Promise<Progress> {
+  await effects.writeRecord(({ tx }) => setStatus(tx, record.id, status, record.error));
+  return { go: "on" };
+}
+
+async function setStatus(
+  tx: Tx,
+  id: string,
+  status: OperationRecord["status"],
+  error: OperationError | undefined,
+): Promise<void> {
+  await tx.query(
+    `update operation set status = $2, error = coalesce($3, error), attempt = 0, updated_at = now(),
+       ended_at = case when $2 in ('done', 'undone', 'failed') then now() end where id = $1`,
+    [id, status, error ? JSON.stringify(error) : null],
+    "operation_status",
+  );
+}
+
+function toOperationError(fault: Fault): OperationError {
+  return { code: fault.code, reason: fault.reason, message: fault.message };
+}

@@ -1,0 +1,196 @@
+/**
+ * One pass over one key: look, decide, do at most one thing, look again, until there is nothing to do
+ * now. The decision is pure; what it asks for is done under the claim's fence.
+ */
+import { Fault, toFault, type Json } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { backoffMs } from "#kernel/retry.ts";
+import type { AgentPort } from "../agents/port.ts";
+import type { Problem } from "../resources/definition.ts";
+import type { Database } from "../store/database.ts";
+import type { AnyController, Decision, Effects, View } from "./controller.ts";
+import type { Fleet } from "./fleet.ts";
+import type { KindRegistry } from "./observe.ts";
+import { advanceOperation, startOperation, type OperationEffects } from "./operation.ts";
+import { loadView } from "./view.ts";
+import type { Claim } from "./work.ts";
+import { fencedWrite } from "./writes.ts";
+
+export interface PassDependencies {
+  readonly database: Database;
+  readonly registry: KindRegistry;
+  readonly agents: AgentPort;
+  readonly fleet: Fleet;
+  readonly log: Logger;
+  now(): number;
+  /** A named place where tests stop the world; nothing in production. */
+  readonly pausePoint?: (name: string) => Promise<void>;
+}
+
+export interface PassOutcome {
+  /** When to look again, Unix ms; undefined when settled. */
+  readonly next: number | undefined;
+  /** The host that further work needs. */
+  readonly hostId: string | undefined;
+  readonly progressed: boolean;
+  readonly error: Json;
+}
+
+/** A pass that has done this much gives the others a turn. */
+const maxRounds = 16;
+const retryBackoff = { baseMs: 250, capMs: 60_000 };
+/** From this try on the owner sees why nothing moves. */
+const shownAttempt = 3;
+
+export async function runPass(
+  deps: PassDependencies,
+  claim: Claim,
+  signal: AbortSignal,
+): Promise<PassOutcome> {
+  let view: View | undefined;
+  let progressed = false;
+  try {
+    for (let round = 0; round < maxRounds; round++) {
+      view = await loadView(deps.database, claim.key);
+      const controller = view && deps.registry.controller(view.resource.kind);
+      if (!view || !controller) return { next: undefined, hostId: undefined, progressed: true, error: null };
+      const step = await takeStep(deps, claim, view, controller, signal);
+      if (step.go === "on") {
+        progressed = true;
+        await deps.pausePoint?.(`${view.resource.kind}:${step.did}`);
+        continue;
+      }
+      return { next: step.until, hostId: view.resource.hostId, progressed: true, error: null };
+    }
+    return { next: deps.now(), hostId: view?.resource.hostId, progressed, error: null };
+  } catch (error) {
+    const fault = toFault(error);
+    if (fault.code === "stale" && fault.reason === "LEASE_LOST") throw fault;
+    return recordFailure(deps, claim, view, fault, progressed);
+  }
+}
+
+type StepTaken =
+  { readonly go: "on"; readonly did: string } | { readonly go: "rest"; readonly until: number | undefined };
+
+async function takeStep(
+  deps: PassDependencies,
+  claim: Claim,
+  view: View,
+  controller: AnyController,
+  signal: AbortSignal,
+): Promise<StepTaken> {
+  const effects = effectsFor(deps, claim, view, signal);
+  if (view.operation) {
+    const { name, version } = view.operation;
+    const operation = controller.operations.find((o) => o.name === name && o.version === version);
+    if (!operation)
+      throw new Fault("internal", `this release does not know operation ${name}@${String(version)}`);
+    const progress = await advanceOperation(effects, view, operation);
+    if (progress.go === "on") return { go: "on", did: name };
+    return { go: "rest", until: progress.until };
+  }
+  if (isStuck(view)) return { go: "rest", until: undefined };
+  return follow(controller.decide(view, deps.now()), effects, view, controller);
+}
+
+async function follow(
+  decision: Decision,
+  effects: OperationEffects,
+  view: View,
+  controller: AnyController,
+): Promise<StepTaken> {
+  switch (decision.do) {
+    case "settle":
+      if (view.resource.problem) await effects.write((writes) => writes.setProblem(undefined));
+      return { go: "rest", until: undefined };
+    case "wait":
+      return { go: "rest", until: decision.until };
+    case "stick":
+      await effects.write((writes) => writes.setProblem(toProblem(view, decision, true, effects.now())));
+      return { go: "rest", until: undefined };
+    case "act": {
+      const action = controller.actions[decision.action];
+      if (!action) throw new Fault("internal", `there is no action ${decision.action}`);
+      await action(effects, view, decision.input ?? null);
+      return { go: "on", did: decision.action };
+    }
+    case "start": {
+      const operation = controller.operations.findLast((o) => o.name === decision.operation);
+      if (!operation) throw new Fault("internal", `there is no operation ${decision.operation}`);
+      await startOperation(effects, view, operation, decision.input);
+      return { go: "on", did: decision.operation };
+    }
+  }
+}
+
+/** Stuck stays stuck until its owner changes something, or wants it gone. */
+function isStuck({ resource }: View): boolean {
+  const { problem } = resource;
+  return (
+    !resource.deletingAt &&
+    problem !== undefined &&
+    problem.stuck &&
+    problem.generation >= resource.generation
+  );
+}
+
+function effectsFor(deps: PassDependencies, claim: Claim, view: View, signal: AbortSignal): OperationEffects {
+  const { database, registry, log } = deps;
+  const { resource } = view;
+  const writeRecord: OperationEffects["writeRecord"] = (work) =>
+    fencedWrite(database, registry, claim, log, work);
+  const effects: Effects = {
+    agents: deps.agents,
+    signal,
+    log,
+    fence: { epoch: BigInt(claim.epoch), generation: BigInt(resource.generation) },
+    now: () => deps.now(),
+    choose: (request) => deps.fleet.choose(request),
+    write: writeRecord,
+  };
+  return { ...effects, writeRecord };
+}
+
+async function recordFailure(
+  deps: PassDependencies,
+  claim: Claim,
+  view: View | undefined,
+  fault: Fault,
+  progressed: boolean,
+): Promise<PassOutcome> {
+  const { code, reason, message } = fault;
+  const passing = fault.retryable || code === "internal" || code === "stale";
+  const attempt = progressed ? 1 : claim.attempt;
+  deps.log[code === "internal" ? "error" : "warn"]("engine.pass_failed", { key: claim.key, attempt, fault });
+  const shown = view && (!passing || attempt >= shownAttempt);
+  if (shown) {
+    const problem = toProblem(view, { reason, message }, !passing, deps.now());
+    await fencedWrite(deps.database, deps.registry, claim, deps.log, (writes) =>
+      writes.setProblem(problem),
+    ).catch((error: unknown) => deps.log.warn("engine.problem_not_stored", { key: claim.key, error }));
+  }
+  return {
+    next: passing ? deps.now() + backoffMs(attempt, retryBackoff) : undefined,
+    hostId: view?.resource.hostId,
+    progressed,
+    error: { code, reason, message },
+  };
+}
+
+function toProblem(
+  { resource }: View,
+  why: { readonly reason: string; readonly message: string },
+  stuck: boolean,
+  now: number,
+): Problem {
+  const known = resource.problem?.reason === why.reason ? resource.problem.since : undefined;
+  const { reason, message } = why;
+  return {
+    reason,
+    message,
+    stuck,
+    generation: resource.generation,
+    since: known ?? new Date(now).toISOString(),
+  };
+}

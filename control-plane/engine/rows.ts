@@ -1,0 +1,213 @@
+/**
+ * Rows of `resource` as {@link Resource}s, and the one function that changes them: it computes the
+ * phase, raises the revision and writes the event in the same statement.
+ *
+ * Lock order, everywhere: host_capacity, then work, then resource, then the rest; by id within each.
+ */
+import { Fault } from "#kernel/fault.ts";
+import { newIdSuffix } from "#kernel/id.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { AnyDefinition, Placement, Problem, Resource } from "../resources/definition.ts";
+import type { Queryable, Tx } from "../store/database.ts";
+
+export interface ResourceRow {
+  readonly id: string;
+  readonly kind: string;
+  readonly project: string;
+  readonly name: string;
+  readonly labels: Record<string, string>;
+  readonly generation: number;
+  readonly observed_generation: number;
+  readonly desired: unknown;
+  readonly observed: unknown;
+  readonly refs: Record<string, string>;
+  readonly placement: Placement | null;
+  readonly problem: Problem | null;
+  readonly phase: string;
+  readonly host_id: string | null;
+  readonly revision: number;
+  readonly schema_version: number;
+  readonly created_at: Date;
+  readonly updated_at: Date;
+  readonly deleting_at: Date | null;
+}
+
+export const resourceColumns = `id, kind, project, name, labels, generation, observed_generation, desired, observed,
+  refs, placement, problem, phase, host_id, revision, schema_version, created_at, updated_at, deleting_at`;
+
+export function toResource(row: ResourceRow): Resource {
+  return {
+    id: row.id,
+    kind: row.kind,
+    project: row.project,
+    name: row.name,
+    labels: row.labels,
+    generation: row.generation,
+    observedGeneration: row.observed_generation,
+    desired: row.desired,
+    observed: row.observed ?? undefined,
+    refs: row.refs,
+    placement: row.placement ?? undefined,
+    problem: row.problem ?? undefined,
+    phase: row.phase,
+    hostId: row.host_id ?? undefined,
+    revision: row.revision,
+    schemaVersion: row.schema_version,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
+    deletingAt: row.deleting_at ?? undefined,
+  };
+}
+
+/** Reads the row and keeps it from changing until the transaction ends. */
+export async function lockResource(tx: Tx, id: string): Promise<Resource | undefined> {
+  const [row] = await tx.query<ResourceRow>(
+    `select ${resourceColumns} from resource where id = $1 for update`,
+    [id],
+    "resource_lock",
+  );
+  return row && toResource(row);
+}
+
+/** What one write may change; `undefined` as a value clears the column. */
+export interface ResourceChange {
+  readonly name?: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly generation?: number;
+  readonly observedGeneration?: number;
+  readonly desired?: unknown;
+  readonly observed?: unknown;
+  readonly placement?: Placement | undefined;
+  readonly problem?: Problem | undefined;
+  readonly hostId?: string | undefined;
+  readonly deletingAt?: Date | undefined;
+}
+
+/**
+ * Writes a change to a row that this transaction has locked, with its phase and its event.
+ * A phase that may not follow raises an alarm but is stored: a report is never lost.
+ */
+export async function changeResource(
+  tx: Tx,
+  definition: AnyDefinition,
+  before: Resource,
+  change: ResourceChange,
+  log: Logger,
+): Promise<Resource> {
+  const changed = { ...before, ...change };
+  const phase: string = definition.phase(changed);
+  if (phase !== before.phase && !(definition.next[before.phase] ?? []).includes(phase)) {
+    log.error("phase.illegal", { resource: before.id, from: before.phase, to: phase });
+  }
+  const [row] = await tx.query<{ updated_at: Date }>(
+    `with changed as (
+       update resource set name = $2, labels = $3, generation = $4, observed_generation = $5, desired = $6,
+         observed = $7, placement = $8, problem = $9, host_id = $10, deleting_at = $11, phase = $12,
+         revision = revision + 1, updated_at = clock_timestamp()
+       where id = $1 returning id, kind, project, updated_at)
+     , event as (
+       insert into outbox (event_id, type, resource_id, kind, project, payload)
+       select $13, kind || '.changed', id, kind, project, $14 from changed)
+     select updated_at from changed`,
+    [
+      before.id,
+      changed.name,
+      changed.labels,
+      changed.generation,
+      changed.observedGeneration,
+      json(changed.desired),
+      json(changed.observed),
+      json(changed.placement),
+      json(changed.problem),
+      changed.hostId ?? null,
+      changed.deletingAt ?? null,
+      phase,
+      `evt-${newIdSuffix()}`,
+      { phase, previous_phase: before.phase, revision: before.revision + 1, generation: changed.generation },
+    ],
+    "resource_change",
+  );
+  if (!row) throw new Fault("stale", "the resource is gone");
+  return { ...changed, phase, revision: before.revision + 1, updatedAt: row.updated_at };
+}
+
+/** Takes the row and all that hangs on it away, and leaves a tombstone so that leftovers are known as such. */
+export async function eraseResource(tx: Tx, resource: Resource): Promise<void> {
+  await tx.query(
+    `with gone as (delete from resource where id = $1 returning id, kind, project)
+     , tomb as (insert into tombstone (id, kind) select id, kind from gone on conflict do nothing)
+     , freed as (delete from reservation where resource_id = $1)
+     , idle as (delete from work where key = $1)
+     insert into outbox (event_id, type, resource_id, kind, project, payload)
+     select $2, kind || '.deleted', id, kind, project, '{}' from gone`,
+    [resource.id, `evt-${newIdSuffix()}`],
+    "resource_erase",
+  );
+}
+
+export interface NewResource {
+  readonly id: string;
+  readonly project: string;
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly desired: unknown;
+  readonly observed?: unknown;
+  readonly refs: Readonly<Record<string, string>>;
+}
+
+/** Stores a new resource with its event. Throws `conflict` NAME_TAKEN where the kind's names are unique. */
+export async function insertResource(
+  on: Queryable,
+  definition: AnyDefinition,
+  input: NewResource,
+): Promise<Resource> {
+  const phase: string = definition.phase({
+    desired: input.desired,
+    observed: input.observed,
+    generation: 1,
+    observedGeneration: 0,
+    problem: undefined,
+    hostId: undefined,
+    deletingAt: undefined,
+  });
+  const [row] = await on.query<ResourceRow>(
+    `with made as (
+       insert into resource (id, kind, project, name, labels, desired, observed, refs, phase, schema_version)
+       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing returning *)
+     , event as (
+       insert into outbox (event_id, type, resource_id, kind, project, payload)
+       select $11, kind || '.created', id, kind, project, jsonb_build_object('phase', phase) from made)
+     select ${resourceColumns} from made`,
+    [
+      input.id,
+      definition.kind,
+      input.project,
+      input.name,
+      input.labels,
+      json(input.desired),
+      json(input.observed),
+      input.refs,
+      phase,
+      definition.schemaVersion,
+      `evt-${newIdSuffix()}`,
+    ],
+    "resource_insert",
+  );
+  if (!row) {
+    throw new Fault("conflict", `there is already ${article(definition.kind)} named ${input.name}`, {
+      reason: "NAME_TAKEN",
+      detail: { name: input.name },
+    });
+  }
+  return toResource(row);
+}
+
+function article(kind: string): string {
+  const words = kind.replaceAll("_", " ");
+  return /^[aeiou]/.test(words) ? `an ${words}` : `a ${words}`;
+}
+
+/** pg would send a top-level array as a PostgreSQL array and a string unquoted: jsonb gets text. */
+function json(value: unknown): string | null {
+  return value === undefined || value === null ? null : JSON.stringify(value);
+}

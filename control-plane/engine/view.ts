@@ -1,0 +1,116 @@
+import type { Json } from "#kernel/fault.ts";
+import type { Queryable } from "../store/database.ts";
+import type { Incarnation, OperationError, OperationRecord, Reserved, View } from "./controller.ts";
+import { resourceColumns, toResource, type ResourceRow } from "./rows.ts";
+
+interface OperationJson {
+  readonly id: string;
+  readonly name: string;
+  readonly version: number;
+  readonly status: OperationRecord["status"];
+  readonly input: Json;
+  readonly error: OperationError | null;
+  readonly attempt: number;
+  readonly created_at: string;
+  readonly steps: readonly { name: string; status: "done" | "undone"; output: Json }[] | null;
+}
+
+interface ViewRow extends ResourceRow {
+  readonly incarnations: readonly (Omit<Incarnation, "updatedAt"> & { updatedAt: string })[] | null;
+  readonly reserved: readonly Reserved[] | null;
+  readonly active: OperationJson | null;
+  readonly ended: OperationJson | null;
+  readonly referred: Record<string, ResourceRow> | null;
+  readonly dependents: number;
+}
+
+const operationJson = (where: string) => `(
+  select jsonb_build_object('id', o.id, 'name', o.name, 'version', o.version, 'status', o.status, 'input', o.input,
+      'error', o.error, 'attempt', o.attempt, 'created_at', o.created_at,
+      'steps', (select jsonb_agg(jsonb_build_object('name', s.name, 'status', s.status, 'output', s.output) order by s.position)
+                from operation_step s where s.operation_id = o.id))
+  from operation o where o.resource_id = r.id and o.status ${where} order by o.created_at desc, o.id desc limit 1)`;
+
+const incarnationsJson = `(
+  select jsonb_agg(jsonb_build_object('hostId', i.host_id, 'seq', i.seq, 'epoch', i.epoch,
+      'acceptedGeneration', i.accepted_generation, 'generation', i.generation, 'state', i.state,
+      'observed', i.observed, 'updatedAt', i.updated_at))
+  from incarnation i where i.resource_id = r.id)`;
+
+const viewQuery = `select ${resourceColumns},
+    ${incarnationsJson} as incarnations,
+    (select jsonb_agg(jsonb_build_object('hostId', v.host_id, 'cpus', v.cpus, 'memoryBytes', v.memory_bytes,
+        'diskBytes', v.disk_bytes)) from reservation v where v.resource_id = r.id) as reserved,
+    ${operationJson("in ('running', 'undoing')")} as active,
+    ${operationJson("in ('done', 'undone', 'failed')")} as ended,
+    (select jsonb_object_agg(f.key, to_jsonb(x)) from jsonb_each_text(r.refs) f join resource x on x.id = f.value) as referred,
+    case r.kind when 'host' then (select count(*) from resource t where t.host_id = r.id)
+      when 'image' then (select count(*) from resource t where t.refs @> jsonb_build_object('image', r.id))
+      else 0 end as dependents
+  from resource r where r.id = $1`;
+
+/** Reads all that a decision may look at, in one statement and so of one moment. */
+export async function loadView(on: Queryable, id: string): Promise<View | undefined> {
+  const [row] = await on.query<ViewRow>(viewQuery, [id], "engine_view");
+  return row && toView(row);
+}
+
+function toView(row: ViewRow): View {
+  return {
+    resource: toResource(row),
+    incarnations: (row.incarnations ?? []).map(toIncarnation),
+    reserved: row.reserved ?? [],
+    operation: row.active ? toOperation(row.active) : undefined,
+    lastOperation: row.ended ? toOperation(row.ended) : undefined,
+    references: Object.fromEntries(
+      Object.entries(row.referred ?? {}).map(([name, referred]) => [name, toResource(withDates(referred))]),
+    ),
+    dependents: row.dependents,
+  };
+}
+
+export function toIncarnation(json: Omit<Incarnation, "updatedAt"> & { updatedAt: string }): Incarnation {
+  return { ...json, updatedAt: new Date(json.updatedAt) };
+}
+
+function toOperation(json: OperationJson): OperationRecord {
+  const steps = json.steps ?? [];
+  return {
+    id: json.id,
+    name: json.name,
+    version: json.version,
+    status: json.status,
+    input: json.input,
+    error: json.error ?? undefined,
+    attempt: json.attempt,
+    createdAt: new Date(json.created_at),
+    outputs: Object.fromEntries(steps.map((s) => [s.name, s.output])),
+    done: steps.filter((s) => s.status === "done").map((s) => s.name),
+    undone: steps.filter((s) => s.status === "undone").map((s) => s.name),
+  };
+}
+
+/** to_jsonb() turned the timestamps into text. */
+function withDates(row: ResourceRow): ResourceRow {
+  return {
+    ...row,
+    created_at: new Date(row.created_at),
+    updated_at: new Date(row.updated_at),
+    deleting_at: row.deleting_at && new Date(row.deleting_at),
+  };
+}
+
+export interface ObservedRow extends ResourceRow {
+  readonly incarnations: readonly Incarnation[];
+}
+
+/** Locks resources, in id order, and reads them with their incarnations. */
+export async function lockWithIncarnations(on: Queryable, ids: readonly string[]): Promise<ObservedRow[]> {
+  const rows = await on.query<ViewRow>(
+    `select ${resourceColumns}, ${incarnationsJson} as incarnations
+     from resource r where r.id = any($1) order by r.id for update of r`,
+    [ids],
+    "engine_lock_observed",
+  );
+  return rows.map((row) => ({ ...row, incarnations: (row.incarnations ?? []).map(toIncarnation) }));
+}

@@ -1,0 +1,122 @@
+/**
+ * The set of dirty keys. A key is a resource's id; a row says that somebody should look at it, never
+ * what happened. `lease_epoch` grows with each claim and fences whatever the claimer writes or
+ * commands: a holder that was too slow is refused wherever it acts. The row lives as long as the
+ * resource, so the epoch never starts again.
+ */
+import { Fault, type Json } from "#kernel/fault.ts";
+import type { Queryable, Tx } from "../store/database.ts";
+
+/** A pass must be done within this; its writes are refused afterwards. */
+export const leaseMs = 60_000;
+
+export interface Claim {
+  readonly key: string;
+  readonly kind: string;
+  readonly epoch: number;
+  readonly dirtySeq: number;
+  /** 1 for the first try since something changed or progressed. */
+  readonly attempt: number;
+}
+
+export interface Enqueue {
+  readonly key: string;
+  readonly kind: string;
+  /** The host whose connection the work needs; undefined: any replica may do it. */
+  readonly hostId?: string | undefined;
+  /** User intent starts the attempts afresh; a report does not. */
+  readonly fresh?: boolean;
+}
+
+/** Marks a key as dirty, to be looked at now. Takes the row's lock until the transaction ends. */
+export async function enqueue(on: Queryable, entry: Enqueue): Promise<void> {
+  await on.query(
+    `insert into work (key, kind, host_id, run_at) values ($1, $2, $3, now())
+     on conflict (key) do update set dirty_seq = work.dirty_seq + 1, run_at = least(work.run_at, now()),
+       host_id = coalesce($3, work.host_id), attempt = case when $4 then 0 else work.attempt end`,
+    [entry.key, entry.kind, entry.hostId ?? null, entry.fresh ?? false],
+    "work_enqueue",
+  );
+}
+
+export class WorkQueue {
+  readonly #database: Queryable;
+  readonly #holder: string;
+
+  constructor(database: Queryable, holder: string) {
+    this.#database = database;
+    this.#holder = holder;
+  }
+
+  /** Claims due keys that need no host, or one of `hosts`. */
+  claim(limit: number, hosts: readonly string[]): Promise<Claim[]> {
+    return this.#database.query<Claim>(
+      `with due as (
+         select key from work
+         where run_at <= now() and (lease_until is null or lease_until < now())
+           and (host_id is null or host_id = any($1))
+         order by priority desc, run_at limit $2 for update skip locked)
+       update work w set lease_epoch = w.lease_epoch + 1, lease_holder = $3, attempt = w.attempt + 1,
+         lease_until = now() + $4 * interval '1 millisecond'
+       from due where w.key = due.key
+       returning w.key, w.kind, w.lease_epoch as epoch, w.dirty_seq as "dirtySeq", w.attempt`,
+      [hosts, limit, this.#holder, leaseMs],
+      "work_claim",
+    );
+  }
+
+  /**
+   * Gives the key back. If it was dirtied meanwhile it is due at once, else at `next` (Unix ms), else it
+   * is settled. A lease that was lost is left alone.
+   */
+  async settle(
+    claim: Claim,
+    outcome: {
+      readonly next: number | undefined;
+      readonly hostId: string | undefined;
+      readonly progressed: boolean;
+      readonly error: Json;
+    },
+  ): Promise<void> {
+    await this.#database.query(
+      `update work set lease_until = null, lease_holder = null, host_id = $4, settled_at = now(),
+         run_at = case when dirty_seq <> $3 then now()
+                       when $5::float8 is null then null else to_timestamp($5::float8 / 1000) end,
+         attempt = case when $6 then 0 else attempt end, last_error = $7
+       where key = $1 and lease_epoch = $2`,
+      [
+        claim.key,
+        claim.epoch,
+        claim.dirtySeq,
+        outcome.hostId ?? null,
+        outcome.next ?? null,
+        outcome.progressed,
+        outcome.error === null ? null : JSON.stringify(outcome.error),
+      ],
+      "work_settle",
+    );
+  }
+
+  /** Milliseconds until the earliest key that is not due yet; undefined when there is none. */
+  async nextDueInMs(hosts: readonly string[]): Promise<number | undefined> {
+    const [row] = await this.#database.query<{ ms: number | null }>(
+      `select (extract(epoch from min(greatest(run_at, coalesce(lease_until, run_at))) - now()) * 1000)::float8 as ms
+       from work where run_at is not null and (host_id is null or host_id = any($1))`,
+      [hosts],
+      "work_next",
+    );
+    return row?.ms ?? undefined;
+  }
+}
+
+/** Begins a fenced transaction: throws `stale` unless the claim still holds, and keeps it until commit. */
+export async function assertClaim(tx: Tx, claim: Claim): Promise<void> {
+  const rows = await tx.query(
+    "select 1 from work where key = $1 and lease_epoch = $2 for share",
+    [claim.key, claim.epoch],
+    "work_fence",
+  );
+  if (rows.length === 0) {
+    throw new Fault("stale", "another worker has taken this over", { reason: "LEASE_LOST" });
+  }
+}

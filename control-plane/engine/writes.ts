@@ -1,0 +1,100 @@
+import { Fault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { Placement, Problem, Resource } from "../resources/definition.ts";
+import type { Database, Tx } from "../store/database.ts";
+import { release, reserve } from "./capacity.ts";
+import type { MachineObservation, Reserved, Writes } from "./controller.ts";
+import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
+import { changeResource, eraseResource, lockResource, type ResourceChange } from "./rows.ts";
+import { assertClaim, type Claim } from "./work.ts";
+
+/** Runs `work` in one transaction that holds the claim; throws `stale` when it is lost. */
+export function fencedWrite<T>(
+  database: Database,
+  registry: KindRegistry,
+  claim: Claim,
+  log: Logger,
+  work: (writes: FencedWrites) => Promise<T>,
+): Promise<T> {
+  return database.transaction(async (tx) => {
+    await assertClaim(tx, claim);
+    return work(new FencedWrites(tx, registry, claim.key, log));
+  });
+}
+
+/** The writes of one fenced transaction on one resource. */
+export class FencedWrites implements Writes {
+  readonly tx: Tx;
+  readonly #registry: KindRegistry;
+  readonly #id: string;
+  readonly #log: Logger;
+  #locked: Resource | undefined;
+
+  constructor(tx: Tx, registry: KindRegistry, id: string, log: Logger) {
+    this.tx = tx;
+    this.#registry = registry;
+    this.#id = id;
+    this.#log = log;
+  }
+
+  async observeMachine(hostId: string, machine: MachineObservation): Promise<void> {
+    this.#locked = undefined;
+    await observeMachines(this.tx, this.#registry, hostId, [machine], this.#log);
+  }
+
+  observe(observed: unknown, generation: number): Promise<void> {
+    return this.#change({ observed, observedGeneration: generation });
+  }
+
+  place(placement: Placement): Promise<void> {
+    return this.#change({ placement, hostId: placement.host_id });
+  }
+
+  unplace(): Promise<void> {
+    return this.#change({ placement: undefined, hostId: undefined });
+  }
+
+  async setProblem(problem: Problem | undefined): Promise<void> {
+    const resource = await this.#lock();
+    const known = resource.problem;
+    const same =
+      known?.reason === problem?.reason &&
+      known?.message === problem?.message &&
+      known?.stuck === problem?.stuck &&
+      known?.generation === problem?.generation;
+    if (!same) await this.#change({ problem });
+  }
+
+  reserve(request: Reserved): Promise<void> {
+    return reserve(this.tx, this.#id, request);
+  }
+
+  release(hostId: string): Promise<void> {
+    return release(this.tx, this.#id, hostId);
+  }
+
+  async forgetIncarnation(hostId: string): Promise<void> {
+    await this.tx.query("delete from incarnation where resource_id = $1 and host_id = $2", [
+      this.#id,
+      hostId,
+    ]);
+    this.#locked = undefined;
+    await recomputeObserved(this.tx, this.#registry, [this.#id], this.#log);
+  }
+
+  async erase(): Promise<void> {
+    await eraseResource(this.tx, await this.#lock());
+  }
+
+  async #change(change: ResourceChange): Promise<void> {
+    const before = await this.#lock();
+    const definition = this.#registry.definition(before.kind);
+    this.#locked = await changeResource(this.tx, definition, before, change, this.#log);
+  }
+
+  async #lock(): Promise<Resource> {
+    this.#locked ??= await lockResource(this.tx, this.#id);
+    if (!this.#locked) throw new Fault("stale", "the resource is gone", { reason: "RESOURCE_GONE" });
+    return this.#locked;
+  }
+}

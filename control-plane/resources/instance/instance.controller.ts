@@ -1,0 +1,13 @@
+import type { Controller } from "../../engine/controller.ts";
+import { instanceActions } from "./instance.actions.ts";
+import { decideInstance, deriveInstanceObserved } from "./instance.decide.ts";
+import { instanceOperations } from "./instance.operations.ts";
+import type { Instance } from "./instance.resource.ts";
+
+export const instanceController: Controller<Instance> = {
+  kind: "instance",
+  decide: decideInstance,
+  actions: instanceActions,
+  operations: instanceOperations,
+  deriveObserved: deriveInstanceObserved,
+};

@@ -1,0 +1,144 @@
+/** What an instance needs next, decided from what is known and nothing else. */
+import type { Decision, Incarnation, View } from "../../engine/controller.ts";
+import type { Instance, InstanceStatus } from "./instance.resource.ts";
+
+/** Reports wake the engine; this is for the one that got lost. */
+const lookAgainMs = 30_000;
+/** How often another host is tried when one could not build the instance after all. */
+const createAttempts = 3;
+
+/** Why a create was undone that another host may not share. */
+const hostsFault = new Set(["NO_CAPACITY", "HOST_DISK_FULL", "HOST_NOT_CONNECTED", "TIMEOUT", "UNAVAILABLE"]);
+
+export interface CreateInput {
+  readonly attempt: number;
+  /** Hosts that refused. */
+  readonly exclude: readonly string[];
+  readonly generation: number;
+}
+
+/** What the step `place` puts down. */
+export interface PlacedOutput {
+  readonly host_id: string;
+}
+
+export function decideInstance(view: View<Instance>, now: number): Decision {
+  const { resource } = view;
+  if (resource.deletingAt) return { do: "act", action: hostsOf(view).length > 0 ? "remove" : "erase" };
+  if (!resource.hostId) return decidePlacement(view, now);
+  const sizes = decideSizes(view);
+  if (sizes) return sizes;
+
+  const owner = ownerOf(resource, view.incarnations);
+  const reached = owner !== undefined && owner.generation >= resource.generation;
+  if (reached) return isTrimmable(view, owner) ? { do: "act", action: "trim" } : { do: "settle" };
+  if (owner?.state === "absent" && owner.acceptedGeneration >= resource.generation) {
+    return {
+      do: "stick",
+      reason: "MACHINE_LOST",
+      message: "the host no longer has this machine; starting it makes a new one with an empty disk",
+    };
+  }
+  const accepted = owner !== undefined && owner.acceptedGeneration >= resource.generation;
+  if (!accepted) return { do: "act", action: "ensure" };
+  if (owner.state === "failed") return { do: "settle" };
+  return { do: "wait", until: now + lookAgainMs, why: "the host is working on it" };
+}
+
+function decidePlacement({ resource, references, lastOperation }: View<Instance>, now: number): Decision {
+  const image = references["image"];
+  if (!image) return { do: "stick", reason: "IMAGE_GONE", message: "the image no longer exists" };
+  if (image.phase === "failed") {
+    return {
+      do: "stick",
+      reason: "IMAGE_FAILED",
+      message: image.problem?.message ?? "the image cannot be had",
+    };
+  }
+  if (image.phase !== "available") {
+    return { do: "wait", until: now + lookAgainMs, why: "the image is being made available" };
+  }
+  const failed =
+    lastOperation?.name === "create" && lastOperation.status !== "done" ? lastOperation : undefined;
+  const tried = failed?.input as unknown as CreateInput | undefined;
+  if (!failed || !tried || tried.generation !== resource.generation) return startCreate(resource, 1, []);
+  const { reason = "INTERNAL", message = "it could not be created" } = failed.error ?? {};
+  if (!hostsFault.has(reason) || tried.attempt >= createAttempts) return { do: "stick", reason, message };
+  const placed = failed.outputs["place"] as unknown as PlacedOutput | undefined;
+  return startCreate(
+    resource,
+    tried.attempt + 1,
+    placed ? [...tried.exclude, placed.host_id] : tried.exclude,
+  );
+}
+
+function startCreate(resource: Instance, attempt: number, exclude: readonly string[]): Decision {
+  return { do: "start", operation: "create", input: { attempt, exclude, generation: resource.generation } };
+}
+
+/** More than was promised needs a new promise first; less is given back once the machine has shrunk. */
+function decideSizes({ resource, reserved, lastOperation }: View<Instance>): Decision | undefined {
+  const { cpus, memory_bytes, disk_bytes } = resource.desired;
+  const promise = reserved.find(({ hostId }) => hostId === resource.hostId);
+  const covered =
+    promise !== undefined &&
+    promise.cpus >= cpus &&
+    promise.memoryBytes >= memory_bytes &&
+    promise.diskBytes >= disk_bytes;
+  if (covered) return undefined;
+  const failed =
+    lastOperation?.name === "resize" && lastOperation.status !== "done" ? lastOperation : undefined;
+  if (failed && (failed.input as { generation?: number }).generation === resource.generation) {
+    const { reason = "INTERNAL", message = "it could not be resized" } = failed.error ?? {};
+    return { do: "stick", reason, message };
+  }
+  return { do: "start", operation: "resize", input: { generation: resource.generation } };
+}
+
+function isTrimmable({ resource, reserved }: View<Instance>, owner: Incarnation): boolean {
+  const promise = reserved.find(({ hostId }) => hostId === resource.hostId);
+  const real = owner.observed as unknown as InstanceStatus;
+  if (!promise) return false;
+  const { cpus, memoryBytes } = neededFor(resource, real);
+  return promise.cpus > cpus || promise.memoryBytes > memoryBytes;
+}
+
+/** What the promise must cover: the larger of what is wanted and what the machine still has. */
+export function neededFor(
+  { desired }: Instance,
+  real: InstanceStatus | undefined,
+): { readonly cpus: number; readonly memoryBytes: number; readonly diskBytes: number } {
+  const runs = real !== undefined && real.state !== "stopped";
+  return {
+    cpus: Math.max(desired.cpus, runs ? real.cpus : 0),
+    memoryBytes: Math.max(desired.memory_bytes, runs ? real.memory_bytes : 0),
+    diskBytes: desired.disk_bytes,
+  };
+}
+
+/** Every host that may hold something of it. */
+export function hostsOf({ resource, incarnations, reserved }: View<Instance>): readonly string[] {
+  const ids = [...incarnations, ...reserved].map(({ hostId }) => hostId);
+  return [...new Set(resource.hostId ? [resource.hostId, ...ids] : ids)];
+}
+
+export function ownerOf(resource: Instance, incarnations: readonly Incarnation[]): Incarnation | undefined {
+  return incarnations.find(({ hostId }) => hostId === resource.hostId);
+}
+
+/** The status that users see is what the owning host says; a copy elsewhere is none of their business. */
+export function deriveInstanceObserved(
+  resource: Instance,
+  incarnations: readonly Incarnation[],
+): { readonly observed: InstanceStatus; readonly generation: number } | undefined {
+  const owner = ownerOf(resource, incarnations);
+  if (!owner) return undefined;
+  const status = { ...(owner.observed as unknown as InstanceStatus), host_id: owner.hostId };
+  if (owner.state !== "absent") return { observed: status, generation: owner.generation };
+  const lost = {
+    state: "failed",
+    reason: "MACHINE_LOST",
+    message: "the host no longer has this machine",
+  } as const;
+  return { observed: { ...status, ...lost }, generation: owner.generation };
+}

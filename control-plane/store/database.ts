@@ -1,0 +1,169 @@
+/**
+ * The pool, and the one place that knows PostgreSQL's error codes. A lost or refused connection is an
+ * `unavailable` fault; when it was lost during COMMIT the outcome is unknown, so callers must be able
+ * to repeat (idempotency keys, fences).
+ */
+import pg from "pg";
+import { Fault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { backoffMs, sleep } from "#kernel/retry.ts";
+
+export type Values = readonly unknown[];
+export type Row = Record<string, unknown>;
+
+export interface Queryable {
+  /** Runs one statement and gives its rows. Statements with a `name` are prepared once per connection. */
+  query<R = Row>(text: string, values?: Values, name?: string): Promise<R[]>;
+}
+
+/** A transaction in progress. */
+export interface Tx extends Queryable {
+  readonly inTransaction: true;
+}
+
+export interface DatabaseOptions {
+  readonly url: string;
+  readonly maxConnections: number;
+  readonly log: Logger;
+}
+
+const transactionAttempts = 4;
+const int8 = 20;
+const statementTimeoutMs = 15_000;
+const connectTimeoutMs = 5_000;
+
+// bigint columns hold counters and byte sizes, all below 2^53.
+const types = {
+  getTypeParser: (oid: number, format?: "text" | "binary") =>
+    oid === int8 ? Number : (pg.types.getTypeParser(oid, format as "text") as (value: string) => unknown),
+} as pg.CustomTypesConfig;
+
+export class Database implements Queryable, AsyncDisposable {
+  readonly #pool: pg.Pool;
+  readonly #url: string;
+  readonly #log: Logger;
+
+  constructor({ url, maxConnections, log }: DatabaseOptions) {
+    this.#url = url;
+    this.#log = log;
+    this.#pool = new pg.Pool({
+      connectionString: url,
+      max: maxConnections,
+      types,
+      connectionTimeoutMillis: connectTimeoutMs,
+      statement_timeout: statementTimeoutMs,
+      application_name: "skerry",
+    });
+    this.#pool.on("error", (error) => log.warn("database.connection_lost", { error }));
+  }
+
+  async query<R = Row>(text: string, values: Values = [], name?: string): Promise<R[]> {
+    try {
+      return await run<R>(this.#pool, text, values, name);
+    } catch (error) {
+      throw toDatabaseFault(error);
+    }
+  }
+
+  /**
+   * Runs `work` in one READ COMMITTED transaction; a fault thrown inside rolls it back. Deadlocks and
+   * serialisation failures run it again, so `work` has no effects but those in the transaction.
+   */
+  async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await this.#transactionOnce(work);
+      } catch (error) {
+        if (!isContention(error) || attempt + 1 >= transactionAttempts) throw toDatabaseFault(error);
+        this.#log.info("database.transaction_again", { attempt, sqlState: error.code });
+        await sleep(backoffMs(attempt, { baseMs: 5, capMs: 50 }));
+      }
+    }
+  }
+
+  async #transactionOnce<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+    const client = await this.#pool.connect();
+    let broken: Error | undefined;
+    // A client that is checked out reports its loss here, not to the pool.
+    const lost = (error: Error) => (broken = error);
+    client.on("error", lost);
+    try {
+      await client.query("begin");
+      const result = await work({
+        inTransaction: true,
+        query: (text, values = [], name) => run(client, text, values, name),
+      });
+      await client.query("commit");
+      return result;
+    } catch (error) {
+      await client.query("rollback").catch((failure: Error) => (broken = failure));
+      throw error;
+    } finally {
+      client.off("error", lost);
+      client.release(broken);
+    }
+  }
+
+  /** A connection of its own, outside the pool, for LISTEN. The caller ends it. */
+  async dedicatedClient(): Promise<pg.Client> {
+    const client = new pg.Client({
+      connectionString: this.#url,
+      application_name: "skerry-listen",
+      connectionTimeoutMillis: connectTimeoutMs,
+      keepAlive: true,
+    });
+    try {
+      await client.connect();
+      return client;
+    } catch (error) {
+      throw toDatabaseFault(error);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pool.end();
+  }
+}
+
+async function run<R>(
+  on: { query(config: pg.QueryConfig): Promise<pg.QueryResult> },
+  text: string,
+  values: Values,
+  name: string | undefined,
+): Promise<R[]> {
+  const config = { text, values: values as unknown[], ...(name === undefined ? {} : { name }) };
+  return (await on.query(config)).rows as R[];
+}
+
+type PgError = Error & { code: string };
+
+function isPgError(error: unknown): error is PgError {
+  return error instanceof Error && typeof (error as Partial<PgError>).code === "string";
+}
+
+function isContention(error: unknown): error is PgError {
+  return isPgError(error) && (error.code === "40001" || error.code === "40P01");
+}
+
+// Class 08: connection; 57P: shutdown, crash, starting up; 53: out of connections, memory or disk.
+const outage = /^(08|57P0|53|ECONN|EPIPE|ENOENT|ETIMEDOUT|EAI_)/;
+const outageMessage =
+  /connection terminated|timeout exceeded when trying to connect|timeout expired|client has encountered a connection error|not queryable/i;
+
+/** Faults pass through; a database that is away is `unavailable`; the rest is our bug. */
+export function toDatabaseFault(error: unknown): unknown {
+  if (error instanceof Fault) return error;
+  const away =
+    (isPgError(error) && outage.test(error.code)) ||
+    (error instanceof Error && outageMessage.test(error.message));
+  if (!away) return error;
+  return new Fault("unavailable", "the database cannot be reached now", {
+    reason: "DATABASE_UNAVAILABLE",
+    cause: error,
+  });
+}
+
+/** True when a statement was refused because of the named constraint or unique index. */
+export function violates(error: unknown, constraint: string): boolean {
+  return isPgError(error) && (error as PgError & { constraint?: string }).constraint === constraint;
+}

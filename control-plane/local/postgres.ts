@@ -5,7 +5,7 @@
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmod, chown, lstat, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { chmod, chown, lstat, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -222,11 +222,4 @@ async function answers(url: string): Promise<boolean> {
 
 function isStillTaken(child: Child): boolean {
   return child.tail.some((line) => /postmaster\.pid|still in use/.test(line));
-}
-
-/** The pid that a data folder's server wrote down, if any. */
-export async function findServerPid(directory: string): Promise<number | undefined> {
-  const file = path.join(directory, "data", "postmaster.pid");
-  const text = await readFile(file, "utf8").catch(() => "");
-  return Number(text.split("\n")[0]) || undefined;
 }

@@ -1,0 +1,54 @@
+// What `npm start`, `npm run dev` and `npm test` run. It needs nothing but Node: it brings the rest.
+//
+//   node control-plane/local/start.mjs                 set up, build, run the cloud in this terminal
+//   node control-plane/local/start.mjs --dev           the same from the sources, restarted on change
+//   node control-plane/local/start.mjs --test [file..] set up, run the tests
+//   node control-plane/local/start.mjs --setup-only    set up
+import path from "node:path";
+import { buildMicro } from "./setup/micro.mjs";
+import { buildSources, runBuilt, runSource } from "./setup/build.mjs";
+import { ensureNpmPackages } from "./setup/npm-packages.mjs";
+import { requireNode } from "./setup/node-version.mjs";
+import { ensureSystemPrograms } from "./setup/system-programs.mjs";
+import { root, SetupError, runToEnd } from "./setup/steps.mjs";
+
+const [mode, ...rest] = process.argv.slice(2).some((argument) => argument.startsWith("--"))
+  ? process.argv.slice(2)
+  : ["--start", ...process.argv.slice(2)];
+
+const home = path.resolve(root, process.env.SKERRY_HOME ?? ".skerry");
+// Tests share one build of the guest per clone, wherever their data folders are.
+const testMicro = path.join(root, "node_modules", ".cache", "skerry", "micro");
+
+const modes = {
+  "--start": async () => {
+    await buildSources();
+    const micro = await buildMicro(path.join(home, "cache", "micro"), runBuilt);
+    return runToEnd(runBuilt("control-plane/local/main", rest), { SKERRY_MICRO_DIR: micro });
+  },
+  "--dev": async () => {
+    const micro = await buildMicro(path.join(home, "cache", "micro"), runSource);
+    return runToEnd(runSource("control-plane/local/main", ["--dev", ...rest]), { SKERRY_MICRO_DIR: micro });
+  },
+  "--test": async () => {
+    const micro = await buildMicro(testMicro, runSource);
+    return runToEnd(runSource("test/support/run", rest), { SKERRY_MICRO_DIR: micro });
+  },
+  "--setup-only": async () => {
+    await buildMicro(testMicro, runSource);
+    return 0;
+  },
+};
+
+try {
+  const run = modes[mode];
+  if (!run) throw new SetupError(`unknown option ${mode}; known are ${Object.keys(modes).join(", ")}`);
+  requireNode();
+  await ensureSystemPrograms();
+  await ensureNpmPackages();
+  process.exitCode = await run();
+} catch (error) {
+  if (!(error instanceof SetupError)) throw error;
+  process.stderr.write(`error: ${error.message}\n`);
+  process.exitCode = 1;
+}

@@ -163,6 +163,7 @@ await t.test("scorers measure on a fixed scale", async (t) => {
         "0.070 toString/h (no rate to USD)",
       ],
       ["no price", cost(), {}, {}, 0.5, "no price"],
+      ["nothing asked", cost(), { cpus: 0, memoryBytes: 0 }, { prices: usd(1, 1) }, 1, "0.000 USD/h"],
       ["on the spot", distance(), { near: frankfurt }, { location: frankfurt }, 1, "under 1 km away"],
       ["next town", distance(), { near: frankfurt }, { location: mainz }, 0.9693, "32 km away"],
       ["far away", distance(), { near: frankfurt }, { location: sydney }, 0.0572, "16483 km away"],

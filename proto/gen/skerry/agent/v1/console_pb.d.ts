@@ -17,22 +17,19 @@ export declare type AttachRequest = Message<"skerry.agent.v1.AttachRequest"> & {
   /**
    * @generated from oneof skerry.agent.v1.AttachRequest.message
    */
-  message:
-    | {
-        /**
-         * @generated from field: skerry.agent.v1.AttachRequest.Open open = 1;
-         */
-        value: AttachRequest_Open;
-        case: "open";
-      }
-    | {
-        /**
-         * @generated from field: bytes input = 2;
-         */
-        value: Uint8Array;
-        case: "input";
-      }
-    | { case: undefined; value?: undefined };
+  message: {
+    /**
+     * @generated from field: skerry.agent.v1.AttachRequest.Open open = 1;
+     */
+    value: AttachRequest_Open;
+    case: "open";
+  } | {
+    /**
+     * @generated from field: bytes input = 2;
+     */
+    value: Uint8Array;
+    case: "input";
+  } | { case: undefined; value?: undefined };
 };
 
 /**
@@ -157,7 +154,7 @@ export declare const ConsoleService: GenService<{
     methodKind: "bidi_streaming";
     input: typeof AttachRequestSchema;
     output: typeof AttachResponseSchema;
-  };
+  },
   /**
    * The console's log, without joining it.
    *
@@ -167,5 +164,6 @@ export declare const ConsoleService: GenService<{
     methodKind: "unary";
     input: typeof ReadLogRequestSchema;
     output: typeof ReadLogResponseSchema;
-  };
+  },
 }>;
+

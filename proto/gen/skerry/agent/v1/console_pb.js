@@ -7,43 +7,47 @@ import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2
 /**
  * Describes the file skerry/agent/v1/console.proto.
  */
-export const file_skerry_agent_v1_console =
-  /*@__PURE__*/
-  fileDesc(
-    "Ch1za2VycnkvYWdlbnQvdjEvY29uc29sZS5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIowBCg1BdHRhY2hSZXF1ZXN0EjMKBG9wZW4YASABKAsyIy5za2VycnkuYWdlbnQudjEuQXR0YWNoUmVxdWVzdC5PcGVuSAASDwoFaW5wdXQYAiABKAxIABoqCgRPcGVuEhIKCm1hY2hpbmVfaWQYASABKAkSDgoGb2Zmc2V0GAIgASgDQgkKB21lc3NhZ2UiMAoOQXR0YWNoUmVzcG9uc2USDgoGb3V0cHV0GAEgASgMEg4KBm9mZnNldBgCIAEoBCJDCg5SZWFkTG9nUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEg4KBm9mZnNldBgCIAEoAxINCgVsaW1pdBgDIAEoDSJFCg9SZWFkTG9nUmVzcG9uc2USDgoGb3V0cHV0GAEgASgMEg4KBm9mZnNldBgCIAEoBBISCgplbmRfb2Zmc2V0GAMgASgEMq0BCg5Db25zb2xlU2VydmljZRJNCgZBdHRhY2gSHi5za2VycnkuYWdlbnQudjEuQXR0YWNoUmVxdWVzdBofLnNrZXJyeS5hZ2VudC52MS5BdHRhY2hSZXNwb25zZSgBMAESTAoHUmVhZExvZxIfLnNrZXJyeS5hZ2VudC52MS5SZWFkTG9nUmVxdWVzdBogLnNrZXJyeS5hZ2VudC52MS5SZWFkTG9nUmVzcG9uc2ViBnByb3RvMw",
-  );
+export const file_skerry_agent_v1_console = /*@__PURE__*/
+  fileDesc("Ch1za2VycnkvYWdlbnQvdjEvY29uc29sZS5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIowBCg1BdHRhY2hSZXF1ZXN0EjMKBG9wZW4YASABKAsyIy5za2VycnkuYWdlbnQudjEuQXR0YWNoUmVxdWVzdC5PcGVuSAASDwoFaW5wdXQYAiABKAxIABoqCgRPcGVuEhIKCm1hY2hpbmVfaWQYASABKAkSDgoGb2Zmc2V0GAIgASgDQgkKB21lc3NhZ2UiMAoOQXR0YWNoUmVzcG9uc2USDgoGb3V0cHV0GAEgASgMEg4KBm9mZnNldBgCIAEoBCJDCg5SZWFkTG9nUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEg4KBm9mZnNldBgCIAEoAxINCgVsaW1pdBgDIAEoDSJFCg9SZWFkTG9nUmVzcG9uc2USDgoGb3V0cHV0GAEgASgMEg4KBm9mZnNldBgCIAEoBBISCgplbmRfb2Zmc2V0GAMgASgEMq0BCg5Db25zb2xlU2VydmljZRJNCgZBdHRhY2gSHi5za2VycnkuYWdlbnQudjEuQXR0YWNoUmVxdWVzdBofLnNrZXJyeS5hZ2VudC52MS5BdHRhY2hSZXNwb25zZSgBMAESTAoHUmVhZExvZxIfLnNrZXJyeS5hZ2VudC52MS5SZWFkTG9nUmVxdWVzdBogLnNrZXJyeS5hZ2VudC52MS5SZWFkTG9nUmVzcG9uc2ViBnByb3RvMw");
 
 /**
  * Describes the message skerry.agent.v1.AttachRequest.
  * Use `create(AttachRequestSchema)` to create a new message.
  */
-export const AttachRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_console, 0);
+export const AttachRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_console, 0);
 
 /**
  * Describes the message skerry.agent.v1.AttachRequest.Open.
  * Use `create(AttachRequest_OpenSchema)` to create a new message.
  */
-export const AttachRequest_OpenSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_console, 0, 0);
+export const AttachRequest_OpenSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_console, 0, 0);
 
 /**
  * Describes the message skerry.agent.v1.AttachResponse.
  * Use `create(AttachResponseSchema)` to create a new message.
  */
-export const AttachResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_console, 1);
+export const AttachResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_console, 1);
 
 /**
  * Describes the message skerry.agent.v1.ReadLogRequest.
  * Use `create(ReadLogRequestSchema)` to create a new message.
  */
-export const ReadLogRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_console, 2);
+export const ReadLogRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_console, 2);
 
 /**
  * Describes the message skerry.agent.v1.ReadLogResponse.
  * Use `create(ReadLogResponseSchema)` to create a new message.
  */
-export const ReadLogResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_console, 3);
+export const ReadLogResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_console, 3);
 
 /**
  * @generated from service skerry.agent.v1.ConsoleService
  */
-export const ConsoleService = /*@__PURE__*/ serviceDesc(file_skerry_agent_v1_console, 0);
+export const ConsoleService = /*@__PURE__*/
+  serviceDesc(file_skerry_agent_v1_console, 0);
+

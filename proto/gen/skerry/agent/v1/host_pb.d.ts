@@ -243,7 +243,8 @@ export declare const HostFactsSchema: GenMessage<HostFacts>;
 /**
  * @generated from message skerry.agent.v1.GetHostRequest
  */
-export declare type GetHostRequest = Message<"skerry.agent.v1.GetHostRequest"> & {};
+export declare type GetHostRequest = Message<"skerry.agent.v1.GetHostRequest"> & {
+};
 
 /**
  * Describes the message skerry.agent.v1.GetHostRequest.
@@ -295,5 +296,6 @@ export declare const HostService: GenService<{
     methodKind: "unary";
     input: typeof GetHostRequestSchema;
     output: typeof GetHostResponseSchema;
-  };
+  },
 }>;
+

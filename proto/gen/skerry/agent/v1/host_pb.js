@@ -7,57 +7,63 @@ import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2
 /**
  * Describes the file skerry/agent/v1/host.proto.
  */
-export const file_skerry_agent_v1_host =
-  /*@__PURE__*/
-  fileDesc(
-    "Chpza2VycnkvYWdlbnQvdjEvaG9zdC5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIk4KCExvY2F0aW9uEhAKCGxhdGl0dWRlGAEgASgBEhEKCWxvbmdpdHVkZRgCIAEoARIMCgRjaXR5GAMgASgJEg8KB2NvdW50cnkYBCABKAkiRwoGUHJpY2VzEhQKDGNwdV9wZXJfaG91chgBIAEoARIVCg1tZW1vcnlfcGVyX2diGAIgASgBEhAKCGN1cnJlbmN5GAMgASgJIkIKCENhcGFjaXR5EgwKBGNwdXMYASABKA0SFAoMbWVtb3J5X2J5dGVzGAIgASgEEhIKCmRpc2tfYnl0ZXMYAyABKAQi+gEKCkhvc3RMYWJlbHMSEAoIcHJvdmlkZXIYASABKAkSDgoGcmVnaW9uGAIgASgJEgwKBHpvbmUYAyABKAkSKwoIbG9jYXRpb24YBCABKAsyGS5za2VycnkuYWdlbnQudjEuTG9jYXRpb24SJwoGcHJpY2VzGAUgASgLMhcuc2tlcnJ5LmFnZW50LnYxLlByaWNlcxI3CgZsYWJlbHMYBiADKAsyJy5za2VycnkuYWdlbnQudjEuSG9zdExhYmVscy5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIuQCCglIb3N0RmFjdHMSEAoIaG9zdG5hbWUYASABKAkSFAoMYXJjaGl0ZWN0dXJlGAIgASgJEhgKEG9wZXJhdGluZ19zeXN0ZW0YAyABKAkSDgoGa2VybmVsGAQgASgJEhUKDWFnZW50X3ZlcnNpb24YBSABKAkSEQoJY3B1X21vZGVsGAYgASgJEhQKDGNwdV9iYXNlbGluZRgHIAEoCRIrCghjYXBhY2l0eRgIIAEoCzIZLnNrZXJyeS5hZ2VudC52MS5DYXBhY2l0eRIOCgZkcml2ZXIYCSABKAkSFgoOZHJpdmVyX3ZlcnNpb24YCiABKAkSFAoMYWNjZWxlcmF0aW9uGAsgASgJEhsKE2FjY2VsZXJhdGlvbl9yZWFzb24YDCABKAkSFAoMY2FwYWJpbGl0aWVzGA0gAygJEhYKDmxpc3Rlbl9hZGRyZXNzGA4gASgJEg8KB2Jvb3RfaWQYDyABKAkiEAoOR2V0SG9zdFJlcXVlc3QiiAEKD0dldEhvc3RSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEgwKBG5hbWUYAiABKAkSKwoGbGFiZWxzGAMgASgLMhsuc2tlcnJ5LmFnZW50LnYxLkhvc3RMYWJlbHMSKQoFZmFjdHMYBCABKAsyGi5za2VycnkuYWdlbnQudjEuSG9zdEZhY3RzMlsKC0hvc3RTZXJ2aWNlEkwKB0dldEhvc3QSHy5za2VycnkuYWdlbnQudjEuR2V0SG9zdFJlcXVlc3QaIC5za2VycnkuYWdlbnQudjEuR2V0SG9zdFJlc3BvbnNlYgZwcm90bzM",
-  );
+export const file_skerry_agent_v1_host = /*@__PURE__*/
+  fileDesc("Chpza2VycnkvYWdlbnQvdjEvaG9zdC5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIk4KCExvY2F0aW9uEhAKCGxhdGl0dWRlGAEgASgBEhEKCWxvbmdpdHVkZRgCIAEoARIMCgRjaXR5GAMgASgJEg8KB2NvdW50cnkYBCABKAkiRwoGUHJpY2VzEhQKDGNwdV9wZXJfaG91chgBIAEoARIVCg1tZW1vcnlfcGVyX2diGAIgASgBEhAKCGN1cnJlbmN5GAMgASgJIkIKCENhcGFjaXR5EgwKBGNwdXMYASABKA0SFAoMbWVtb3J5X2J5dGVzGAIgASgEEhIKCmRpc2tfYnl0ZXMYAyABKAQi+gEKCkhvc3RMYWJlbHMSEAoIcHJvdmlkZXIYASABKAkSDgoGcmVnaW9uGAIgASgJEgwKBHpvbmUYAyABKAkSKwoIbG9jYXRpb24YBCABKAsyGS5za2VycnkuYWdlbnQudjEuTG9jYXRpb24SJwoGcHJpY2VzGAUgASgLMhcuc2tlcnJ5LmFnZW50LnYxLlByaWNlcxI3CgZsYWJlbHMYBiADKAsyJy5za2VycnkuYWdlbnQudjEuSG9zdExhYmVscy5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIuQCCglIb3N0RmFjdHMSEAoIaG9zdG5hbWUYASABKAkSFAoMYXJjaGl0ZWN0dXJlGAIgASgJEhgKEG9wZXJhdGluZ19zeXN0ZW0YAyABKAkSDgoGa2VybmVsGAQgASgJEhUKDWFnZW50X3ZlcnNpb24YBSABKAkSEQoJY3B1X21vZGVsGAYgASgJEhQKDGNwdV9iYXNlbGluZRgHIAEoCRIrCghjYXBhY2l0eRgIIAEoCzIZLnNrZXJyeS5hZ2VudC52MS5DYXBhY2l0eRIOCgZkcml2ZXIYCSABKAkSFgoOZHJpdmVyX3ZlcnNpb24YCiABKAkSFAoMYWNjZWxlcmF0aW9uGAsgASgJEhsKE2FjY2VsZXJhdGlvbl9yZWFzb24YDCABKAkSFAoMY2FwYWJpbGl0aWVzGA0gAygJEhYKDmxpc3Rlbl9hZGRyZXNzGA4gASgJEg8KB2Jvb3RfaWQYDyABKAkiEAoOR2V0SG9zdFJlcXVlc3QiiAEKD0dldEhvc3RSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEgwKBG5hbWUYAiABKAkSKwoGbGFiZWxzGAMgASgLMhsuc2tlcnJ5LmFnZW50LnYxLkhvc3RMYWJlbHMSKQoFZmFjdHMYBCABKAsyGi5za2VycnkuYWdlbnQudjEuSG9zdEZhY3RzMlsKC0hvc3RTZXJ2aWNlEkwKB0dldEhvc3QSHy5za2VycnkuYWdlbnQudjEuR2V0SG9zdFJlcXVlc3QaIC5za2VycnkuYWdlbnQudjEuR2V0SG9zdFJlc3BvbnNlYgZwcm90bzM");
 
 /**
  * Describes the message skerry.agent.v1.Location.
  * Use `create(LocationSchema)` to create a new message.
  */
-export const LocationSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_host, 0);
+export const LocationSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_host, 0);
 
 /**
  * Describes the message skerry.agent.v1.Prices.
  * Use `create(PricesSchema)` to create a new message.
  */
-export const PricesSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_host, 1);
+export const PricesSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_host, 1);
 
 /**
  * Describes the message skerry.agent.v1.Capacity.
  * Use `create(CapacitySchema)` to create a new message.
  */
-export const CapacitySchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_host, 2);
+export const CapacitySchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_host, 2);
 
 /**
  * Describes the message skerry.agent.v1.HostLabels.
  * Use `create(HostLabelsSchema)` to create a new message.
  */
-export const HostLabelsSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_host, 3);
+export const HostLabelsSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_host, 3);
 
 /**
  * Describes the message skerry.agent.v1.HostFacts.
  * Use `create(HostFactsSchema)` to create a new message.
  */
-export const HostFactsSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_host, 4);
+export const HostFactsSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_host, 4);
 
 /**
  * Describes the message skerry.agent.v1.GetHostRequest.
  * Use `create(GetHostRequestSchema)` to create a new message.
  */
-export const GetHostRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_host, 5);
+export const GetHostRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_host, 5);
 
 /**
  * Describes the message skerry.agent.v1.GetHostResponse.
  * Use `create(GetHostResponseSchema)` to create a new message.
  */
-export const GetHostResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_host, 6);
+export const GetHostResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_host, 6);
 
 /**
  * What this host is and can do.
  *
  * @generated from service skerry.agent.v1.HostService
  */
-export const HostService = /*@__PURE__*/ serviceDesc(file_skerry_agent_v1_host, 0);
+export const HostService = /*@__PURE__*/
+  serviceDesc(file_skerry_agent_v1_host, 0);
+

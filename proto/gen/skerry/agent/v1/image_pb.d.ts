@@ -88,7 +88,8 @@ export declare const CachedFileSchema: GenMessage<CachedFile>;
 /**
  * @generated from message skerry.agent.v1.ListImageFilesRequest
  */
-export declare type ListImageFilesRequest = Message<"skerry.agent.v1.ListImageFilesRequest"> & {};
+export declare type ListImageFilesRequest = Message<"skerry.agent.v1.ListImageFilesRequest"> & {
+};
 
 /**
  * Describes the message skerry.agent.v1.ListImageFilesRequest.
@@ -131,7 +132,8 @@ export declare const RemoveImageFileRequestSchema: GenMessage<RemoveImageFileReq
 /**
  * @generated from message skerry.agent.v1.RemoveImageFileResponse
  */
-export declare type RemoveImageFileResponse = Message<"skerry.agent.v1.RemoveImageFileResponse"> & {};
+export declare type RemoveImageFileResponse = Message<"skerry.agent.v1.RemoveImageFileResponse"> & {
+};
 
 /**
  * Describes the message skerry.agent.v1.RemoveImageFileResponse.
@@ -154,7 +156,7 @@ export declare const ImageService: GenService<{
     methodKind: "server_streaming";
     input: typeof PullImageRequestSchema;
     output: typeof PullImageResponseSchema;
-  };
+  },
   /**
    * @generated from rpc skerry.agent.v1.ImageService.ListImageFiles
    */
@@ -162,7 +164,7 @@ export declare const ImageService: GenService<{
     methodKind: "unary";
     input: typeof ListImageFilesRequestSchema;
     output: typeof ListImageFilesResponseSchema;
-  };
+  },
   /**
    * Deletes a file that no machine uses.
    *
@@ -172,5 +174,6 @@ export declare const ImageService: GenService<{
     methodKind: "unary";
     input: typeof RemoveImageFileRequestSchema;
     output: typeof RemoveImageFileResponseSchema;
-  };
+  },
 }>;
+

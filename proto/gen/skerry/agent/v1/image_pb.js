@@ -9,58 +9,63 @@ import { file_skerry_agent_v1_machine } from "./machine_pb.js";
 /**
  * Describes the file skerry/agent/v1/image.proto.
  */
-export const file_skerry_agent_v1_image =
-  /*@__PURE__*/
-  fileDesc(
-    "Chtza2VycnkvYWdlbnQvdjEvaW1hZ2UucHJvdG8SD3NrZXJyeS5hZ2VudC52MSI5ChBQdWxsSW1hZ2VSZXF1ZXN0EiUKBWltYWdlGAEgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkltYWdlIk4KEVB1bGxJbWFnZVJlc3BvbnNlEhIKCmJ5dGVzX2RvbmUYASABKAQSEwoLYnl0ZXNfdG90YWwYAiABKAQSEAoIY29tcGxldGUYAyABKAgicgoKQ2FjaGVkRmlsZRIOCgZzaGEyNTYYASABKAkSEgoKc2l6ZV9ieXRlcxgCIAEoBBIOCgZmb3JtYXQYAyABKAkSMAoMbGFzdF91c2VkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIXChVMaXN0SW1hZ2VGaWxlc1JlcXVlc3QiRAoWTGlzdEltYWdlRmlsZXNSZXNwb25zZRIqCgVmaWxlcxgBIAMoCzIbLnNrZXJyeS5hZ2VudC52MS5DYWNoZWRGaWxlIigKFlJlbW92ZUltYWdlRmlsZVJlcXVlc3QSDgoGc2hhMjU2GAEgASgJIhkKF1JlbW92ZUltYWdlRmlsZVJlc3BvbnNlMq0CCgxJbWFnZVNlcnZpY2USVAoJUHVsbEltYWdlEiEuc2tlcnJ5LmFnZW50LnYxLlB1bGxJbWFnZVJlcXVlc3QaIi5za2VycnkuYWdlbnQudjEuUHVsbEltYWdlUmVzcG9uc2UwARJhCg5MaXN0SW1hZ2VGaWxlcxImLnNrZXJyeS5hZ2VudC52MS5MaXN0SW1hZ2VGaWxlc1JlcXVlc3QaJy5za2VycnkuYWdlbnQudjEuTGlzdEltYWdlRmlsZXNSZXNwb25zZRJkCg9SZW1vdmVJbWFnZUZpbGUSJy5za2VycnkuYWdlbnQudjEuUmVtb3ZlSW1hZ2VGaWxlUmVxdWVzdBooLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVJbWFnZUZpbGVSZXNwb25zZWIGcHJvdG8z",
-    [file_google_protobuf_timestamp, file_skerry_agent_v1_machine],
-  );
+export const file_skerry_agent_v1_image = /*@__PURE__*/
+  fileDesc("Chtza2VycnkvYWdlbnQvdjEvaW1hZ2UucHJvdG8SD3NrZXJyeS5hZ2VudC52MSI5ChBQdWxsSW1hZ2VSZXF1ZXN0EiUKBWltYWdlGAEgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkltYWdlIk4KEVB1bGxJbWFnZVJlc3BvbnNlEhIKCmJ5dGVzX2RvbmUYASABKAQSEwoLYnl0ZXNfdG90YWwYAiABKAQSEAoIY29tcGxldGUYAyABKAgicgoKQ2FjaGVkRmlsZRIOCgZzaGEyNTYYASABKAkSEgoKc2l6ZV9ieXRlcxgCIAEoBBIOCgZmb3JtYXQYAyABKAkSMAoMbGFzdF91c2VkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIXChVMaXN0SW1hZ2VGaWxlc1JlcXVlc3QiRAoWTGlzdEltYWdlRmlsZXNSZXNwb25zZRIqCgVmaWxlcxgBIAMoCzIbLnNrZXJyeS5hZ2VudC52MS5DYWNoZWRGaWxlIigKFlJlbW92ZUltYWdlRmlsZVJlcXVlc3QSDgoGc2hhMjU2GAEgASgJIhkKF1JlbW92ZUltYWdlRmlsZVJlc3BvbnNlMq0CCgxJbWFnZVNlcnZpY2USVAoJUHVsbEltYWdlEiEuc2tlcnJ5LmFnZW50LnYxLlB1bGxJbWFnZVJlcXVlc3QaIi5za2VycnkuYWdlbnQudjEuUHVsbEltYWdlUmVzcG9uc2UwARJhCg5MaXN0SW1hZ2VGaWxlcxImLnNrZXJyeS5hZ2VudC52MS5MaXN0SW1hZ2VGaWxlc1JlcXVlc3QaJy5za2VycnkuYWdlbnQudjEuTGlzdEltYWdlRmlsZXNSZXNwb25zZRJkCg9SZW1vdmVJbWFnZUZpbGUSJy5za2VycnkuYWdlbnQudjEuUmVtb3ZlSW1hZ2VGaWxlUmVxdWVzdBooLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVJbWFnZUZpbGVSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_skerry_agent_v1_machine]);
 
 /**
  * Describes the message skerry.agent.v1.PullImageRequest.
  * Use `create(PullImageRequestSchema)` to create a new message.
  */
-export const PullImageRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_image, 0);
+export const PullImageRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 0);
 
 /**
  * Describes the message skerry.agent.v1.PullImageResponse.
  * Use `create(PullImageResponseSchema)` to create a new message.
  */
-export const PullImageResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_image, 1);
+export const PullImageResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 1);
 
 /**
  * Describes the message skerry.agent.v1.CachedFile.
  * Use `create(CachedFileSchema)` to create a new message.
  */
-export const CachedFileSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_image, 2);
+export const CachedFileSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 2);
 
 /**
  * Describes the message skerry.agent.v1.ListImageFilesRequest.
  * Use `create(ListImageFilesRequestSchema)` to create a new message.
  */
-export const ListImageFilesRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_image, 3);
+export const ListImageFilesRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 3);
 
 /**
  * Describes the message skerry.agent.v1.ListImageFilesResponse.
  * Use `create(ListImageFilesResponseSchema)` to create a new message.
  */
-export const ListImageFilesResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_image, 4);
+export const ListImageFilesResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 4);
 
 /**
  * Describes the message skerry.agent.v1.RemoveImageFileRequest.
  * Use `create(RemoveImageFileRequestSchema)` to create a new message.
  */
-export const RemoveImageFileRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_image, 5);
+export const RemoveImageFileRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 5);
 
 /**
  * Describes the message skerry.agent.v1.RemoveImageFileResponse.
  * Use `create(RemoveImageFileResponseSchema)` to create a new message.
  */
-export const RemoveImageFileResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_image, 6);
+export const RemoveImageFileResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 6);
 
 /**
  * The host's content-addressed image cache.
  *
  * @generated from service skerry.agent.v1.ImageService
  */
-export const ImageService = /*@__PURE__*/ serviceDesc(file_skerry_agent_v1_image, 0);
+export const ImageService = /*@__PURE__*/
+  serviceDesc(file_skerry_agent_v1_image, 0);
+

@@ -496,7 +496,8 @@ export declare const GetMachineResponseSchema: GenMessage<GetMachineResponse>;
 /**
  * @generated from message skerry.agent.v1.ListMachinesRequest
  */
-export declare type ListMachinesRequest = Message<"skerry.agent.v1.ListMachinesRequest"> & {};
+export declare type ListMachinesRequest = Message<"skerry.agent.v1.ListMachinesRequest"> & {
+};
 
 /**
  * Describes the message skerry.agent.v1.ListMachinesRequest.
@@ -523,7 +524,8 @@ export declare const ListMachinesResponseSchema: GenMessage<ListMachinesResponse
 /**
  * @generated from message skerry.agent.v1.WatchMachinesRequest
  */
-export declare type WatchMachinesRequest = Message<"skerry.agent.v1.WatchMachinesRequest"> & {};
+export declare type WatchMachinesRequest = Message<"skerry.agent.v1.WatchMachinesRequest"> & {
+};
 
 /**
  * Describes the message skerry.agent.v1.WatchMachinesRequest.
@@ -538,22 +540,19 @@ export declare type WatchMachinesResponse = Message<"skerry.agent.v1.WatchMachin
   /**
    * @generated from oneof skerry.agent.v1.WatchMachinesResponse.event
    */
-  event:
-    | {
-        /**
-         * @generated from field: skerry.agent.v1.Machine changed = 1;
-         */
-        value: Machine;
-        case: "changed";
-      }
-    | {
-        /**
-         * @generated from field: string removed_id = 2;
-         */
-        value: string;
-        case: "removedId";
-      }
-    | { case: undefined; value?: undefined };
+  event: {
+    /**
+     * @generated from field: skerry.agent.v1.Machine changed = 1;
+     */
+    value: Machine;
+    case: "changed";
+  } | {
+    /**
+     * @generated from field: string removed_id = 2;
+     */
+    value: string;
+    case: "removedId";
+  } | { case: undefined; value?: undefined };
 };
 
 /**
@@ -721,7 +720,7 @@ export declare const MachineService: GenService<{
     methodKind: "unary";
     input: typeof EnsureMachineRequestSchema;
     output: typeof EnsureMachineResponseSchema;
-  };
+  },
   /**
    * Stops and deletes the machine and its disks. Absent is success.
    *
@@ -731,7 +730,7 @@ export declare const MachineService: GenService<{
     methodKind: "unary";
     input: typeof RemoveMachineRequestSchema;
     output: typeof RemoveMachineResponseSchema;
-  };
+  },
   /**
    * @generated from rpc skerry.agent.v1.MachineService.GetMachine
    */
@@ -739,7 +738,7 @@ export declare const MachineService: GenService<{
     methodKind: "unary";
     input: typeof GetMachineRequestSchema;
     output: typeof GetMachineResponseSchema;
-  };
+  },
   /**
    * @generated from rpc skerry.agent.v1.MachineService.ListMachines
    */
@@ -747,7 +746,7 @@ export declare const MachineService: GenService<{
     methodKind: "unary";
     input: typeof ListMachinesRequestSchema;
     output: typeof ListMachinesResponseSchema;
-  };
+  },
   /**
    * First every machine as it is now, then each change.
    *
@@ -757,5 +756,6 @@ export declare const MachineService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchMachinesRequestSchema;
     output: typeof WatchMachinesResponseSchema;
-  };
+  },
 }>;
+

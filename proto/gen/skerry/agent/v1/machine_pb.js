@@ -8,148 +8,168 @@ import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 /**
  * Describes the file skerry/agent/v1/machine.proto.
  */
-export const file_skerry_agent_v1_machine =
-  /*@__PURE__*/
-  fileDesc(
-    "Ch1za2VycnkvYWdlbnQvdjEvbWFjaGluZS5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIioKBUZlbmNlEg0KBWVwb2NoGAEgASgEEhIKCmdlbmVyYXRpb24YAiABKAQiWgoJSW1hZ2VGaWxlEgwKBHJvbGUYASABKAkSDgoGc2hhMjU2GAIgASgJEhIKCnNpemVfYnl0ZXMYAyABKAQSCwoDdXJsGAQgASgJEg4KBmZvcm1hdBgFIAEoCSKMAQoFSW1hZ2USCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRIoCgR0eXBlGAMgASgOMhouc2tlcnJ5LmFnZW50LnYxLkltYWdlVHlwZRIpCgVmaWxlcxgEIAMoCzIaLnNrZXJyeS5hZ2VudC52MS5JbWFnZUZpbGUSFAoMY29tbWFuZF9saW5lGAUgASgJIlwKC1BvcnRGb3J3YXJkEhAKCHByb3RvY29sGAEgASgJEhIKCmd1ZXN0X3BvcnQYAiABKA0SEQoJaG9zdF9wb3J0GAMgASgNEhQKDGhvc3RfYWRkcmVzcxgEIAEoCSLxAgoLTWFjaGluZVNwZWMSDAoEbmFtZRgBIAEoCRIQCghob3N0bmFtZRgCIAEoCRIlCgVpbWFnZRgDIAEoCzIWLnNrZXJyeS5hZ2VudC52MS5JbWFnZRINCgV2Y3B1cxgEIAEoDRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQSEgoKZGlza19ieXRlcxgGIAEoBBIlCgVwb3dlchgHIAEoDjIWLnNrZXJyeS5hZ2VudC52MS5Qb3dlchIQCghyZXN0YXJ0cxgIIAEoBBI2Cg5yZXN0YXJ0X3BvbGljeRgJIAEoDjIeLnNrZXJyeS5hZ2VudC52MS5SZXN0YXJ0UG9saWN5EhwKFHN0b3BfdGltZW91dF9zZWNvbmRzGAogASgNEi4KCGZvcndhcmRzGAsgAygLMhwuc2tlcnJ5LmFnZW50LnYxLlBvcnRGb3J3YXJkEhAKCHNzaF9rZXlzGAwgAygJEhEKCXVzZXJfZGF0YRgNIAEoCSKsBAoHTWFjaGluZRIKCgJpZBgBIAEoCRILCgNzZXEYAiABKAQSJQoFZmVuY2UYAyABKAsyFi5za2VycnkuYWdlbnQudjEuRmVuY2USGgoSZ2VuZXJhdGlvbl9yZWFjaGVkGAQgASgEEiwKBXN0YXRlGAUgASgOMh0uc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmVTdGF0ZRIOCgZyZWFzb24YBiABKAkSDwoHbWVzc2FnZRgHIAEoCRINCgV2Y3B1cxgIIAEoDRIUCgxtZW1vcnlfYnl0ZXMYCSABKAQSEgoKZGlza19ieXRlcxgKIAEoBBIXCg9wZW5kaW5nX3Jlc3RhcnQYCyADKAkSFQoNZ3Vlc3RfYWRkcmVzcxgMIAEoCRIuCghmb3J3YXJkcxgNIAMoCzIcLnNrZXJyeS5hZ2VudC52MS5Qb3J0Rm9yd2FyZBIuCgpzdGFydGVkX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXN0YXJ0cxgPIAEoBBIPCgdjcmFzaGVzGBAgASgEEg4KBmRyaXZlchgRIAEoCRIUCgxhY2NlbGVyYXRpb24YEiABKAkSGAoQaW1hZ2VfYnl0ZXNfZG9uZRgTIAEoBBIZChFpbWFnZV9ieXRlc190b3RhbBgUIAEoBBIvCgtvYnNlcnZlZF9hdBgVIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAihgEKFEVuc3VyZU1hY2hpbmVSZXF1ZXN0EgoKAmlkGAEgASgJEiUKBWZlbmNlGAIgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkZlbmNlEioKBHNwZWMYAyABKAsyHC5za2VycnkuYWdlbnQudjEuTWFjaGluZVNwZWMSDwoHd2FpdF9tcxgEIAEoDSJCChVFbnN1cmVNYWNoaW5lUmVzcG9uc2USKQoHbWFjaGluZRgBIAEoCzIYLnNrZXJyeS5hZ2VudC52MS5NYWNoaW5lIloKFFJlbW92ZU1hY2hpbmVSZXF1ZXN0EgoKAmlkGAEgASgJEiUKBWZlbmNlGAIgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkZlbmNlEg8KB3dhaXRfbXMYAyABKA0iKAoVUmVtb3ZlTWFjaGluZVJlc3BvbnNlEg8KB3JlbW92ZWQYASABKAgiHwoRR2V0TWFjaGluZVJlcXVlc3QSCgoCaWQYASABKAkiPwoSR2V0TWFjaGluZVJlc3BvbnNlEikKB21hY2hpbmUYASABKAsyGC5za2VycnkuYWdlbnQudjEuTWFjaGluZSIVChNMaXN0TWFjaGluZXNSZXF1ZXN0IkIKFExpc3RNYWNoaW5lc1Jlc3BvbnNlEioKCG1hY2hpbmVzGAEgAygLMhguc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmUiFgoUV2F0Y2hNYWNoaW5lc1JlcXVlc3QiYwoVV2F0Y2hNYWNoaW5lc1Jlc3BvbnNlEisKB2NoYW5nZWQYASABKAsyGC5za2VycnkuYWdlbnQudjEuTWFjaGluZUgAEhQKCnJlbW92ZWRfaWQYAiABKAlIAEIHCgVldmVudCrsAQoMTWFjaGluZVN0YXRlEh0KGU1BQ0hJTkVfU1RBVEVfVU5TUEVDSUZJRUQQABIbChdNQUNISU5FX1NUQVRFX1BSRVBBUklORxABEhoKFk1BQ0hJTkVfU1RBVEVfU1RBUlRJTkcQAhIZChVNQUNISU5FX1NUQVRFX1JVTk5JTkcQAxIYChRNQUNISU5FX1NUQVRFX1BBVVNFRBAEEhoKFk1BQ0hJTkVfU1RBVEVfU1RPUFBJTkcQBRIZChVNQUNISU5FX1NUQVRFX1NUT1BQRUQQBhIYChRNQUNISU5FX1NUQVRFX0ZBSUxFRBAHKjsKBVBvd2VyEhUKEVBPV0VSX1VOU1BFQ0lGSUVEEAASDAoIUE9XRVJfT04QARINCglQT1dFUl9PRkYQAiqDAQoNUmVzdGFydFBvbGljeRIeChpSRVNUQVJUX1BPTElDWV9VTlNQRUNJRklFRBAAEhkKFVJFU1RBUlRfUE9MSUNZX0FMV0FZUxABEh0KGVJFU1RBUlRfUE9MSUNZX09OX0ZBSUxVUkUQAhIYChRSRVNUQVJUX1BPTElDWV9ORVZFUhADKlMKCUltYWdlVHlwZRIaChZJTUFHRV9UWVBFX1VOU1BFQ0lGSUVEEAASEwoPSU1BR0VfVFlQRV9ESVNLEAESFQoRSU1BR0VfVFlQRV9LRVJORUwQAjLmAwoOTWFjaGluZVNlcnZpY2USXgoNRW5zdXJlTWFjaGluZRIlLnNrZXJyeS5hZ2VudC52MS5FbnN1cmVNYWNoaW5lUmVxdWVzdBomLnNrZXJyeS5hZ2VudC52MS5FbnN1cmVNYWNoaW5lUmVzcG9uc2USXgoNUmVtb3ZlTWFjaGluZRIlLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVNYWNoaW5lUmVxdWVzdBomLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVNYWNoaW5lUmVzcG9uc2USVQoKR2V0TWFjaGluZRIiLnNrZXJyeS5hZ2VudC52MS5HZXRNYWNoaW5lUmVxdWVzdBojLnNrZXJyeS5hZ2VudC52MS5HZXRNYWNoaW5lUmVzcG9uc2USWwoMTGlzdE1hY2hpbmVzEiQuc2tlcnJ5LmFnZW50LnYxLkxpc3RNYWNoaW5lc1JlcXVlc3QaJS5za2VycnkuYWdlbnQudjEuTGlzdE1hY2hpbmVzUmVzcG9uc2USYAoNV2F0Y2hNYWNoaW5lcxIlLnNrZXJyeS5hZ2VudC52MS5XYXRjaE1hY2hpbmVzUmVxdWVzdBomLnNrZXJyeS5hZ2VudC52MS5XYXRjaE1hY2hpbmVzUmVzcG9uc2UwAWIGcHJvdG8z",
-    [file_google_protobuf_timestamp],
-  );
+export const file_skerry_agent_v1_machine = /*@__PURE__*/
+  fileDesc("Ch1za2VycnkvYWdlbnQvdjEvbWFjaGluZS5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIioKBUZlbmNlEg0KBWVwb2NoGAEgASgEEhIKCmdlbmVyYXRpb24YAiABKAQiWgoJSW1hZ2VGaWxlEgwKBHJvbGUYASABKAkSDgoGc2hhMjU2GAIgASgJEhIKCnNpemVfYnl0ZXMYAyABKAQSCwoDdXJsGAQgASgJEg4KBmZvcm1hdBgFIAEoCSKMAQoFSW1hZ2USCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRIoCgR0eXBlGAMgASgOMhouc2tlcnJ5LmFnZW50LnYxLkltYWdlVHlwZRIpCgVmaWxlcxgEIAMoCzIaLnNrZXJyeS5hZ2VudC52MS5JbWFnZUZpbGUSFAoMY29tbWFuZF9saW5lGAUgASgJIlwKC1BvcnRGb3J3YXJkEhAKCHByb3RvY29sGAEgASgJEhIKCmd1ZXN0X3BvcnQYAiABKA0SEQoJaG9zdF9wb3J0GAMgASgNEhQKDGhvc3RfYWRkcmVzcxgEIAEoCSLxAgoLTWFjaGluZVNwZWMSDAoEbmFtZRgBIAEoCRIQCghob3N0bmFtZRgCIAEoCRIlCgVpbWFnZRgDIAEoCzIWLnNrZXJyeS5hZ2VudC52MS5JbWFnZRINCgV2Y3B1cxgEIAEoDRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQSEgoKZGlza19ieXRlcxgGIAEoBBIlCgVwb3dlchgHIAEoDjIWLnNrZXJyeS5hZ2VudC52MS5Qb3dlchIQCghyZXN0YXJ0cxgIIAEoBBI2Cg5yZXN0YXJ0X3BvbGljeRgJIAEoDjIeLnNrZXJyeS5hZ2VudC52MS5SZXN0YXJ0UG9saWN5EhwKFHN0b3BfdGltZW91dF9zZWNvbmRzGAogASgNEi4KCGZvcndhcmRzGAsgAygLMhwuc2tlcnJ5LmFnZW50LnYxLlBvcnRGb3J3YXJkEhAKCHNzaF9rZXlzGAwgAygJEhEKCXVzZXJfZGF0YRgNIAEoCSKsBAoHTWFjaGluZRIKCgJpZBgBIAEoCRILCgNzZXEYAiABKAQSJQoFZmVuY2UYAyABKAsyFi5za2VycnkuYWdlbnQudjEuRmVuY2USGgoSZ2VuZXJhdGlvbl9yZWFjaGVkGAQgASgEEiwKBXN0YXRlGAUgASgOMh0uc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmVTdGF0ZRIOCgZyZWFzb24YBiABKAkSDwoHbWVzc2FnZRgHIAEoCRINCgV2Y3B1cxgIIAEoDRIUCgxtZW1vcnlfYnl0ZXMYCSABKAQSEgoKZGlza19ieXRlcxgKIAEoBBIXCg9wZW5kaW5nX3Jlc3RhcnQYCyADKAkSFQoNZ3Vlc3RfYWRkcmVzcxgMIAEoCRIuCghmb3J3YXJkcxgNIAMoCzIcLnNrZXJyeS5hZ2VudC52MS5Qb3J0Rm9yd2FyZBIuCgpzdGFydGVkX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXN0YXJ0cxgPIAEoBBIPCgdjcmFzaGVzGBAgASgEEg4KBmRyaXZlchgRIAEoCRIUCgxhY2NlbGVyYXRpb24YEiABKAkSGAoQaW1hZ2VfYnl0ZXNfZG9uZRgTIAEoBBIZChFpbWFnZV9ieXRlc190b3RhbBgUIAEoBBIvCgtvYnNlcnZlZF9hdBgVIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAihgEKFEVuc3VyZU1hY2hpbmVSZXF1ZXN0EgoKAmlkGAEgASgJEiUKBWZlbmNlGAIgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkZlbmNlEioKBHNwZWMYAyABKAsyHC5za2VycnkuYWdlbnQudjEuTWFjaGluZVNwZWMSDwoHd2FpdF9tcxgEIAEoDSJCChVFbnN1cmVNYWNoaW5lUmVzcG9uc2USKQoHbWFjaGluZRgBIAEoCzIYLnNrZXJyeS5hZ2VudC52MS5NYWNoaW5lIloKFFJlbW92ZU1hY2hpbmVSZXF1ZXN0EgoKAmlkGAEgASgJEiUKBWZlbmNlGAIgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkZlbmNlEg8KB3dhaXRfbXMYAyABKA0iKAoVUmVtb3ZlTWFjaGluZVJlc3BvbnNlEg8KB3JlbW92ZWQYASABKAgiHwoRR2V0TWFjaGluZVJlcXVlc3QSCgoCaWQYASABKAkiPwoSR2V0TWFjaGluZVJlc3BvbnNlEikKB21hY2hpbmUYASABKAsyGC5za2VycnkuYWdlbnQudjEuTWFjaGluZSIVChNMaXN0TWFjaGluZXNSZXF1ZXN0IkIKFExpc3RNYWNoaW5lc1Jlc3BvbnNlEioKCG1hY2hpbmVzGAEgAygLMhguc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmUiFgoUV2F0Y2hNYWNoaW5lc1JlcXVlc3QiYwoVV2F0Y2hNYWNoaW5lc1Jlc3BvbnNlEisKB2NoYW5nZWQYASABKAsyGC5za2VycnkuYWdlbnQudjEuTWFjaGluZUgAEhQKCnJlbW92ZWRfaWQYAiABKAlIAEIHCgVldmVudCrsAQoMTWFjaGluZVN0YXRlEh0KGU1BQ0hJTkVfU1RBVEVfVU5TUEVDSUZJRUQQABIbChdNQUNISU5FX1NUQVRFX1BSRVBBUklORxABEhoKFk1BQ0hJTkVfU1RBVEVfU1RBUlRJTkcQAhIZChVNQUNISU5FX1NUQVRFX1JVTk5JTkcQAxIYChRNQUNISU5FX1NUQVRFX1BBVVNFRBAEEhoKFk1BQ0hJTkVfU1RBVEVfU1RPUFBJTkcQBRIZChVNQUNISU5FX1NUQVRFX1NUT1BQRUQQBhIYChRNQUNISU5FX1NUQVRFX0ZBSUxFRBAHKjsKBVBvd2VyEhUKEVBPV0VSX1VOU1BFQ0lGSUVEEAASDAoIUE9XRVJfT04QARINCglQT1dFUl9PRkYQAiqDAQoNUmVzdGFydFBvbGljeRIeChpSRVNUQVJUX1BPTElDWV9VTlNQRUNJRklFRBAAEhkKFVJFU1RBUlRfUE9MSUNZX0FMV0FZUxABEh0KGVJFU1RBUlRfUE9MSUNZX09OX0ZBSUxVUkUQAhIYChRSRVNUQVJUX1BPTElDWV9ORVZFUhADKlMKCUltYWdlVHlwZRIaChZJTUFHRV9UWVBFX1VOU1BFQ0lGSUVEEAASEwoPSU1BR0VfVFlQRV9ESVNLEAESFQoRSU1BR0VfVFlQRV9LRVJORUwQAjLmAwoOTWFjaGluZVNlcnZpY2USXgoNRW5zdXJlTWFjaGluZRIlLnNrZXJyeS5hZ2VudC52MS5FbnN1cmVNYWNoaW5lUmVxdWVzdBomLnNrZXJyeS5hZ2VudC52MS5FbnN1cmVNYWNoaW5lUmVzcG9uc2USXgoNUmVtb3ZlTWFjaGluZRIlLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVNYWNoaW5lUmVxdWVzdBomLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVNYWNoaW5lUmVzcG9uc2USVQoKR2V0TWFjaGluZRIiLnNrZXJyeS5hZ2VudC52MS5HZXRNYWNoaW5lUmVxdWVzdBojLnNrZXJyeS5hZ2VudC52MS5HZXRNYWNoaW5lUmVzcG9uc2USWwoMTGlzdE1hY2hpbmVzEiQuc2tlcnJ5LmFnZW50LnYxLkxpc3RNYWNoaW5lc1JlcXVlc3QaJS5za2VycnkuYWdlbnQudjEuTGlzdE1hY2hpbmVzUmVzcG9uc2USYAoNV2F0Y2hNYWNoaW5lcxIlLnNrZXJyeS5hZ2VudC52MS5XYXRjaE1hY2hpbmVzUmVxdWVzdBomLnNrZXJyeS5hZ2VudC52MS5XYXRjaE1hY2hpbmVzUmVzcG9uc2UwAWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Describes the message skerry.agent.v1.Fence.
  * Use `create(FenceSchema)` to create a new message.
  */
-export const FenceSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 0);
+export const FenceSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 0);
 
 /**
  * Describes the message skerry.agent.v1.ImageFile.
  * Use `create(ImageFileSchema)` to create a new message.
  */
-export const ImageFileSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 1);
+export const ImageFileSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 1);
 
 /**
  * Describes the message skerry.agent.v1.Image.
  * Use `create(ImageSchema)` to create a new message.
  */
-export const ImageSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 2);
+export const ImageSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 2);
 
 /**
  * Describes the message skerry.agent.v1.PortForward.
  * Use `create(PortForwardSchema)` to create a new message.
  */
-export const PortForwardSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 3);
+export const PortForwardSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 3);
 
 /**
  * Describes the message skerry.agent.v1.MachineSpec.
  * Use `create(MachineSpecSchema)` to create a new message.
  */
-export const MachineSpecSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 4);
+export const MachineSpecSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 4);
 
 /**
  * Describes the message skerry.agent.v1.Machine.
  * Use `create(MachineSchema)` to create a new message.
  */
-export const MachineSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 5);
+export const MachineSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 5);
 
 /**
  * Describes the message skerry.agent.v1.EnsureMachineRequest.
  * Use `create(EnsureMachineRequestSchema)` to create a new message.
  */
-export const EnsureMachineRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 6);
+export const EnsureMachineRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 6);
 
 /**
  * Describes the message skerry.agent.v1.EnsureMachineResponse.
  * Use `create(EnsureMachineResponseSchema)` to create a new message.
  */
-export const EnsureMachineResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 7);
+export const EnsureMachineResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 7);
 
 /**
  * Describes the message skerry.agent.v1.RemoveMachineRequest.
  * Use `create(RemoveMachineRequestSchema)` to create a new message.
  */
-export const RemoveMachineRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 8);
+export const RemoveMachineRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 8);
 
 /**
  * Describes the message skerry.agent.v1.RemoveMachineResponse.
  * Use `create(RemoveMachineResponseSchema)` to create a new message.
  */
-export const RemoveMachineResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 9);
+export const RemoveMachineResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 9);
 
 /**
  * Describes the message skerry.agent.v1.GetMachineRequest.
  * Use `create(GetMachineRequestSchema)` to create a new message.
  */
-export const GetMachineRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 10);
+export const GetMachineRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 10);
 
 /**
  * Describes the message skerry.agent.v1.GetMachineResponse.
  * Use `create(GetMachineResponseSchema)` to create a new message.
  */
-export const GetMachineResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 11);
+export const GetMachineResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 11);
 
 /**
  * Describes the message skerry.agent.v1.ListMachinesRequest.
  * Use `create(ListMachinesRequestSchema)` to create a new message.
  */
-export const ListMachinesRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 12);
+export const ListMachinesRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 12);
 
 /**
  * Describes the message skerry.agent.v1.ListMachinesResponse.
  * Use `create(ListMachinesResponseSchema)` to create a new message.
  */
-export const ListMachinesResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 13);
+export const ListMachinesResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 13);
 
 /**
  * Describes the message skerry.agent.v1.WatchMachinesRequest.
  * Use `create(WatchMachinesRequestSchema)` to create a new message.
  */
-export const WatchMachinesRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 14);
+export const WatchMachinesRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 14);
 
 /**
  * Describes the message skerry.agent.v1.WatchMachinesResponse.
  * Use `create(WatchMachinesResponseSchema)` to create a new message.
  */
-export const WatchMachinesResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_machine, 15);
+export const WatchMachinesResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_machine, 15);
 
 /**
  * Describes the enum skerry.agent.v1.MachineState.
  */
-export const MachineStateSchema = /*@__PURE__*/ enumDesc(file_skerry_agent_v1_machine, 0);
+export const MachineStateSchema = /*@__PURE__*/
+  enumDesc(file_skerry_agent_v1_machine, 0);
 
 /**
  * @generated from enum skerry.agent.v1.MachineState
  */
-export const MachineState = /*@__PURE__*/ tsEnum(MachineStateSchema);
+export const MachineState = /*@__PURE__*/
+  tsEnum(MachineStateSchema);
 
 /**
  * Describes the enum skerry.agent.v1.Power.
  */
-export const PowerSchema = /*@__PURE__*/ enumDesc(file_skerry_agent_v1_machine, 1);
+export const PowerSchema = /*@__PURE__*/
+  enumDesc(file_skerry_agent_v1_machine, 1);
 
 /**
  * @generated from enum skerry.agent.v1.Power
  */
-export const Power = /*@__PURE__*/ tsEnum(PowerSchema);
+export const Power = /*@__PURE__*/
+  tsEnum(PowerSchema);
 
 /**
  * Describes the enum skerry.agent.v1.RestartPolicy.
  */
-export const RestartPolicySchema = /*@__PURE__*/ enumDesc(file_skerry_agent_v1_machine, 2);
+export const RestartPolicySchema = /*@__PURE__*/
+  enumDesc(file_skerry_agent_v1_machine, 2);
 
 /**
  * @generated from enum skerry.agent.v1.RestartPolicy
  */
-export const RestartPolicy = /*@__PURE__*/ tsEnum(RestartPolicySchema);
+export const RestartPolicy = /*@__PURE__*/
+  tsEnum(RestartPolicySchema);
 
 /**
  * Describes the enum skerry.agent.v1.ImageType.
  */
-export const ImageTypeSchema = /*@__PURE__*/ enumDesc(file_skerry_agent_v1_machine, 3);
+export const ImageTypeSchema = /*@__PURE__*/
+  enumDesc(file_skerry_agent_v1_machine, 3);
 
 /**
  * @generated from enum skerry.agent.v1.ImageType
  */
-export const ImageType = /*@__PURE__*/ tsEnum(ImageTypeSchema);
+export const ImageType = /*@__PURE__*/
+  tsEnum(ImageTypeSchema);
 
 /**
  * Runs machines on one host. Mutations are accepted from the control plane only and carry a
@@ -157,4 +177,6 @@ export const ImageType = /*@__PURE__*/ tsEnum(ImageTypeSchema);
  *
  * @generated from service skerry.agent.v1.MachineService
  */
-export const MachineService = /*@__PURE__*/ serviceDesc(file_skerry_agent_v1_machine, 0);
+export const MachineService = /*@__PURE__*/
+  serviceDesc(file_skerry_agent_v1_machine, 0);
+

@@ -153,7 +153,8 @@ export declare const MachineMetricsSchema: GenMessage<MachineMetrics>;
 /**
  * @generated from message skerry.agent.v1.GetHostMetricsRequest
  */
-export declare type GetHostMetricsRequest = Message<"skerry.agent.v1.GetHostMetricsRequest"> & {};
+export declare type GetHostMetricsRequest = Message<"skerry.agent.v1.GetHostMetricsRequest"> & {
+};
 
 /**
  * Describes the message skerry.agent.v1.GetHostMetricsRequest.
@@ -220,7 +221,7 @@ export declare const MetricsService: GenService<{
     methodKind: "unary";
     input: typeof GetHostMetricsRequestSchema;
     output: typeof GetHostMetricsResponseSchema;
-  };
+  },
   /**
    * @generated from rpc skerry.agent.v1.MetricsService.GetMachineMetrics
    */
@@ -228,5 +229,6 @@ export declare const MetricsService: GenService<{
     methodKind: "unary";
     input: typeof GetMachineMetricsRequestSchema;
     output: typeof GetMachineMetricsResponseSchema;
-  };
+  },
 }>;
+

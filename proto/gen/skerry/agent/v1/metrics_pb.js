@@ -8,50 +8,54 @@ import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 /**
  * Describes the file skerry/agent/v1/metrics.proto.
  */
-export const file_skerry_agent_v1_metrics =
-  /*@__PURE__*/
-  fileDesc(
-    "Ch1za2VycnkvYWdlbnQvdjEvbWV0cmljcy5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIucBCgtIb3N0TWV0cmljcxImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY3B1X3VzYWdlGAIgASgBEhkKEW1lbW9yeV91c2VkX2J5dGVzGAMgASgEEhoKEm1lbW9yeV90b3RhbF9ieXRlcxgEIAEoBBIXCg9kaXNrX3VzZWRfYnl0ZXMYBSABKAQSGAoQZGlza190b3RhbF9ieXRlcxgGIAEoBBIYChBuZXR3b3JrX2luX2J5dGVzGAcgASgEEhkKEW5ldHdvcmtfb3V0X2J5dGVzGAggASgEIu4CCg5NYWNoaW5lTWV0cmljcxISCgptYWNoaW5lX2lkGAEgASgJEiYKAmF0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCgljcHVfdXNhZ2UYAyABKAESEwoLY3B1X3NlY29uZHMYBCABKAESGQoRbWVtb3J5X3VzZWRfYnl0ZXMYBSABKAQSGgoSbWVtb3J5X3RvdGFsX2J5dGVzGAYgASgEEhcKD2Rpc2tfcmVhZF9ieXRlcxgHIAEoBBIYChBkaXNrX3dyaXRlX2J5dGVzGAggASgEEhwKFGRpc2tfcmVhZF9vcGVyYXRpb25zGAkgASgEEh0KFWRpc2tfd3JpdGVfb3BlcmF0aW9ucxgKIAEoBBIYChBuZXR3b3JrX2luX2J5dGVzGAsgASgEEhkKEW5ldHdvcmtfb3V0X2J5dGVzGAwgASgEEhwKFGRpc2tfYWxsb2NhdGVkX2J5dGVzGA0gASgEIhcKFUdldEhvc3RNZXRyaWNzUmVxdWVzdCJHChZHZXRIb3N0TWV0cmljc1Jlc3BvbnNlEi0KB21ldHJpY3MYASABKAsyHC5za2VycnkuYWdlbnQudjEuSG9zdE1ldHJpY3MiLgoYR2V0TWFjaGluZU1ldHJpY3NSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkiTQoZR2V0TWFjaGluZU1ldHJpY3NSZXNwb25zZRIwCgdtZXRyaWNzGAEgASgLMh8uc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmVNZXRyaWNzMt8BCg5NZXRyaWNzU2VydmljZRJhCg5HZXRIb3N0TWV0cmljcxImLnNrZXJyeS5hZ2VudC52MS5HZXRIb3N0TWV0cmljc1JlcXVlc3QaJy5za2VycnkuYWdlbnQudjEuR2V0SG9zdE1ldHJpY3NSZXNwb25zZRJqChFHZXRNYWNoaW5lTWV0cmljcxIpLnNrZXJyeS5hZ2VudC52MS5HZXRNYWNoaW5lTWV0cmljc1JlcXVlc3QaKi5za2VycnkuYWdlbnQudjEuR2V0TWFjaGluZU1ldHJpY3NSZXNwb25zZWIGcHJvdG8z",
-    [file_google_protobuf_timestamp],
-  );
+export const file_skerry_agent_v1_metrics = /*@__PURE__*/
+  fileDesc("Ch1za2VycnkvYWdlbnQvdjEvbWV0cmljcy5wcm90bxIPc2tlcnJ5LmFnZW50LnYxIucBCgtIb3N0TWV0cmljcxImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY3B1X3VzYWdlGAIgASgBEhkKEW1lbW9yeV91c2VkX2J5dGVzGAMgASgEEhoKEm1lbW9yeV90b3RhbF9ieXRlcxgEIAEoBBIXCg9kaXNrX3VzZWRfYnl0ZXMYBSABKAQSGAoQZGlza190b3RhbF9ieXRlcxgGIAEoBBIYChBuZXR3b3JrX2luX2J5dGVzGAcgASgEEhkKEW5ldHdvcmtfb3V0X2J5dGVzGAggASgEIu4CCg5NYWNoaW5lTWV0cmljcxISCgptYWNoaW5lX2lkGAEgASgJEiYKAmF0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCgljcHVfdXNhZ2UYAyABKAESEwoLY3B1X3NlY29uZHMYBCABKAESGQoRbWVtb3J5X3VzZWRfYnl0ZXMYBSABKAQSGgoSbWVtb3J5X3RvdGFsX2J5dGVzGAYgASgEEhcKD2Rpc2tfcmVhZF9ieXRlcxgHIAEoBBIYChBkaXNrX3dyaXRlX2J5dGVzGAggASgEEhwKFGRpc2tfcmVhZF9vcGVyYXRpb25zGAkgASgEEh0KFWRpc2tfd3JpdGVfb3BlcmF0aW9ucxgKIAEoBBIYChBuZXR3b3JrX2luX2J5dGVzGAsgASgEEhkKEW5ldHdvcmtfb3V0X2J5dGVzGAwgASgEEhwKFGRpc2tfYWxsb2NhdGVkX2J5dGVzGA0gASgEIhcKFUdldEhvc3RNZXRyaWNzUmVxdWVzdCJHChZHZXRIb3N0TWV0cmljc1Jlc3BvbnNlEi0KB21ldHJpY3MYASABKAsyHC5za2VycnkuYWdlbnQudjEuSG9zdE1ldHJpY3MiLgoYR2V0TWFjaGluZU1ldHJpY3NSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkiTQoZR2V0TWFjaGluZU1ldHJpY3NSZXNwb25zZRIwCgdtZXRyaWNzGAEgASgLMh8uc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmVNZXRyaWNzMt8BCg5NZXRyaWNzU2VydmljZRJhCg5HZXRIb3N0TWV0cmljcxImLnNrZXJyeS5hZ2VudC52MS5HZXRIb3N0TWV0cmljc1JlcXVlc3QaJy5za2VycnkuYWdlbnQudjEuR2V0SG9zdE1ldHJpY3NSZXNwb25zZRJqChFHZXRNYWNoaW5lTWV0cmljcxIpLnNrZXJyeS5hZ2VudC52MS5HZXRNYWNoaW5lTWV0cmljc1JlcXVlc3QaKi5za2VycnkuYWdlbnQudjEuR2V0TWFjaGluZU1ldHJpY3NSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Describes the message skerry.agent.v1.HostMetrics.
  * Use `create(HostMetricsSchema)` to create a new message.
  */
-export const HostMetricsSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_metrics, 0);
+export const HostMetricsSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_metrics, 0);
 
 /**
  * Describes the message skerry.agent.v1.MachineMetrics.
  * Use `create(MachineMetricsSchema)` to create a new message.
  */
-export const MachineMetricsSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_metrics, 1);
+export const MachineMetricsSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_metrics, 1);
 
 /**
  * Describes the message skerry.agent.v1.GetHostMetricsRequest.
  * Use `create(GetHostMetricsRequestSchema)` to create a new message.
  */
-export const GetHostMetricsRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_metrics, 2);
+export const GetHostMetricsRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_metrics, 2);
 
 /**
  * Describes the message skerry.agent.v1.GetHostMetricsResponse.
  * Use `create(GetHostMetricsResponseSchema)` to create a new message.
  */
-export const GetHostMetricsResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_metrics, 3);
+export const GetHostMetricsResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_metrics, 3);
 
 /**
  * Describes the message skerry.agent.v1.GetMachineMetricsRequest.
  * Use `create(GetMachineMetricsRequestSchema)` to create a new message.
  */
-export const GetMachineMetricsRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_metrics, 4);
+export const GetMachineMetricsRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_metrics, 4);
 
 /**
  * Describes the message skerry.agent.v1.GetMachineMetricsResponse.
  * Use `create(GetMachineMetricsResponseSchema)` to create a new message.
  */
-export const GetMachineMetricsResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_agent_v1_metrics, 5);
+export const GetMachineMetricsResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_metrics, 5);
 
 /**
  * @generated from service skerry.agent.v1.MetricsService
  */
-export const MetricsService = /*@__PURE__*/ serviceDesc(file_skerry_agent_v1_metrics, 0);
+export const MetricsService = /*@__PURE__*/
+  serviceDesc(file_skerry_agent_v1_metrics, 0);
+

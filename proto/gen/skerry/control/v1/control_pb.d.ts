@@ -283,7 +283,7 @@ export declare const ControlService: GenService<{
     methodKind: "unary";
     input: typeof EnrolRequestSchema;
     output: typeof EnrolResponseSchema;
-  };
+  },
   /**
    * A new certificate for the same host: with a valid certificate, or with an expired one whose key
    * signs the TLS handshake and whose host has not been removed.
@@ -294,7 +294,7 @@ export declare const ControlService: GenService<{
     methodKind: "unary";
     input: typeof RenewRequestSchema;
     output: typeof RenewResponseSchema;
-  };
+  },
   /**
    * Heartbeat, changes of machines, samples. Idempotent: machines are ordered by `seq`.
    *
@@ -304,7 +304,7 @@ export declare const ControlService: GenService<{
     methodKind: "unary";
     input: typeof ReportRequestSchema;
     output: typeof ReportResponseSchema;
-  };
+  },
   /**
    * The bytes of an image file that was uploaded to the control plane, from `offset` on.
    *
@@ -314,5 +314,6 @@ export declare const ControlService: GenService<{
     methodKind: "server_streaming";
     input: typeof FetchFileRequestSchema;
     output: typeof FetchFileResponseSchema;
-  };
+  },
 }>;
+

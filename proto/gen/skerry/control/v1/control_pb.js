@@ -10,70 +10,77 @@ import { file_skerry_agent_v1_metrics } from "../../agent/v1/metrics_pb.js";
 /**
  * Describes the file skerry/control/v1/control.proto.
  */
-export const file_skerry_control_v1_control =
-  /*@__PURE__*/
-  fileDesc(
-    "Ch9za2VycnkvY29udHJvbC92MS9jb250cm9sLnByb3RvEhFza2VycnkuY29udHJvbC52MSKgAQoMRW5yb2xSZXF1ZXN0Eg0KBXRva2VuGAEgASgJEhsKE2NlcnRpZmljYXRlX3JlcXVlc3QYAiABKAkSDAoEbmFtZRgDIAEoCRIrCgZsYWJlbHMYBCABKAsyGy5za2VycnkuYWdlbnQudjEuSG9zdExhYmVscxIpCgVmYWN0cxgFIAEoCzIaLnNrZXJyeS5hZ2VudC52MS5Ib3N0RmFjdHMiSgoNRW5yb2xSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhMKC2NlcnRpZmljYXRlGAIgASgJEhMKC2F1dGhvcml0aWVzGAMgASgJIisKDFJlbmV3UmVxdWVzdBIbChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAEgASgJIjkKDVJlbmV3UmVzcG9uc2USEwoLY2VydGlmaWNhdGUYASABKAkSEwoLYXV0aG9yaXRpZXMYAiABKAki1wIKDVJlcG9ydFJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIqCghtYWNoaW5lcxgCIAMoCzIYLnNrZXJyeS5hZ2VudC52MS5NYWNoaW5lEjIKB3JlbW92ZWQYAyADKAsyIS5za2VycnkuY29udHJvbC52MS5SZW1vdmVkTWFjaGluZRIMCgRmdWxsGAQgASgIEikKBWZhY3RzGAUgASgLMhouc2tlcnJ5LmFnZW50LnYxLkhvc3RGYWN0cxIyCgxob3N0X21ldHJpY3MYBiABKAsyHC5za2VycnkuYWdlbnQudjEuSG9zdE1ldHJpY3MSOAoPbWFjaGluZV9tZXRyaWNzGAcgAygLMh8uc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmVNZXRyaWNzEisKBmxhYmVscxgIIAEoCzIbLnNrZXJyeS5hZ2VudC52MS5Ib3N0TGFiZWxzIlAKDlJlbW92ZWRNYWNoaW5lEgoKAmlkGAEgASgJEgsKA3NlcRgCIAEoBBIlCgVmZW5jZRgDIAEoCzIWLnNrZXJyeS5hZ2VudC52MS5GZW5jZSI7Cg5SZXBvcnRSZXNwb25zZRIWCg5uZXh0X3JlcG9ydF9tcxgBIAEoDRIRCgl3YW50X2Z1bGwYAiABKAgiMgoQRmV0Y2hGaWxlUmVxdWVzdBIOCgZzaGEyNTYYASABKAkSDgoGb2Zmc2V0GAIgASgEIiEKEUZldGNoRmlsZVJlc3BvbnNlEgwKBGRhdGEYASABKAwy0QIKDkNvbnRyb2xTZXJ2aWNlEkoKBUVucm9sEh8uc2tlcnJ5LmNvbnRyb2wudjEuRW5yb2xSZXF1ZXN0GiAuc2tlcnJ5LmNvbnRyb2wudjEuRW5yb2xSZXNwb25zZRJKCgVSZW5ldxIfLnNrZXJyeS5jb250cm9sLnYxLlJlbmV3UmVxdWVzdBogLnNrZXJyeS5jb250cm9sLnYxLlJlbmV3UmVzcG9uc2USTQoGUmVwb3J0EiAuc2tlcnJ5LmNvbnRyb2wudjEuUmVwb3J0UmVxdWVzdBohLnNrZXJyeS5jb250cm9sLnYxLlJlcG9ydFJlc3BvbnNlElgKCUZldGNoRmlsZRIjLnNrZXJyeS5jb250cm9sLnYxLkZldGNoRmlsZVJlcXVlc3QaJC5za2VycnkuY29udHJvbC52MS5GZXRjaEZpbGVSZXNwb25zZTABYgZwcm90bzM",
-    [file_skerry_agent_v1_host, file_skerry_agent_v1_machine, file_skerry_agent_v1_metrics],
-  );
+export const file_skerry_control_v1_control = /*@__PURE__*/
+  fileDesc("Ch9za2VycnkvY29udHJvbC92MS9jb250cm9sLnByb3RvEhFza2VycnkuY29udHJvbC52MSKgAQoMRW5yb2xSZXF1ZXN0Eg0KBXRva2VuGAEgASgJEhsKE2NlcnRpZmljYXRlX3JlcXVlc3QYAiABKAkSDAoEbmFtZRgDIAEoCRIrCgZsYWJlbHMYBCABKAsyGy5za2VycnkuYWdlbnQudjEuSG9zdExhYmVscxIpCgVmYWN0cxgFIAEoCzIaLnNrZXJyeS5hZ2VudC52MS5Ib3N0RmFjdHMiSgoNRW5yb2xSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhMKC2NlcnRpZmljYXRlGAIgASgJEhMKC2F1dGhvcml0aWVzGAMgASgJIisKDFJlbmV3UmVxdWVzdBIbChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAEgASgJIjkKDVJlbmV3UmVzcG9uc2USEwoLY2VydGlmaWNhdGUYASABKAkSEwoLYXV0aG9yaXRpZXMYAiABKAki1wIKDVJlcG9ydFJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIqCghtYWNoaW5lcxgCIAMoCzIYLnNrZXJyeS5hZ2VudC52MS5NYWNoaW5lEjIKB3JlbW92ZWQYAyADKAsyIS5za2VycnkuY29udHJvbC52MS5SZW1vdmVkTWFjaGluZRIMCgRmdWxsGAQgASgIEikKBWZhY3RzGAUgASgLMhouc2tlcnJ5LmFnZW50LnYxLkhvc3RGYWN0cxIyCgxob3N0X21ldHJpY3MYBiABKAsyHC5za2VycnkuYWdlbnQudjEuSG9zdE1ldHJpY3MSOAoPbWFjaGluZV9tZXRyaWNzGAcgAygLMh8uc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmVNZXRyaWNzEisKBmxhYmVscxgIIAEoCzIbLnNrZXJyeS5hZ2VudC52MS5Ib3N0TGFiZWxzIlAKDlJlbW92ZWRNYWNoaW5lEgoKAmlkGAEgASgJEgsKA3NlcRgCIAEoBBIlCgVmZW5jZRgDIAEoCzIWLnNrZXJyeS5hZ2VudC52MS5GZW5jZSI7Cg5SZXBvcnRSZXNwb25zZRIWCg5uZXh0X3JlcG9ydF9tcxgBIAEoDRIRCgl3YW50X2Z1bGwYAiABKAgiMgoQRmV0Y2hGaWxlUmVxdWVzdBIOCgZzaGEyNTYYASABKAkSDgoGb2Zmc2V0GAIgASgEIiEKEUZldGNoRmlsZVJlc3BvbnNlEgwKBGRhdGEYASABKAwy0QIKDkNvbnRyb2xTZXJ2aWNlEkoKBUVucm9sEh8uc2tlcnJ5LmNvbnRyb2wudjEuRW5yb2xSZXF1ZXN0GiAuc2tlcnJ5LmNvbnRyb2wudjEuRW5yb2xSZXNwb25zZRJKCgVSZW5ldxIfLnNrZXJyeS5jb250cm9sLnYxLlJlbmV3UmVxdWVzdBogLnNrZXJyeS5jb250cm9sLnYxLlJlbmV3UmVzcG9uc2USTQoGUmVwb3J0EiAuc2tlcnJ5LmNvbnRyb2wudjEuUmVwb3J0UmVxdWVzdBohLnNrZXJyeS5jb250cm9sLnYxLlJlcG9ydFJlc3BvbnNlElgKCUZldGNoRmlsZRIjLnNrZXJyeS5jb250cm9sLnYxLkZldGNoRmlsZVJlcXVlc3QaJC5za2VycnkuY29udHJvbC52MS5GZXRjaEZpbGVSZXNwb25zZTABYgZwcm90bzM", [file_skerry_agent_v1_host, file_skerry_agent_v1_machine, file_skerry_agent_v1_metrics]);
 
 /**
  * Describes the message skerry.control.v1.EnrolRequest.
  * Use `create(EnrolRequestSchema)` to create a new message.
  */
-export const EnrolRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 0);
+export const EnrolRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 0);
 
 /**
  * Describes the message skerry.control.v1.EnrolResponse.
  * Use `create(EnrolResponseSchema)` to create a new message.
  */
-export const EnrolResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 1);
+export const EnrolResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 1);
 
 /**
  * Describes the message skerry.control.v1.RenewRequest.
  * Use `create(RenewRequestSchema)` to create a new message.
  */
-export const RenewRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 2);
+export const RenewRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 2);
 
 /**
  * Describes the message skerry.control.v1.RenewResponse.
  * Use `create(RenewResponseSchema)` to create a new message.
  */
-export const RenewResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 3);
+export const RenewResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 3);
 
 /**
  * Describes the message skerry.control.v1.ReportRequest.
  * Use `create(ReportRequestSchema)` to create a new message.
  */
-export const ReportRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 4);
+export const ReportRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 4);
 
 /**
  * Describes the message skerry.control.v1.RemovedMachine.
  * Use `create(RemovedMachineSchema)` to create a new message.
  */
-export const RemovedMachineSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 5);
+export const RemovedMachineSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 5);
 
 /**
  * Describes the message skerry.control.v1.ReportResponse.
  * Use `create(ReportResponseSchema)` to create a new message.
  */
-export const ReportResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 6);
+export const ReportResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 6);
 
 /**
  * Describes the message skerry.control.v1.FetchFileRequest.
  * Use `create(FetchFileRequestSchema)` to create a new message.
  */
-export const FetchFileRequestSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 7);
+export const FetchFileRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 7);
 
 /**
  * Describes the message skerry.control.v1.FetchFileResponse.
  * Use `create(FetchFileResponseSchema)` to create a new message.
  */
-export const FetchFileResponseSchema = /*@__PURE__*/ messageDesc(file_skerry_control_v1_control, 8);
+export const FetchFileResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 8);
 
 /**
  * Served to agents by the gateway.
  *
  * @generated from service skerry.control.v1.ControlService
  */
-export const ControlService = /*@__PURE__*/ serviceDesc(file_skerry_control_v1_control, 0);
+export const ControlService = /*@__PURE__*/
+  serviceDesc(file_skerry_control_v1_control, 0);
+

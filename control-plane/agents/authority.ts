@@ -95,7 +95,10 @@ export class Authority {
   /** A new key and certificate for the gateway, reachable by these DNS names and addresses. */
   async issueGateway(names: readonly string[], lifeMs: number): Promise<GatewayIdentity> {
     const key = newPrivateKey();
-    const altNames = names.map((value) => ({ type: isIP(value) ? ("ip" as const) : ("dns" as const), value }));
+    const altNames = names.map((value) => ({
+      type: isIP(value) ? ("ip" as const) : ("dns" as const),
+      value,
+    }));
     const request = createCertificateRequest(key);
     const certificatePem = await this.#issue(request, gatewayPeer, lifeMs, altNames, [serverAuth]);
     return { privatePem: key.export({ type: "pkcs8", format: "pem" }).toString(), certificatePem };

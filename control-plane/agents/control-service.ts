@@ -29,10 +29,7 @@ export interface HostRegistry {
 }
 
 export interface ReportSink {
-  report(
-    hostId: string,
-    report: ReportRequest,
-  ): Promise<Pick<ReportResponse, "nextReportMs" | "wantFull">>;
+  report(hostId: string, report: ReportRequest): Promise<Pick<ReportResponse, "nextReportMs" | "wantFull">>;
 }
 
 export interface FileSource {
@@ -87,16 +84,17 @@ export function controlService(deps: ControlServiceDeps): ServiceImpl<typeof Con
         throw new Fault("notFound", "there is no such file", { reason: "FILE_NOT_FOUND" });
       }
       for await (const data of files.open(sha256, Number(offset), context.signal)) {
-        for (let at = 0; at < data.length; at += chunkBytes) yield { data: data.subarray(at, at + chunkBytes) };
+        for (let at = 0; at < data.length; at += chunkBytes)
+          yield { data: data.subarray(at, at + chunkBytes) };
       }
     },
   };
 }
 
 async function requireHost(context: HandlerContext): Promise<string> {
-  const { peer, admit } = context.values.get(callerKey);
-  const hostId = hostOf(peer);
-  await admit();
+  const caller = context.values.get(callerKey);
+  const hostId = hostOf(caller.peer);
+  await caller.admit();
   return hostId;
 }
 

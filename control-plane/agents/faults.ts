@@ -9,7 +9,11 @@ export function fromConnectError(thrown: unknown, cutOffReason: string): Fault {
   const error = ConnectError.from(thrown, Code.Unavailable);
   // The transport wraps what it is thrown on the way, such as "there is no connection".
   if (error.cause instanceof Fault) return error.cause;
-  return fromRpcStatus({ code: error.code, message: error.rawMessage, metadata: error.metadata }, cutOffReason, error);
+  return fromRpcStatus(
+    { code: error.code, message: error.rawMessage, metadata: error.metadata },
+    cutOffReason,
+    error,
+  );
 }
 
 /** Lets handlers throw Faults. What is not one is our bug: it is logged, and the caller learns nothing of it. */
@@ -32,7 +36,10 @@ export function faultInterceptor(log: Logger): Interceptor {
   };
 }
 
-async function* translated<T>(source: AsyncIterable<T>, translate: (thrown: unknown) => Error): AsyncIterable<T> {
+async function* translated<T>(
+  source: AsyncIterable<T>,
+  translate: (thrown: unknown) => Error,
+): AsyncIterable<T> {
   try {
     yield* source;
   } catch (thrown) {

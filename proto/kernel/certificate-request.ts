@@ -23,7 +23,9 @@ export function createCertificateRequest(privateKey: KeyObject): string {
   const signature = der(tag.bitString, Buffer.of(0), sign("sha256", info, privateKey));
   const request = der(tag.sequence, info, ecdsaWithSha256, signature);
   const lines = request.toString("base64").match(/.{1,64}/g) ?? [];
-  return ["-----BEGIN CERTIFICATE REQUEST-----", ...lines, "-----END CERTIFICATE REQUEST-----", ""].join("\n");
+  return ["-----BEGIN CERTIFICATE REQUEST-----", ...lines, "-----END CERTIFICATE REQUEST-----", ""].join(
+    "\n",
+  );
 }
 
 function der(type: number, ...parts: readonly Buffer[]): Buffer {

@@ -11,14 +11,17 @@ const quietTicks = 3;
 export function keepAlive(session: Http2Session, limitMs: number): void {
   let seenBytes = -1;
   let quiet = 0;
-  const timer = setInterval(() => {
-    if (session.destroyed) return;
-    const bytes = session.socket.bytesRead;
-    quiet = bytes === seenBytes ? quiet + 1 : 0;
-    seenBytes = bytes;
-    if (quiet >= quietTicks) session.destroy();
-    else if (quiet > 0) session.ping(() => undefined);
-  }, limitMs / (quietTicks + 1));
+  const timer = setInterval(
+    () => {
+      if (session.destroyed) return;
+      const bytes = session.socket.bytesRead;
+      quiet = bytes === seenBytes ? quiet + 1 : 0;
+      seenBytes = bytes;
+      if (quiet >= quietTicks) session.destroy();
+      else if (quiet > 0) session.ping(() => undefined);
+    },
+    limitMs / (quietTicks + 1),
+  );
   timer.unref();
   session.once("close", () => {
     clearInterval(timer);

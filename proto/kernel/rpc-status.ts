@@ -55,13 +55,20 @@ export function fromRpcStatus(status: RpcStatus, cutOffReason: string, cause: un
   const code = faultCodeOf.get(status.code);
   const reason = status.metadata.get(reasonKey);
   if (code && reason !== null) {
-    return new Fault(code, status.message, { reason, detail: readDetail(status.metadata.get(detailKey)), cause });
+    return new Fault(code, status.message, {
+      reason,
+      detail: readDetail(status.metadata.get(detailKey)),
+      cause,
+    });
   }
   if (status.code === deadlineExceeded) {
     return new Fault("unavailable", "the call took too long", { reason: "TIMEOUT", cause });
   }
   if (status.code === cancelled || code === "stale" || code === "unavailable") {
-    return new Fault("unavailable", "the connection was lost during the call", { reason: cutOffReason, cause });
+    return new Fault("unavailable", "the connection was lost during the call", {
+      reason: cutOffReason,
+      cause,
+    });
   }
   return new Fault(code ?? "internal", status.message, { cause });
 }

@@ -1,0 +1,154 @@
+/**
+ * Keeps this host connected to its cloud for as long as the agent runs: dials a gateway, serves the agent's
+ * services on the connection, renews the certificate in time, and dials again, for ever, when the connection
+ * ends. What it is doing and why it is not connected is in `state`.
+ */
+import http2 from "node:http2";
+import { Fault, toFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { backoffMs, sleep, type BackoffOptions } from "#kernel/retry.ts";
+import { createRpcHandler, type AgentServices } from "../rpc/handler.ts";
+import { createControlClient, type ControlClient, type ControlPlane } from "./control-client.ts";
+import type { Identity } from "./identity.ts";
+import { GatewayLink, openControl } from "./link.ts";
+
+export interface ControlSessionOptions {
+  readonly identity: Identity;
+  /** Addresses `host:port` of gateways of the same cloud; tried in turn. */
+  readonly gateways: readonly string[];
+  readonly services: AgentServices;
+  /** A connection on which nothing was received for this long is dead. */
+  readonly keepAliveMs: number;
+  readonly log: Logger;
+  readonly reconnect?: BackoffOptions;
+}
+
+export type SessionState =
+  | { readonly status: "connecting"; readonly address: string }
+  | { readonly status: "connected"; readonly address: string; readonly since: Date }
+  /** Not connected because of `fault`; tries again at `until`. */
+  | { readonly status: "waiting"; readonly fault: Fault; readonly attempt: number; readonly until: Date }
+  | { readonly status: "stopped" };
+
+const defaultReconnect = { baseMs: 1000, capMs: 30_000 };
+/** Pause between attempts to renew while the certificate is still good. */
+const renewalRetry = { baseMs: 60_000, capMs: 3_600_000 };
+/** Timers cannot be set further than 24 days ahead, and clocks are changed: look again now and then. */
+const renewalCheckMs = 3_600_000;
+
+export class ControlSession {
+  /** Calls to the control plane over the present connection. */
+  readonly control: ControlPlane;
+  readonly #client: ControlClient;
+  readonly #options: ControlSessionOptions;
+  readonly #server: http2.Http2Server;
+  readonly #listeners = new Set<(state: SessionState) => void>();
+  #state: SessionState = { status: "stopped" };
+  #link: GatewayLink | undefined;
+
+  constructor(options: ControlSessionOptions) {
+    this.#options = options;
+    this.#server = http2.createServer(createRpcHandler(options.services, () => "control-plane"));
+    this.control = this.#client = createControlClient(() => {
+      if (this.#link) return this.#link.control;
+      throw new Fault("unavailable", "the control plane is not connected", {
+        reason: "GATEWAY_NOT_CONNECTED",
+      });
+    });
+  }
+
+  get state(): SessionState {
+    return this.#state;
+  }
+
+  /** Calls back after each change of state. */
+  onState(listener: (state: SessionState) => void): Disposable {
+    this.#listeners.add(listener);
+    return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
+  }
+
+  /** Stays connected until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { gateways, log, reconnect = defaultReconnect } = this.#options;
+    let fault: Fault | undefined;
+    for (let turn = 0, attempt = 0; !signal.aborted; turn++) {
+      const address = gateways[turn % gateways.length] ?? "";
+      const startedAt = performance.now();
+      try {
+        fault = await this.#connect(address, fault, signal);
+      } catch (thrown) {
+        fault = toFault(thrown);
+      }
+      if (signal.aborted) break;
+      // Only a connection that lasted starts the count afresh: one that is refused or replaced at once does not.
+      if (performance.now() - startedAt > reconnect.capMs) attempt = 0;
+      const waitMs = backoffMs(attempt, reconnect);
+      attempt++;
+      log.warn("session.ended", { address, attempt, waitMs, fault });
+      this.#setState({ status: "waiting", fault, attempt, until: new Date(Date.now() + waitMs) });
+      await sleep(waitMs, signal).catch(() => undefined); // the loop looks at the signal
+    }
+    this.#setState({ status: "stopped" });
+  }
+
+  /** Connects and stays so; gives the reason why it ended. */
+  async #connect(address: string, before: Fault | undefined, signal: AbortSignal): Promise<Fault> {
+    const { identity, keepAliveMs, log } = this.#options;
+    this.#setState({ status: "connecting", address });
+    // Our clock and the gateway's may differ: its word counts as well.
+    if (identity.expired || before?.reason === "CERTIFICATE_EXPIRED")
+      await this.#renewExpired(address, signal);
+    const trust = identity.credentials;
+    using link = await GatewayLink.open({ address, trust, server: this.#server, keepAliveMs }, signal);
+    const stop = () => link[Symbol.dispose]();
+    signal.addEventListener("abort", stop, { once: true });
+    this.#link = link;
+    this.#setState({ status: "connected", address, since: new Date() });
+    log.info("session.connected", { address, hostId: identity.hostId });
+    const ended = new AbortController();
+    const renewing = this.#keepRenewed(ended.signal);
+    try {
+      return await link.ended;
+    } finally {
+      signal.removeEventListener("abort", stop);
+      this.#link = undefined;
+      ended.abort();
+      await renewing;
+    }
+  }
+
+  /** Renews with a certificate that is good for nothing else any more. */
+  async #renewExpired(address: string, signal: AbortSignal): Promise<void> {
+    const { identity, keepAliveMs } = this.#options;
+    const session = await openControl({ address, trust: identity.credentials, keepAliveMs }, signal);
+    try {
+      const client = createControlClient(() => session);
+      await identity.renew((request) => client.renew(request, signal));
+    } finally {
+      session.destroy();
+    }
+  }
+
+  /** Renews the certificate when that is due; failures are repeated long before it expires. */
+  async #keepRenewed(signal: AbortSignal): Promise<void> {
+    const { identity, log } = this.#options;
+    for (let attempt = 0; !signal.aborted;) {
+      const waitMs = attempt > 0 ? backoffMs(attempt, renewalRetry) : identity.renewalInMs;
+      await sleep(Math.min(waitMs, renewalCheckMs), signal).catch(() => undefined); // the loop looks at the signal
+      if (signal.aborted || identity.renewalInMs > 0) continue;
+      try {
+        await identity.renew((request) => this.#client.renew(request, signal));
+        log.info("identity.renewed", { expiresAt: identity.status.expiresAt });
+        attempt = 0;
+      } catch (thrown) {
+        attempt++;
+        log.warn("identity.not-renewed", { attempt, fault: toFault(thrown) });
+      }
+    }
+  }
+
+  #setState(state: SessionState): void {
+    this.#state = state;
+    for (const listener of this.#listeners) listener(state);
+  }
+}

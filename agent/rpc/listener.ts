@@ -1,0 +1,105 @@
+/**
+ * The agent's own port: its services for other hosts and for operators' tools, over mutual TLS. Nobody
+ * without a certificate of this cloud gets past the handshake, and the certificate says who calls. Tools
+ * verify the host by the name in its certificate, which is its id: addresses change.
+ */
+import http2, { type Http2SecureServer } from "node:http2";
+import type { AddressInfo } from "node:net";
+import type { SecureContextOptions, TLSSocket } from "node:tls";
+import type { Duplex } from "node:stream";
+import { keepAlive } from "#kernel/keep-alive.ts";
+import type { Logger } from "#kernel/log.ts";
+import { peerOf } from "#kernel/peer.ts";
+import type { Identity } from "../control/identity.ts";
+import type { Caller } from "./caller.ts";
+import { createRpcHandler, type AgentServices, type RpcRequest } from "./handler.ts";
+
+export interface ListenerOptions {
+  readonly identity: Identity;
+  readonly services: AgentServices;
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly keepAliveMs: number;
+  readonly log: Logger;
+}
+
+const handshakeTimeoutMs = 10_000;
+
+export class Listener implements AsyncDisposable {
+  readonly #server: Http2SecureServer;
+  readonly #sockets = new Set<Duplex>();
+  readonly #callers = new WeakMap<object, Caller>();
+  readonly #renewals: Disposable;
+
+  private constructor({ identity, services, keepAliveMs, log }: ListenerOptions) {
+    const handler = createRpcHandler(services, (request) => this.#callerOf(request) ?? "host");
+    const server = http2.createSecureServer(
+      {
+        ...secureContext(identity),
+        allowHTTP1: true,
+        requestCert: true,
+        rejectUnauthorized: true,
+        handshakeTimeout: handshakeTimeoutMs,
+      },
+      (request, response) => {
+        if (this.#callerOf(request)) handler(request, response);
+        else response.writeHead(403).end();
+      },
+    );
+    server.on("connection", (socket: Duplex) => {
+      this.#sockets.add(socket);
+      socket.once("close", () => this.#sockets.delete(socket));
+    });
+    server.on("session", (session) => {
+      keepAlive(session, keepAliveMs);
+    });
+    for (const event of ["tlsClientError", "sessionError"]) {
+      server.on(event, (error: Error) => {
+        log.debug("listener.connection-failed", { event, error });
+      });
+    }
+    this.#server = server;
+    this.#renewals = identity.onChange(() => {
+      server.setSecureContext(secureContext(identity));
+    });
+  }
+
+  /** Opens the port. The host must have enrolled: its certificate is the port's. */
+  static async listen(options: ListenerOptions): Promise<Listener> {
+    const listener = new Listener(options);
+    await new Promise<void>((resolve, reject) => {
+      listener.#server.once("error", reject);
+      listener.#server.listen(options.port, options.host, resolve);
+    });
+    return listener;
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#renewals[Symbol.dispose]();
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    for (const socket of this.#sockets) socket.destroy();
+    await closed;
+  }
+
+  /** Worked out once per connection; undefined for a certificate that speaks for nobody we serve. */
+  #callerOf(request: RpcRequest): Caller | undefined {
+    const connection = "stream" in request ? request.stream.session : request.socket;
+    if (!connection) return undefined; // the caller has hung up
+    const known = this.#callers.get(connection);
+    if (known) return known;
+    const certificate = (request.socket as TLSSocket).getPeerX509Certificate();
+    const role = certificate && peerOf(certificate)?.role;
+    if (role !== "operator" && role !== "host") return undefined;
+    this.#callers.set(connection, role);
+    return role;
+  }
+}
+
+function secureContext({ credentials }: Identity): SecureContextOptions {
+  return { ...credentials, minVersion: "TLSv1.2" };
+}

@@ -1,0 +1,260 @@
+/** Native routes that no kind says: who am I, API keys, placements, metrics, uploads, certificates. */
+import type { IncomingMessage } from "node:http";
+import { z } from "zod";
+import type { Ctx } from "#kernel/ctx.ts";
+import type { Json } from "#kernel/fault.ts";
+import type { CreateInput, ResourceApi } from "../app/resource-api.ts";
+import type { Resource } from "../resources/definition.ts";
+import { enrolmentToken } from "../resources/enrolment-token/enrolment-token.resource.ts";
+import { image } from "../resources/image/image.resource.ts";
+import { instance } from "../resources/instance/instance.resource.ts";
+import { labelsSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
+import { reply } from "./native.ts";
+import { timeParameter } from "./parameters.ts";
+import { defineRoute, type Route } from "./route.ts";
+
+export interface ApiKeys {
+  create(ctx: Ctx, name: string): Promise<ApiKeyInfo & { readonly api_key: string }>;
+  list(ctx: Ctx): Promise<readonly ApiKeyInfo[]>;
+  delete(ctx: Ctx, id: string): Promise<void>;
+}
+export interface ApiKeyInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly created_at: string;
+  readonly last_used_at: string | null;
+}
+
+export interface TimeRange {
+  readonly start: Date | undefined;
+  readonly end: Date | undefined;
+}
+
+export interface ExtrasOptions {
+  readonly version: string;
+  readonly resources: ResourceApi;
+  readonly apiKeys: ApiKeys;
+  /** Stores an upload as the content of an image that waits for one. */
+  readonly imageContent: { upload(ctx: Ctx, id: string, content: IncomingMessage): Promise<unknown> };
+  /** Makes a token and its secret, which is never seen again. */
+  readonly enrolmentTokens: {
+    create(ctx: Ctx, input: CreateInput): Promise<{ readonly resource: Resource; readonly token: string }>;
+  };
+  readonly metrics: { machine(ctx: Ctx, id: string, range: TimeRange): Promise<Json> };
+  issueOperatorCertificate(
+    ctx: Ctx,
+    request: string,
+  ): Promise<{ readonly certificate: string; readonly authorities: string }>;
+}
+
+const base = "/skerry/v1";
+const maxCertificateRequest = 16 * 1024;
+
+/** The routes, to be given to `nativeSurface` with those of the console. */
+export function extraRoutes(options: ExtrasOptions): Route[] {
+  return [
+    ...aboutRoutes(options),
+    ...apiKeyRoutes(options.apiKeys),
+    ...instanceRoutes(options),
+    ...hostRoutes(options),
+    uploadRoute(options),
+  ];
+}
+
+function aboutRoutes({ version }: ExtrasOptions): Route[] {
+  const principal = z.object({
+    id: z.string(),
+    username: z.string(),
+    kind: z.string(),
+    project: z.string(),
+    role: z.string(),
+  });
+  return [
+    defineRoute({
+      method: "GET",
+      path: `${base}/whoami`,
+      operationId: "whoami",
+      summary: "Who is asking",
+      tag: "identity",
+      role: "viewer",
+      answers: { 200: { description: "the caller", schema: principal, name: "Principal" } },
+      async handle({ ctx: { principal: p } }) {
+        const body = { id: p.id, username: p.name, kind: p.kind, project: p.project, role: p.role };
+        return { status: 200, headers: {}, body };
+      },
+    }),
+    defineRoute({
+      method: "GET",
+      path: `${base}/version`,
+      operationId: "getVersion",
+      summary: "Version of the control plane",
+      tag: "identity",
+      role: "anyone",
+      answers: { 200: { description: "the version", schema: z.object({ version: z.string() }) } },
+      handle: async () => ({ status: 200, headers: {}, body: { version } }),
+    }),
+  ];
+}
+
+function apiKeyRoutes(apiKeys: ApiKeys): Route[] {
+  const info = z.object({
+    id: z.string(),
+    name: z.string(),
+    created_at: z.iso.datetime(),
+    last_used_at: z.iso.datetime().nullable(),
+  });
+  const path = `${base}/api-keys`;
+  return [
+    defineRoute({
+      method: "GET",
+      path,
+      operationId: "listApiKeys",
+      summary: "List the caller's API keys",
+      tag: "identity",
+      role: "viewer",
+      answers: { 200: { description: "all of them", schema: z.object({ items: z.array(info) }) } },
+      async handle({ ctx }) {
+        const items = (await apiKeys.list(ctx)).map((key) => ({ ...key }));
+        return { status: 200, headers: {}, body: { items, total: items.length, next_cursor: null } };
+      },
+    }),
+    defineRoute({
+      method: "POST",
+      path,
+      operationId: "createApiKey",
+      summary: "Make an API key; the key itself is shown this once",
+      tag: "identity",
+      role: "viewer",
+      body: z.strictObject({ name: nameSchema }),
+      answers: { 201: { description: "the key", schema: info.extend({ api_key: z.string() }) } },
+      async handle({ ctx, body }) {
+        return { status: 201, headers: secret, body: { ...(await apiKeys.create(ctx, body.name)) } };
+      },
+    }),
+    defineRoute({
+      method: "DELETE",
+      path: `${path}/{id}`,
+      operationId: "deleteApiKey",
+      summary: "Revoke an API key",
+      tag: "identity",
+      role: "viewer",
+      answers: { 204: { description: "revoked" } },
+      async handle({ ctx, params }) {
+        await apiKeys.delete(ctx, params["id"] ?? "");
+        return { status: 204, headers: {}, body: null };
+      },
+    }),
+  ];
+}
+
+function instanceRoutes({ resources, metrics }: ExtrasOptions): Route[] {
+  return [
+    defineRoute({
+      method: "GET",
+      path: `${base}/instances/{id}/placement`,
+      operationId: "explainPlacement",
+      summary: "Where the instance was placed, and why there",
+      tag: "instances",
+      role: "viewer",
+      answers: {
+        200: { description: "the choice and its reasons", schema: z.record(z.string(), z.unknown()) },
+      },
+      async handle({ ctx, params }) {
+        const { id, phase, placement } = await resources.get(ctx, instance, params["id"] ?? "");
+        return { status: 200, headers: {}, body: { id, phase, ...(placement ?? { host_id: null }) } };
+      },
+    }),
+    defineRoute({
+      method: "GET",
+      path: `${base}/instances/{id}/metrics`,
+      operationId: "getInstanceMetrics",
+      summary: "Usage over time, in at most 500 points",
+      tag: "instances",
+      role: "viewer",
+      query: z.strictObject({
+        start_time: timeParameter("default: an hour before the end", "start").optional(),
+        end_time: timeParameter("default: now", "end").optional(),
+      }),
+      answers: { 200: { description: "the points", schema: z.record(z.string(), z.unknown()) } },
+      async handle({ ctx, params, query }) {
+        const { id } = await resources.get(ctx, instance, params["id"] ?? "");
+        const range = { start: query.start_time, end: query.end_time };
+        return { status: 200, headers: {}, body: await metrics.machine(ctx, id, range) };
+      },
+    }),
+  ];
+}
+
+function hostRoutes(options: ExtrasOptions): Route[] {
+  return [
+    defineRoute({
+      method: "POST",
+      path: `${base}/enrolment-tokens`,
+      operationId: "createEnrolmentToken",
+      summary: "Make a token that lets one host join; the token itself is shown this once",
+      tag: "enrolment-tokens",
+      role: enrolmentToken.access.create ?? "admin",
+      body: z.strictObject({
+        name: nameSchema.default("enrolment"),
+        labels: labelsSchema.optional(),
+        spec: z.unknown(),
+      }),
+      bodyDoc: z.strictObject({
+        name: nameSchema.default("enrolment"),
+        labels: labelsSchema.optional(),
+        spec: enrolmentToken.spec,
+      }),
+      answers: {
+        201: {
+          description: "the token",
+          schema: resourceSchema(enrolmentToken).extend({ token: z.string() }),
+        },
+      },
+      async handle({ ctx, body: { name, labels, spec } }) {
+        const input = { name, ...(labels && { labels }), spec: spec ?? {} };
+        const { resource, token } = await options.enrolmentTokens.create(ctx, input);
+        return { status: 201, headers: secret, body: { ...toNative(resource), token } };
+      },
+    }),
+    defineRoute({
+      method: "POST",
+      path: `${base}/hosts/certificate`,
+      operationId: "issueOperatorCertificate",
+      summary: "Sign an operator's client certificate for the agents' own gRPC ports",
+      tag: "hosts",
+      role: "admin",
+      body: z.strictObject({ certificate_request: z.string().min(1).max(maxCertificateRequest) }),
+      answers: {
+        201: {
+          description: "PEM",
+          schema: z.object({ certificate: z.string(), authorities: z.string() }),
+        },
+      },
+      async handle({ ctx, body }) {
+        const issued = await options.issueOperatorCertificate(ctx, body.certificate_request);
+        return { status: 201, headers: secret, body: { ...issued } };
+      },
+    }),
+  ];
+}
+
+function uploadRoute({ resources, imageContent }: ExtrasOptions): Route {
+  return defineRoute({
+    method: "PUT",
+    path: `${base}/images/{id}/content`,
+    operationId: "uploadImageContent",
+    summary: "Upload the content of an image whose source is `upload`",
+    tag: "images",
+    role: "operator",
+    streams: { contentType: "application/octet-stream", description: "qcow2 or raw disk" },
+    deadlineMs: () => "none",
+    answers: { 200: { description: "stored", schema: resourceSchema(image), name: "Image" } },
+    async handle({ ctx, params, request }) {
+      const { id } = await resources.get(ctx, image, params["id"] ?? "");
+      await imageContent.upload(ctx, id, request);
+      return reply(200, await resources.get(ctx, image, id));
+    },
+  });
+}
+
+const secret = { "Cache-Control": "no-store" };

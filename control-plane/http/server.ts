@@ -1,0 +1,259 @@
+/**
+ * The public HTTP server. One chain for every API: request id, route, identity, role, query, body,
+ * handler, answer, one line of log. Whatever is thrown on the way is worded by the API that the path
+ * belongs to, or as RFC 9457 where the client asks for that.
+ */
+import { randomUUID } from "node:crypto";
+import { createServer, type IncomingMessage, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Duplex } from "node:stream";
+import Koa from "koa";
+import { z } from "zod";
+import { roles } from "#kernel/ctx.ts";
+import { Fault, toFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { defaultBodyLimits, readJson } from "./body.ts";
+import { headersOf, problemType, publicFault, statusOf, toProblem } from "./faults.ts";
+import { RequestContext, type Outlet } from "./request-context.ts";
+import type { Answer, Authenticator, Call, Route, Surface } from "./route.ts";
+import { Router, type Match } from "./router.ts";
+import { bearerOf, refuseUpgrade } from "./upgrade.ts";
+import { parseQuery, parseWith } from "./validate.ts";
+
+export interface HttpServerOptions {
+  readonly surfaces: readonly Surface[];
+  /** Words the errors of paths below no prefix. */
+  readonly fallback: Surface;
+  readonly authenticator: Authenticator;
+  readonly log: Logger;
+  readonly now?: () => number;
+  /** Time for a handler that names none of its own. */
+  readonly deadlineMs?: number;
+}
+
+/** What is known of a request so far: filled on the way down the chain, read by the log line. */
+interface Progress {
+  readonly context: RequestContext;
+  readonly match: Match;
+  readonly path: string;
+  readonly search: string;
+  fault: Fault | undefined;
+}
+
+const noFields = z.strictObject({});
+const jsonType = "application/json; charset=utf-8";
+const requestIdPattern = /^[\w.:-]{1,64}$/;
+const defaultDeadlineMs = 30_000;
+const headersTimeoutMs = 20_000;
+const keepAliveMs = 65_000;
+const stallTimeoutMs = 60_000;
+
+export class HttpServer {
+  readonly #options: HttpServerOptions;
+  readonly #router: Router;
+  readonly #now: () => number;
+  readonly #stopping = new AbortController();
+  readonly #server: Server;
+
+  constructor(options: HttpServerOptions) {
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
+    this.#router = new Router(options.surfaces, options.fallback);
+    const koa = new Koa();
+    koa.silent = true;
+    // Errors of a stream whose head is already out: all that is left is to tell the operator.
+    koa.on("error", (error: Error) => options.log.info("http.stream_failed", { error }));
+    koa.use((exchange) => this.#serve(exchange));
+    const handler = koa.callback();
+    this.#server = createServer({ headersTimeout: headersTimeoutMs, requestTimeout: 0 }, (req, res) => {
+      void handler(req, res);
+    });
+    this.#server.keepAliveTimeout = keepAliveMs;
+    this.#server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+      void this.#upgrade(request, socket, head);
+    });
+  }
+
+  /** Begins to listen; answers with the address, whose port matters when 0 was asked for. */
+  listen(port: number, host: string): Promise<AddressInfo> {
+    return new Promise((resolve, reject) => {
+      const failed = (cause: NodeJS.ErrnoException) =>
+        reject(
+          new Fault("unavailable", `cannot listen on ${host}:${String(port)}: ${cause.code ?? ""}`, {
+            reason: "CANNOT_LISTEN",
+            cause,
+          }),
+        );
+      this.#server.once("error", failed);
+      this.#server.listen(port, host, () => {
+        this.#server.off("error", failed);
+        resolve(this.#server.address() as AddressInfo);
+      });
+    });
+  }
+
+  /** Takes no new connections, ends the streams, lets running requests finish, cuts off what is left. */
+  async stop(graceMs: number): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#stopping.abort(new Fault("unavailable", "the server is stopping", { reason: "STOPPING" }));
+    this.#server.closeIdleConnections();
+    const cutOff = setTimeout(() => this.#server.closeAllConnections(), graceMs);
+    await closed;
+    clearTimeout(cutOff);
+  }
+
+  async #serve(exchange: Koa.Context): Promise<void> {
+    const startedAt = performance.now();
+    const progress = this.#begin(exchange.req, exchange.res);
+    const { context } = progress;
+    let answer: Answer;
+    try {
+      answer = await this.#answer(progress, exchange.req);
+    } catch (thrown) {
+      answer = this.#fail(progress, thrown, exchange.req);
+    }
+    const { res } = exchange;
+    res.setHeader("X-Request-Id", context.requestId);
+    send(exchange, answer);
+    if (this.#stopping.signal.aborted) res.setHeader("Connection", "close");
+    this.#log(progress, exchange.req, answer.status, startedAt);
+  }
+
+  #begin(request: IncomingMessage, outlet: Outlet): Progress {
+    const url = request.url ?? "/";
+    const mark = url.indexOf("?");
+    const path = mark < 0 ? url : url.slice(0, mark);
+    const given = request.headers["x-request-id"];
+    const context = new RequestContext({
+      requestId: typeof given === "string" && requestIdPattern.test(given) ? given : randomUUID(),
+      now: this.#now,
+      log: this.#options.log,
+      outlet,
+      stopping: this.#stopping.signal,
+    });
+    const match = this.#router.match(request.method ?? "GET", path);
+    return { context, match, path, search: mark < 0 ? "" : url.slice(mark + 1), fault: undefined };
+  }
+
+  async #answer(progress: Progress, request: IncomingMessage): Promise<Answer> {
+    const { route, fault } = progress.match;
+    if (!route) throw fault ?? new Fault("internal", "no route and no fault");
+    await this.#authorise(route, progress.context, request.headers.authorization);
+    const query = parseQuery(route, progress.search);
+    const deadlineMs = route.deadlineMs?.(query) ?? this.#options.deadlineMs ?? defaultDeadlineMs;
+    if (deadlineMs !== "none") {
+      return progress.context.within(this.#handle(route, query, progress, request), deadlineMs);
+    }
+    request.setTimeout(stallTimeoutMs, () => request.destroy());
+    return this.#handle(route, query, progress, request);
+  }
+
+  async #handle(route: Route, query: unknown, progress: Progress, request: IncomingMessage): Promise<Answer> {
+    return route.handle(await this.#call(route, query, progress, request));
+  }
+
+  async #call(
+    route: Route,
+    query: unknown,
+    progress: Progress,
+    request: IncomingMessage,
+  ): Promise<Call<unknown>> {
+    const { context, match } = progress;
+    let body: unknown;
+    if (!route.streams && request.method !== "GET" && request.method !== "HEAD") {
+      body = await readJson(request, context.signal);
+      if (route.body) body = parseWith(route.body, body ?? {}, "body");
+      else if (body !== undefined) parseWith(noFields, body, "body");
+    }
+    return { ctx: context, params: match.params, query, body, request };
+  }
+
+  /** The one place where a request is let through or not. */
+  async #authorise(route: Route, context: RequestContext, authorization: string | undefined): Promise<void> {
+    if (route.role === "anyone") return;
+    const identified = this.#options.authenticator.authenticate(authorization);
+    context.principal = identified instanceof Promise ? await identified : identified;
+    if (roles.indexOf(context.principal.role) < roles.indexOf(route.role)) {
+      throw new Fault("denied", `this takes the role ${route.role}`, {
+        reason: "ROLE_TOO_LOW",
+        detail: { needed: route.role, role: context.principal.role },
+      });
+    }
+  }
+
+  #fail(progress: Progress, thrown: unknown, request: IncomingMessage): Answer {
+    const { context, match } = progress;
+    progress.fault = toFault(thrown);
+    const fault = publicFault(progress.fault, context.requestId);
+    const asProblem = request.headers.accept?.includes("application/problem+json") === true;
+    const headers = headersOf(fault);
+    if (hasMuchToSend(request)) headers["Connection"] = "close";
+    const status = statusOf(fault);
+    const { requestId } = context;
+    headers["Content-Type"] = asProblem ? problemType : match.surface.errorContentType;
+    const body = asProblem
+      ? toProblem(fault, requestId)
+      : match.surface.encodeFault(fault, { requestId, now: context.now(), params: match.params });
+    return { status, headers, body };
+  }
+
+  async #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    const startedAt = performance.now();
+    socket.on("error", (error) => this.#options.log.debug("http.upgrade_socket", { error }));
+    const progress = this.#begin(request, socket);
+    let status = 101;
+    try {
+      const { route, fault } = progress.match;
+      if (!route) throw fault ?? new Fault("internal", "no route and no fault");
+      if (!route.upgrade) throw new Fault("invalid", "nothing to upgrade to here", { reason: "NO_UPGRADE" });
+      await this.#authorise(route, progress.context, bearerOf(request));
+      const query = parseQuery(route, progress.search);
+      const call = { ctx: progress.context, params: progress.match.params, query, body: undefined, request };
+      await route.upgrade(call, socket, head);
+    } catch (thrown) {
+      const answer = this.#fail(progress, thrown, request);
+      status = answer.status;
+      refuseUpgrade(socket, answer, progress.context.requestId);
+    }
+    this.#log(progress, request, status, startedAt);
+  }
+
+  #log(progress: Progress, request: IncomingMessage, status: number, startedAt: number): void {
+    const { context, match, fault } = progress;
+    const line = {
+      request_id: context.requestId,
+      api: match.surface.name,
+      method: request.method,
+      path: progress.path,
+      operation: match.route?.operationId,
+      status,
+      ms: Math.round((performance.now() - startedAt) * 100) / 100,
+      principal: context.principal.id,
+      address: request.socket.remoteAddress,
+    };
+    if (!fault) this.#options.log.info("http.request", line);
+    else if (fault.code === "internal") this.#options.log.error("http.request", { ...line, fault });
+    else this.#options.log.info("http.request", { ...line, reason: fault.reason, problem: fault.message });
+  }
+}
+
+function send(exchange: Koa.Context, answer: Answer): void {
+  exchange.status = answer.status;
+  const { headers } = answer;
+  for (const name of Object.keys(headers)) exchange.res.setHeader(name, headers[name] ?? "");
+  if ("raw" in answer) {
+    exchange.body = answer.raw;
+  } else if (answer.body === null) {
+    exchange.body = null;
+  } else {
+    if (!exchange.res.hasHeader("Content-Type")) exchange.res.setHeader("Content-Type", jsonType);
+    exchange.body = JSON.stringify(answer.body);
+  }
+}
+
+/** True when so much of the body is still to come that it is better cut off than read to the end. */
+function hasMuchToSend(request: IncomingMessage): boolean {
+  if (request.complete) return false;
+  if (request.headers["transfer-encoding"] !== undefined) return true;
+  return Number(request.headers["content-length"] ?? 0) > defaultBodyLimits.drainBytes;
+}

@@ -1,0 +1,52 @@
+/** What QEMU is started with, decided from the plan: sizes, and the room left for growing while it runs. */
+import type { LocalImage, MachinePlan } from "../driver.ts";
+import { machineFiles, type MachineFiles } from "./files.ts";
+import { deriveIdentity, type MachineIdentity } from "./identity.ts";
+
+export interface Launch {
+  readonly id: string;
+  readonly identity: MachineIdentity;
+  readonly files: MachineFiles;
+  readonly image: LocalImage;
+  readonly vcpus: number;
+  readonly maxVcpus: number;
+  readonly memoryBytes: bigint;
+  /** Most that can be plugged in on top. */
+  readonly hotMemoryBytes: bigint;
+}
+
+const MiB = 1024n ** 2n;
+const GiB = 1024n ** 3n;
+
+/** Guests plug memory in units of this; sizes in between are rounded up. */
+export const hotMemoryBlockBytes = 4n * MiB;
+
+const growth = 4;
+const minimumMaxVcpus = 8;
+const maximumMaxVcpus = 64;
+/** Emulated CPUs address 1 TiB; half of it leaves room for everything else. */
+const memoryCeilingBytes = 512n * GiB;
+
+/** Room to grow fourfold. It costs address space and page tables, not memory. */
+export function deriveLaunch(plan: MachinePlan): Launch {
+  const { vcpus, memoryBytes } = plan.spec;
+  const maxVcpus = Math.min(maximumMaxVcpus, Math.max(minimumMaxVcpus, vcpus * growth));
+  const room = memoryBytes * BigInt(growth - 1);
+  const belowCeiling = memoryCeilingBytes - memoryBytes;
+  const hotMemoryBytes = roundUp(room < belowCeiling ? room : belowCeiling, 128n * MiB);
+  return {
+    id: plan.id,
+    identity: deriveIdentity(plan.id),
+    files: machineFiles(plan.directory),
+    image: plan.image,
+    vcpus,
+    maxVcpus: Math.max(vcpus, maxVcpus),
+    memoryBytes,
+    hotMemoryBytes: hotMemoryBytes > 0n ? hotMemoryBytes : 0n,
+  };
+}
+
+/** The least multiple of `unit` that is not below `value`. */
+export function roundUp(value: bigint, unit: bigint): bigint {
+  return ((value + unit - 1n) / unit) * unit;
+}

@@ -1,0 +1,52 @@
+/** The little that neither the plan nor QEMU itself can tell after the agent was killed; one file in the machine's folder. */
+import { readFile, rename, writeFile } from "node:fs/promises";
+import { Fault } from "#kernel/fault.ts";
+import { hostFault } from "./host-fault.ts";
+
+export interface Forward {
+  readonly protocol: string;
+  readonly guestPort: number;
+  readonly hostPort: number;
+  readonly hostAddress: string;
+}
+
+export interface MachineRecord {
+  /** When QEMU was last started, as an ISO date. */
+  readonly startedAt: string;
+  /** The guest was asked to shut down; it may do so at any moment from then on. */
+  readonly stopRequested: boolean;
+  /** Where forwards were; a chosen port is chosen again. */
+  readonly forwards: readonly Forward[];
+}
+
+export const emptyRecord: MachineRecord = { startedAt: "", stopRequested: false, forwards: [] };
+
+/** The record, or an empty one when there is none or a crash of the host tore it. */
+export async function readRecord(path: string): Promise<MachineRecord> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return emptyRecord;
+    throw new Fault("unavailable", "the machine's record cannot be read", {
+      reason: "HOST_DISK_FAILED",
+      cause: error,
+    });
+  }
+  try {
+    return { ...emptyRecord, ...(JSON.parse(text) as Partial<MachineRecord>) };
+  } catch (error) {
+    if (error instanceof SyntaxError) return emptyRecord;
+    throw error;
+  }
+}
+
+/** Replaces the record whole. */
+export async function writeRecord(path: string, record: MachineRecord): Promise<void> {
+  try {
+    await writeFile(`${path}.new`, JSON.stringify(record), { mode: 0o600 });
+    await rename(`${path}.new`, path);
+  } catch (error) {
+    throw hostFault(error, "the machine's record cannot be written");
+  }
+}

@@ -1,0 +1,118 @@
+/**
+ * `npm test`: one database server and one folder for all, the files that need few processes first, real
+ * machines last, then a look for anything left running. The last line is `N passed, N failed`.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { inspect } from "node:util";
+import { root } from "#cp/local/programs.ts";
+import { serverVariable, startTestServer } from "./postgres.ts";
+import { killProcessesOf } from "./processes.ts";
+import { TapReport, type Counts } from "./tap-report.ts";
+
+/** Real machines, measured waits: one file at a time. */
+const alone = `test${path.sep}e2e${path.sep}`;
+const jobs = 2;
+
+async function main(given: readonly string[]): Promise<number> {
+  const stopping = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => stopping.abort());
+  const directory = await mkdtemp(path.join(tmpdir(), "skt-")); // short: sockets are made below it
+  const counts: Counts[] = [];
+  try {
+    counts.push(...(await runAll(await listTests(given), directory, stopping.signal)));
+  } catch (error) {
+    say(`The run itself failed: ${inspect(error)}`);
+    counts.push({ passed: 0, failed: 1 });
+  }
+  counts.push(await reportLeaks(directory));
+  await rm(directory, { recursive: true, force: true });
+  const passed = counts.reduce((sum, count) => sum + count.passed, 0);
+  const failed = counts.reduce((sum, count) => sum + count.failed, 0);
+  say(`${String(passed)} passed, ${String(failed)} failed`);
+  return failed === 0 ? 0 : 1;
+}
+
+async function runAll(files: readonly string[], directory: string, signal: AbortSignal): Promise<Counts[]> {
+  if (files.length === 0) throw new Error("there are no tests of that name");
+  await using server = await startTestServer(path.join(directory, "pg"));
+  const env = { ...testEnvironment(directory), [serverVariable]: server.url };
+  const together = files.filter((file) => !file.startsWith(alone));
+  const oneByOne = files.filter((file) => file.startsWith(alone));
+  const counts: Counts[] = [];
+  if (together.length > 0) counts.push(await runTap(together, jobs, env, signal));
+  if (oneByOne.length > 0) counts.push(await runTap(oneByOne, 1, env, signal));
+  return counts;
+}
+
+/** The files named, folders opened; without names, all. */
+async function listTests(given: readonly string[]): Promise<string[]> {
+  const names = given.length > 0 ? given : ["test"];
+  const lists = await Promise.all(
+    names.map(async (name) => {
+      const absolute = path.resolve(root, name);
+      if (!(await stat(absolute)).isDirectory()) return [path.relative(root, absolute)];
+      const entries = await readdir(absolute, { recursive: true });
+      return entries
+        .filter((entry) => entry.endsWith(".test.ts"))
+        .map((entry) => path.relative(root, path.join(absolute, entry)));
+    }),
+  );
+  return [...new Set(lists.flat())].sort();
+}
+
+/** Nobody's own settings change what a test does; everything temporary is below the run's folder. */
+function testEnvironment(directory: string): NodeJS.ProcessEnv {
+  const personal = (name: string) => /^(SKERRY_|DATABASE_URL$|PORT$|PG)/.test(name);
+  const kept = Object.entries(process.env).filter(([name]) => !personal(name) || name === "SKERRY_MICRO_DIR");
+  return { ...Object.fromEntries(kept), TMPDIR: directory };
+}
+
+async function runTap(
+  files: readonly string[],
+  parallel: number,
+  env: NodeJS.ProcessEnv,
+  signal: AbortSignal,
+): Promise<Counts> {
+  const tap = path.join(root, "node_modules", ".bin", "tap");
+  const flags = [
+    "--disable-coverage",
+    "--reporter=tap",
+    "--fail-skip",
+    "--fail-todo",
+    `--jobs=${String(parallel)}`,
+  ];
+  const child = spawn(tap, ["run", ...flags, ...files], {
+    cwd: root,
+    env,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const stop = () => child.kill("SIGTERM");
+  signal.addEventListener("abort", stop, { once: true });
+  const ended = once(child, "close") as Promise<[number | null]>;
+  const report = new TapReport();
+  for await (const line of createInterface({ input: child.stdout, crlfDelay: Infinity })) {
+    for (const shown of report.take(line)) say(shown);
+  }
+  const [exitCode] = await ended;
+  signal.removeEventListener("abort", stop);
+  return report.close(signal.aborted ? 1 : (exitCode ?? 1));
+}
+
+/** A process that a test forgot is a failure of its own: it would be a leak in the product as well. */
+async function reportLeaks(directory: string): Promise<Counts> {
+  const leaked = await killProcessesOf(directory);
+  for (const { pid, commandLine } of leaked)
+    say(`LEFT RUNNING  ${String(pid)}  ${commandLine.slice(0, 300)}`);
+  return { passed: 0, failed: leaked.length };
+}
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+process.exitCode = await main(process.argv.slice(2));

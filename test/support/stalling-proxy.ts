@@ -1,0 +1,79 @@
+/**
+ * A TCP proxy that can go silent without closing anything: what a cut cable, a dead NAT entry or a frozen
+ * host looks like to both ends.
+ */
+import { once } from "node:events";
+import { connect, createServer, type Server, type Socket } from "node:net";
+
+export class StallingProxy implements AsyncDisposable {
+  readonly port: number;
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  #stalled = false;
+
+  private constructor(server: Server, port: number) {
+    this.#server = server;
+    this.port = port;
+  }
+
+  /** Listens on a free port of loopback and passes everything on to `target`. */
+  static async start(target: { readonly host?: string; readonly port: number }): Promise<StallingProxy> {
+    const server = createServer();
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const address = server.address();
+    if (address === null || typeof address === "string") throw new Error("the proxy has no port");
+    const proxy = new StallingProxy(server, address.port);
+    server.on("connection", (client) => proxy.#join(client, target));
+    return proxy;
+  }
+
+  get connections(): number {
+    return this.#sockets.size / 2;
+  }
+
+  /** From now on nothing passes in either direction; new connections are accepted and stay silent. */
+  stall(): void {
+    this.#stalled = true;
+    for (const socket of this.#sockets) socket.pause();
+  }
+
+  /** Lets everything flow again, what was held back first. */
+  resume(): void {
+    this.#stalled = false;
+    for (const socket of this.#sockets) socket.resume();
+  }
+
+  /** Resets every connection. */
+  cut(): void {
+    for (const socket of this.#sockets) socket.resetAndDestroy();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.cut();
+    this.#server.close();
+    await once(this.#server, "close");
+  }
+
+  #join(client: Socket, target: { readonly host?: string; readonly port: number }): void {
+    const upstream = connect({ host: target.host ?? "127.0.0.1", port: target.port });
+    for (const [from, to] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      this.#sockets.add(from);
+      from.on("data", (data) => {
+        if (!to.write(data)) {
+          from.pause();
+          to.once("drain", () => {
+            if (!this.#stalled) from.resume();
+          });
+        }
+      });
+      from.on("end", () => to.end());
+      from.on("error", () => to.destroy()); // one end is gone: the other has to learn it
+      from.on("close", () => this.#sockets.delete(from));
+      if (this.#stalled) from.pause();
+    }
+  }
+}

@@ -1,0 +1,116 @@
+/** What the ledger holds of one machine, and its form on disk: one line of JSON and its checksum. */
+import { createHash } from "node:crypto";
+import { fromJson, toJson } from "@bufbuild/protobuf";
+import { Fault } from "#kernel/fault.ts";
+import { type MachineSpec, MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { LocalImage } from "../drivers/driver.ts";
+import type { Fence } from "./fence.ts";
+
+/** What the control plane wants. Changed only by accepting a command. */
+export interface Intent {
+  readonly fence: Fence;
+  /** Undefined: it is to be removed. */
+  readonly spec: MachineSpec | undefined;
+}
+
+/** Ended without being asked, and to be left so until its owner asks anew. */
+export interface Halt {
+  readonly reason: string;
+  readonly message: string;
+  /** The intent it ended under; a later generation starts it again. */
+  readonly generation: bigint;
+}
+
+/** How far the agent has come. Changed only by the machine's own work. */
+export interface Progress {
+  readonly seq: bigint;
+  readonly generationReached: bigint;
+  /** Restarts asked for that have been done. */
+  readonly restarts: bigint;
+  readonly crashes: bigint;
+  /** Unix milliseconds of the latest crashes, for the cap on restarts. */
+  readonly crashedAtMs: readonly number[];
+  readonly halt: Halt | undefined;
+  /** Host ports chosen for forwards that left the choice to us. */
+  readonly hostPorts: Readonly<Record<string, number>>;
+  /** The files it was last made from, so that it can be found and stopped without fetching anything. */
+  readonly image: LocalImage | undefined;
+  /** When it was gone for good; then the entry is a tombstone. */
+  readonly goneAtMs: number | undefined;
+}
+
+export interface LedgerEntry {
+  readonly id: string;
+  readonly intent: Intent;
+  readonly progress: Progress;
+}
+
+/** The progress of a machine that was never seen before. */
+export function newProgress(seq: bigint): Progress {
+  return {
+    seq,
+    generationReached: 0n,
+    restarts: 0n,
+    crashes: 0n,
+    crashedAtMs: [],
+    halt: undefined,
+    hostPorts: {},
+    image: undefined,
+    goneAtMs: undefined,
+  };
+}
+
+const version = 1;
+
+export function encodeEntry({ id, intent, progress }: LedgerEntry): string {
+  const plain = {
+    version,
+    id,
+    intent: { fence: intent.fence, spec: intent.spec && toJson(MachineSpecSchema, intent.spec) },
+    progress,
+  };
+  const line = JSON.stringify(plain, (_key, value: unknown) =>
+    typeof value === "bigint" ? `${String(value)}n` : value,
+  );
+  return `${line}\n${checksum(line)}\n`;
+}
+
+/** Reads an entry. Throws `internal` LEDGER_DAMAGED for anything that `encodeEntry` did not write whole. */
+export function decodeEntry(text: string): LedgerEntry {
+  const [line = "", sum] = text.split("\n");
+  if (sum !== checksum(line)) throw damaged("its checksum is wrong");
+  const plain = JSON.parse(line, (key, value: unknown) =>
+    wideNumbers.has(key) && typeof value === "string" && /^\d+n$/.test(value)
+      ? BigInt(value.slice(0, -1))
+      : value,
+  ) as Stored;
+  if (plain.version !== version) throw damaged(`it is of version ${String(plain.version)}`);
+  const { spec: written } = plain.intent;
+  const spec = written === undefined ? undefined : fromJson(MachineSpecSchema, written);
+  return {
+    id: plain.id,
+    intent: { fence: plain.intent.fence, spec },
+    progress: { ...newProgress(0n), ...plain.progress },
+  };
+}
+
+interface Stored {
+  readonly version: number;
+  readonly id: string;
+  readonly intent: { readonly fence: Fence; readonly spec?: Parameters<typeof fromJson>[1] };
+  readonly progress: Progress;
+}
+
+/** The fields that are written as 64-bit numbers, with a suffix; a spec's own go through protobuf, without. */
+const wideNumbers = new Set(["epoch", "generation", "seq", "generationReached", "restarts", "crashes"]);
+
+function checksum(line: string): string {
+  return createHash("sha256").update(line).digest("hex").slice(0, 16);
+}
+
+function damaged(how: string): Fault {
+  return new Fault("internal", "the host's record of the machine is damaged", {
+    reason: "LEDGER_DAMAGED",
+    cause: new Error(how),
+  });
+}

@@ -1,0 +1,200 @@
+/**
+ * The agent's truth on disk: one file per machine, so that a damaged one takes no other with it.
+ *
+ * Intent is durable before it is visible: a command that was answered survives a power cut. Progress is
+ * visible at once and durable soon; what must not be lost waits for the promise of `note`. The two are
+ * disjoint, so neither write can undo the other. What would break it: a second agent on the same folder.
+ */
+import { mkdir, readdir, readFile, unlink } from "node:fs/promises";
+import { join } from "node:path";
+import { Fault, isFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { DurableFolder } from "./durable-file.ts";
+import {
+  decodeEntry,
+  encodeEntry,
+  type Intent,
+  type LedgerEntry,
+  newProgress,
+  type Progress,
+} from "./entry.ts";
+import { admitFence } from "./fence.ts";
+
+export interface LedgerOptions {
+  readonly directory: string;
+  readonly log: Logger;
+  readonly now?: () => number;
+}
+
+const tombstoneLifeMs = 7 * 24 * 3600 * 1000;
+/** How far sequence numbers may run ahead of what is on disk; a restart skips as many. */
+const seqReserve = 1000n;
+
+function emptySlot(id: string): Slot {
+  return { id, entry: undefined, tail: Promise.resolve(), noting: undefined, seqOnDisk: 0n };
+}
+
+interface Slot {
+  readonly id: string;
+  entry: LedgerEntry | undefined;
+  /** The end of this machine's queue of writes. */
+  tail: Promise<unknown>;
+  /** A write of progress that is queued and has not begun: later notes go with it. */
+  noting: Promise<void> | undefined;
+  seqOnDisk: bigint;
+}
+
+export class Ledger {
+  readonly #folder: DurableFolder;
+  readonly #log: Logger;
+  readonly #now: () => number;
+  readonly #slots = new Map<string, Slot>();
+  /** Ids whose file cannot be read: nobody may command them until a person has looked. */
+  readonly damaged: ReadonlySet<string>;
+
+  private constructor(options: LedgerOptions, entries: readonly LedgerEntry[], damaged: ReadonlySet<string>) {
+    this.#folder = new DurableFolder(options.directory);
+    this.#log = options.log;
+    this.#now = options.now ?? Date.now;
+    this.damaged = damaged;
+    for (const read of entries) {
+      const seq = read.progress.seq + seqReserve;
+      const entry = { ...read, progress: { ...read.progress, seq } };
+      this.#slots.set(read.id, { ...emptySlot(read.id), entry, seqOnDisk: read.progress.seq });
+    }
+  }
+
+  /** Reads what is there. A file that cannot be read is kept as it is and its machine named in `damaged`. */
+  static async open(options: LedgerOptions): Promise<Ledger> {
+    await mkdir(options.directory, { recursive: true, mode: 0o700 });
+    const entries: LedgerEntry[] = [];
+    const damaged = new Set<string>();
+    for (const name of await readdir(options.directory)) {
+      const path = join(options.directory, name);
+      if (name.endsWith(".new")) await unlink(path); // a write that a kill cut off; the old file stands
+      if (!name.endsWith(".json")) continue;
+      try {
+        entries.push(decodeEntry(await readFile(path, "utf8")));
+      } catch (fault) {
+        damaged.add(name.slice(0, -".json".length));
+        options.log.error("ledger.damaged", { path, fault });
+      }
+    }
+    return new Ledger(options, entries, damaged);
+  }
+
+  find(id: string): LedgerEntry | undefined {
+    return this.#slots.get(id)?.entry;
+  }
+
+  /** All entries, tombstones included. */
+  list(): readonly LedgerEntry[] {
+    return [...this.#slots.values()].flatMap(({ entry }) => entry ?? []);
+  }
+
+  /**
+   * Accepts an intent if its fence allows it and makes it durable. Tells whether it is new: a replay
+   * writes nothing. Throws as {@link admitFence} does, and `exhausted` on a full disk; then nothing changed.
+   */
+  accept(id: string, intent: Intent, same: (held: Intent) => boolean): Promise<"accept" | "replay"> {
+    const slot = this.#slot(id);
+    return this.#queue(slot, async () => {
+      const held = slot.entry?.intent;
+      const verdict = this.#admit(id, held, intent, same);
+      if (verdict === "replay") return verdict;
+      if (!slot.entry || slot.entry.progress.goneAtMs !== undefined) {
+        const entry = { id, intent, progress: this.#firstProgress(slot.entry) };
+        await this.#write(slot, entry);
+        slot.entry = entry;
+      } else {
+        await this.#write(slot, { ...slot.entry, intent });
+        // Progress noted meanwhile stays; its own write follows in the queue.
+        slot.entry = { ...slot.entry, intent };
+      }
+      return verdict;
+    });
+  }
+
+  /** Changes progress: visible at once, durable when the promise resolves. Unknown machines have none. */
+  note(id: string, change: Partial<Progress>): Promise<void> {
+    const slot = this.#slot(id);
+    if (!slot.entry) return Promise.resolve();
+    slot.entry = { ...slot.entry, progress: { ...slot.entry.progress, ...change } };
+    return (slot.noting ??= this.#queue(slot, async () => {
+      slot.noting = undefined;
+      if (slot.entry) await this.#write(slot, slot.entry);
+    }));
+  }
+
+  /** As {@link note}, where a failed write costs little: it is logged, and the next write carries the change. */
+  noteSoon(id: string, change: Partial<Progress>): void {
+    this.note(id, change).catch((fault: unknown) => this.#log.error("ledger.write", { machine: id, fault }));
+  }
+
+  /** The machine's next sequence number. Grows over restarts, even over those that lost the last notes. */
+  nextSeq(id: string): bigint {
+    const slot = this.#slot(id);
+    if (!slot.entry) return 0n;
+    const seq = slot.entry.progress.seq + 1n;
+    slot.entry = { ...slot.entry, progress: { ...slot.entry.progress, seq } };
+    if (seq - slot.seqOnDisk > seqReserve / 2n) this.noteSoon(id, {});
+    return seq;
+  }
+
+  /** Forgets machines that have been gone for seven days. */
+  async prune(): Promise<void> {
+    const before = this.#now() - tombstoneLifeMs;
+    for (const slot of [...this.#slots.values()]) {
+      if ((slot.entry?.progress.goneAtMs ?? Infinity) > before) continue;
+      await this.#queue(slot, async () => {
+        if ((slot.entry?.progress.goneAtMs ?? Infinity) > before) return;
+        await this.#folder.remove(`${slot.id}.json`);
+        this.#slots.delete(slot.id);
+      });
+    }
+  }
+
+  /** Waits for the writes under way; for a clean end. */
+  async settled(): Promise<void> {
+    await Promise.allSettled([...this.#slots.values()].map(({ tail }) => tail));
+  }
+
+  /** A life begins: it goes on counting from its tombstone, or, when nothing is known, from the clock. */
+  #firstProgress(tombstone: LedgerEntry | undefined): Progress {
+    // What was never seen may have been reported before its record was lost; the clock is past all of that.
+    return newProgress(tombstone?.progress.seq ?? BigInt(this.#now()) * 1000n);
+  }
+
+  #admit(id: string, held: Intent | undefined, intent: Intent, same: (held: Intent) => boolean) {
+    if (this.damaged.has(id)) {
+      throw new Fault("conflict", "the host's record of the machine is damaged and needs a person", {
+        reason: "LEDGER_DAMAGED",
+      });
+    }
+    try {
+      return admitFence(held?.fence, intent.fence, () => held !== undefined && same(held));
+    } catch (fault) {
+      if (isFault(fault, "conflict")) this.#log.error("ledger.conflict", { machine: id, fault });
+      throw fault;
+    }
+  }
+
+  #slot(id: string): Slot {
+    const known = this.#slots.get(id);
+    if (known) return known;
+    const slot = emptySlot(id);
+    this.#slots.set(id, slot);
+    return slot;
+  }
+
+  async #write(slot: Slot, entry: LedgerEntry): Promise<void> {
+    await this.#folder.write(`${slot.id}.json`, encodeEntry(entry));
+    slot.seqOnDisk = entry.progress.seq;
+  }
+
+  #queue<T>(slot: Slot, work: () => Promise<T>): Promise<T> {
+    const result = slot.tail.then(work);
+    slot.tail = result.catch(() => undefined); // told to whoever asked for it
+    return result;
+  }
+}

@@ -1,0 +1,397 @@
+/**
+ * One machine's work: a single loop that brings it to the newest intent in the ledger. What arrives
+ * (commands, the driver's events, the end of a wait) only marks that there is something to do; the loop
+ * looks at what is true now. So nothing is lost when several arrive at once or the agent restarts.
+ */
+import { equals } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { Fault, isFault, toFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { backoffMs } from "#kernel/retry.ts";
+import {
+  type Image,
+  type Machine,
+  MachineSchema,
+  type MachineSpec,
+  MachineSpecSchema,
+  MachineState,
+  Power,
+} from "#gen/skerry/agent/v1/machine_pb.js";
+import type { DriverMachine, LocalImage, MachineDriver, MachineEvent } from "../drivers/driver.ts";
+import type { ChangeFeed } from "./change-feed.ts";
+import type { Halt, Intent, LedgerEntry } from "./entry.ts";
+import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
+import type { Ledger } from "./ledger.ts";
+import { type Activity, toMachine } from "./machine-view.ts";
+import { decideRestart, recentCrashes, type RestartLimits } from "./restart-policy.ts";
+import { Waiters } from "./waiters.ts";
+
+/** Where machines get the files they are made from. */
+export interface ImageSource {
+  ensure(
+    image: Image,
+    progress: (done: bigint, total: bigint) => void,
+    signal: AbortSignal,
+  ): Promise<LocalImage>;
+}
+
+export interface MachineTiming {
+  /** Waits between attempts after a fault that may pass, and between restarts after a crash. */
+  readonly backoff: { readonly baseMs: number; readonly capMs: number };
+  /** Attempts on one intent before the machine is given up. */
+  readonly attempts: number;
+  readonly restarts: RestartLimits;
+  /** Least time between two reports of an image's progress. */
+  readonly progressMs: number;
+}
+
+export const defaultTiming: MachineTiming = {
+  backoff: { baseMs: 1000, capMs: 60_000 },
+  attempts: 10,
+  restarts: { crashes: 5, windowMs: 600_000 },
+  progressMs: 500,
+};
+
+export interface MachineDeps {
+  readonly driver: MachineDriver;
+  readonly images: ImageSource;
+  readonly ledger: Ledger;
+  readonly changes: ChangeFeed;
+  readonly log: Logger;
+  readonly timing: MachineTiming;
+  readonly now: () => number;
+  /** The folder that a machine gets. */
+  readonly directoryOf: (id: string) => string;
+}
+
+const { STARTING, STOPPING, STOPPED, PREPARING, FAILED } = MachineState;
+
+export class ManagedMachine {
+  readonly id: string;
+  readonly #deps: MachineDeps;
+  readonly #idle = new Waiters();
+  #observed: DriverMachine | undefined;
+  #activity: Activity | undefined;
+  #image = { done: 0n, total: 0n };
+  #imageToldMs = 0;
+  #told: Machine | undefined;
+  #accepting = 0;
+  #attempt = 0;
+  #unconverged = false;
+  #event: MachineEvent | undefined;
+  #pass: AbortController | undefined;
+  #working: Promise<void> | undefined;
+  #wait: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(id: string, deps: MachineDeps) {
+    this.id = id;
+    this.#deps = deps;
+  }
+
+  /** Nothing left to remember but the tombstone. */
+  get isGone(): boolean {
+    const gone = this.#deps.ledger.find(this.id)?.progress.goneAtMs !== undefined;
+    return gone && !this.#working && this.#accepting === 0;
+  }
+
+  /** The machine as last told; undefined when there is none. */
+  get view(): Machine | undefined {
+    return this.#told;
+  }
+
+  /** What recovery found of it. */
+  adopt(observed: DriverMachine | undefined): void {
+    this.#observed = observed;
+    this.#tell();
+    this.#converge();
+  }
+
+  /** Records the intent, then works towards it. The newest wins: work on another content is given up. */
+  async accept(intent: Intent): Promise<void> {
+    this.#accepting++;
+    try {
+      const before = this.#deps.ledger.find(this.id)?.intent;
+      const verdict = await this.#deps.ledger.accept(this.id, intent, (held) => isSame(held, intent));
+      if (verdict === "replay") return;
+      if (!before || !isSame(before, intent)) this.#pass?.abort(superseded());
+    } finally {
+      this.#accepting--;
+    }
+    this.#attempt = 0;
+    // What became of the last intent says nothing about this one.
+    if (!this.#pass) this.#activity = undefined;
+    this.#tell();
+    this.#converge();
+  }
+
+  /** The driver says that something happened. */
+  notice(event: MachineEvent): void {
+    // The end of a machine tells more than a change of it, and must not be covered by one.
+    if (event.type === "ended" || this.#event?.type !== "ended") this.#event = event;
+    this.#work();
+  }
+
+  /** Waits until there is nothing to do, at most `limitMs`. */
+  async settled(limitMs: number, signal: AbortSignal): Promise<void> {
+    if (this.#working || this.#wait) await this.#idle.wait(limitMs, signal);
+  }
+
+  /** Ends the work, not the machine. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#wait);
+    this.#pass?.abort(new Fault("unavailable", "the agent is stopping", { reason: "AGENT_STOPPING" }));
+    await this.#working;
+    this.#idle.release();
+  }
+
+  /** Pulls the plug and leaves the intent, so that the next start of the agent turns it on again. */
+  async pullPlug(signal: AbortSignal): Promise<void> {
+    const entry = this.#deps.ledger.find(this.id);
+    const { spec } = entry?.intent ?? {};
+    if (!entry || !spec || !isRunning(this.#observed)) return;
+    const off = { ...spec, power: Power.OFF, stopTimeoutSeconds: 0 };
+    await this.#deps.driver.ensure(this.#plan(entry, off), signal);
+  }
+
+  #converge(): void {
+    clearTimeout(this.#wait);
+    this.#wait = undefined;
+    this.#unconverged = true;
+    this.#work();
+  }
+
+  #work(): void {
+    if (this.#working || this.#closed) return;
+    this.#working = this.#loop()
+      .catch((thrown: unknown) => this.#giveUp(toFault(thrown)))
+      .finally(() => {
+        this.#working = undefined;
+        if (!this.#wait) this.#idle.release();
+      });
+  }
+
+  async #loop(): Promise<void> {
+    while (!this.#closed) {
+      if (this.#unconverged) {
+        this.#unconverged = false;
+        await this.#runPass();
+      } else if (this.#event) {
+        const event = this.#event;
+        this.#event = undefined;
+        await this.#look(event);
+      } else return;
+    }
+  }
+
+  async #runPass(): Promise<void> {
+    const entry = this.#deps.ledger.find(this.id);
+    if (!entry || entry.progress.goneAtMs !== undefined) return;
+    const pass = (this.#pass = new AbortController());
+    const startedMs = this.#deps.now();
+    const { epoch, generation } = entry.intent.fence;
+    const facts = { machine: this.id, epoch, generation, attempt: this.#attempt };
+    try {
+      if (entry.intent.spec) await this.#toward(entry, entry.intent.spec, pass.signal);
+      else await this.#remove(entry, pass.signal);
+      this.#attempt = 0;
+      this.#deps.log.info("machine.pass", { ...facts, ms: this.#deps.now() - startedMs });
+    } catch (thrown) {
+      this.#observed = await this.#deps.driver.inspect(this.id); // half done: see how far it came
+      if (pass.signal.aborted) return; // a newer intent or the agent's end is why; both are dealt with
+      const fault = toFault(thrown);
+      this.#deps.log.warn("machine.pass", { ...facts, ms: this.#deps.now() - startedMs, fault });
+      this.#retryOrGiveUp(fault);
+    } finally {
+      this.#pass = undefined;
+    }
+  }
+
+  async #toward(entry: LedgerEntry, spec: MachineSpec, signal: AbortSignal): Promise<void> {
+    const { driver, ledger } = this.#deps;
+    const { intent, progress } = entry;
+    const on = spec.power === Power.ON;
+    if (progress.halt && on) {
+      if (intent.fence.generation <= progress.halt.generation) return this.#rest(progress.halt);
+      ledger.noteSoon(this.id, { halt: undefined });
+    }
+    if (!this.#observed && intent.fence.generation <= progress.generationReached) throw lost();
+    const image = await this.#findImage(progress.image, spec, signal);
+    const hostPorts = await chooseHostPorts(spec.forwards, progress.hostPorts, (port) =>
+      isPromised(ledger, this.id, port),
+    );
+    // On disk before the driver starts: recovery can only find what it has the files' names of.
+    if (!progress.image) await ledger.note(this.id, { image, hostPorts });
+    else ledger.noteSoon(this.id, { image, hostPorts });
+    if (on && spec.restarts > progress.restarts && isRunning(this.#observed)) {
+      this.#show(STOPPING);
+      this.#observed = await driver.ensure(this.#plan(entry, { ...spec, power: Power.OFF }), signal);
+    }
+    // Noted while it is off: a restart of the agent from here on starts it and does not stop it again.
+    if (spec.restarts > progress.restarts) await ledger.note(this.id, { restarts: spec.restarts });
+    if (on !== isRunning(this.#observed)) this.#show(on ? STARTING : STOPPING);
+    this.#observed = await driver.ensure(this.#plan(entry, spec), signal);
+    ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
+    this.#activity = undefined;
+    this.#tell();
+  }
+
+  async #remove(entry: LedgerEntry, signal: AbortSignal): Promise<void> {
+    const { driver, ledger, changes } = this.#deps;
+    this.#show(STOPPING);
+    await driver.remove(this.id, this.#deps.directoryOf(this.id), signal);
+    this.#observed = undefined;
+    await ledger.note(this.id, { goneAtMs: this.#deps.now(), hostPorts: {}, image: undefined });
+    this.#told = undefined;
+    this.#activity = undefined;
+    changes.publish({ removed: { id: this.id, seq: ledger.nextSeq(this.id), fence: entry.intent.fence } });
+  }
+
+  /** A machine that has been made keeps its files; only a start wants them checked again. */
+  async #findImage(
+    known: LocalImage | undefined,
+    spec: MachineSpec,
+    signal: AbortSignal,
+  ): Promise<LocalImage> {
+    if (known && (spec.power !== Power.ON || isRunning(this.#observed))) return known;
+    if (!spec.image) throw new Fault("invalid", "the machine has no image", { reason: "IMAGE_MISSING" });
+    if (!this.#observed) this.#show(PREPARING);
+    return this.#deps.images.ensure(spec.image, (done, total) => this.#tellImage(done, total), signal);
+  }
+
+  /** Looks at what an event was about. An end that nobody asked for is answered by the restart policy. */
+  async #look(event: MachineEvent): Promise<void> {
+    const { driver, ledger, log, now, timing } = this.#deps;
+    this.#observed = await driver.inspect(this.id);
+    this.#tell();
+    const entry = ledger.find(this.id);
+    const { spec } = entry?.intent ?? {};
+    if (!entry || spec?.power !== Power.ON || this.#wait || isRunning(this.#observed)) return;
+    if (!this.#observed) return this.#converge();
+    if (event.type !== "ended") return;
+
+    const { progress, intent } = entry;
+    const decision = decideRestart(
+      spec.restartPolicy,
+      event.clean,
+      progress.crashedAtMs,
+      now(),
+      timing.restarts,
+    );
+    log.warn("machine.ended", { machine: this.id, clean: event.clean, detail: event.detail, ...decision });
+    if (decision.do === "rest") {
+      const message = event.clean ? "the guest powered itself off" : "the machine crashed";
+      const halt = { reason: decision.reason, message, generation: intent.fence.generation };
+      ledger.noteSoon(this.id, {
+        halt,
+        crashes: progress.crashes + (event.clean ? 0n : 1n),
+      });
+      return this.#rest(halt);
+    }
+    const crashedAtMs = [...recentCrashes(progress.crashedAtMs, now(), timing.restarts), now()];
+    ledger.noteSoon(this.id, { crashes: progress.crashes + 1n, crashedAtMs });
+    if (decision.do === "give-up") {
+      const message = `the machine ended ${String(crashedAtMs.length)} times in a short while`;
+      return this.#show(FAILED, "CRASH_LOOP", message);
+    }
+    this.#later(
+      decision.attempt,
+      STARTING,
+      event.clean ? "GUEST_POWERED_OFF" : "CRASHED",
+      "the machine ended",
+    );
+  }
+
+  #rest({ reason, message }: Halt): void {
+    this.#show(STOPPED, reason, message);
+  }
+
+  #retryOrGiveUp(fault: Fault): void {
+    if (!fault.retryable || this.#attempt + 1 >= this.#deps.timing.attempts) return this.#giveUp(fault);
+    const state = this.#activity?.state ?? STARTING;
+    this.#later(this.#attempt++, state, fault.reason, fault.message);
+  }
+
+  #giveUp(fault: Fault): void {
+    if (isFault(fault, "internal")) this.#deps.log.error("machine.bug", { machine: this.id, fault });
+    this.#show(FAILED, fault.reason, fault.message);
+  }
+
+  /** Converges again after a wait, and says so meanwhile. */
+  #later(attempt: number, state: MachineState, reason: string, why: string): void {
+    if (this.#closed || this.#unconverged) return;
+    const waitMs = backoffMs(attempt, this.#deps.timing.backoff);
+    this.#wait = setTimeout(() => this.#converge(), waitMs);
+    this.#show(state, reason, `${why}; trying again in ${(waitMs / 1000).toFixed(1)} s`);
+  }
+
+  #show(state: MachineState, reason = "", message = ""): void {
+    this.#activity = { state, reason, message };
+    this.#tell();
+  }
+
+  #tellImage(done: bigint, total: bigint): void {
+    this.#image = { done, total };
+    const now = this.#deps.now();
+    if (done < total && now - this.#imageToldMs < this.#deps.timing.progressMs) return;
+    this.#imageToldMs = now;
+    this.#tell();
+  }
+
+  /** Publishes the machine when it differs from what was told last. */
+  #tell(): void {
+    const { ledger, driver, changes, now } = this.#deps;
+    const entry = ledger.find(this.id);
+    if (!entry || entry.progress.goneAtMs !== undefined) return;
+    const view = toMachine({
+      entry,
+      observed: this.#observed,
+      activity: this.#activity,
+      driver: driver.name,
+      image: this.#image,
+    });
+    const told = this.#told;
+    if (told) {
+      const { seq, observedAt } = told;
+      if (equals(MachineSchema, Object.assign({ ...view }, { seq, observedAt }), told)) return;
+    }
+    this.#told = Object.assign(view, { seq: ledger.nextSeq(this.id), observedAt: timestampFromMs(now()) });
+    changes.publish({ changed: this.#told });
+  }
+
+  #plan(entry: LedgerEntry, spec: MachineSpec) {
+    const { progress } = this.#deps.ledger.find(this.id) ?? entry;
+    if (!progress.image) throw new Fault("internal", "the machine's files are not known");
+    return {
+      id: this.id,
+      spec: withHostPorts(spec, progress.hostPorts),
+      image: progress.image,
+      directory: this.#deps.directoryOf(this.id),
+    };
+  }
+}
+
+function isRunning(observed: DriverMachine | undefined): boolean {
+  return observed !== undefined && observed.state !== "stopped";
+}
+
+function isSame(a: Intent, b: Intent): boolean {
+  if (!a.spec || !b.spec) return a.spec === b.spec;
+  return equals(MachineSpecSchema, a.spec, b.spec);
+}
+
+function isPromised(ledger: Ledger, id: string, port: number): boolean {
+  return ledger
+    .list()
+    .some((entry) => entry.id !== id && Object.values(entry.progress.hostPorts).includes(port));
+}
+
+function superseded(): Fault {
+  return new Fault("stale", "a newer command has taken over", { reason: "SUPERSEDED" });
+}
+
+/** Making it anew would hide that its disk is gone; only a change that its owner makes does that. */
+function lost(): Fault {
+  return new Fault("notFound", "the machine's files have vanished from the host", { reason: "MACHINE_LOST" });
+}

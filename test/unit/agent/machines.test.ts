@@ -1,0 +1,319 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import { create } from "@bufbuild/protobuf";
+import { silentLogger } from "#kernel/log.ts";
+import {
+  type Machine,
+  type MachineSpec,
+  MachineSpecSchema,
+  MachineState,
+  Power,
+  RestartPolicy,
+} from "#gen/skerry/agent/v1/machine_pb.js";
+import { FakeDriver } from "#agent/drivers/fake/driver.ts";
+import type { LocalImage } from "#agent/drivers/driver.ts";
+import { type Change, ChangeFeed } from "#agent/machines/change-feed.ts";
+import { Ledger } from "#agent/machines/ledger.ts";
+import { defaultTiming, type ImageSource, type MachineDeps } from "#agent/machines/machine.ts";
+import { MachineManager } from "#agent/machines/manager.ts";
+import { recoverMachines } from "#agent/machines/recover.ts";
+import { reasonOf } from "#test/support/reason-of.ts";
+import { until } from "#test/support/until.ts";
+
+const { RUNNING, STOPPED, FAILED, PREPARING, STARTING } = MachineState;
+const MiB = 2n ** 20n;
+const never = new AbortController().signal;
+
+function specOf(change: Partial<MachineSpec> = {}): MachineSpec {
+  const spec = create(MachineSpecSchema, {
+    name: "one",
+    image: { id: "img-1", name: "micro" },
+    vcpus: 1,
+    memoryBytes: 128n * MiB,
+    diskBytes: 64n * MiB,
+    power: Power.ON,
+    restartPolicy: RestartPolicy.ON_FAILURE,
+  });
+  return Object.assign(spec, change);
+}
+
+const image: LocalImage = { type: "disk", path: "/nowhere", format: "raw" };
+const localImages: ImageSource = { ensure: async () => image };
+
+/** One agent's worth of machines on a folder; a second one on the same folder is the agent after a kill. */
+class Host {
+  readonly directory: string;
+  readonly driver: FakeDriver;
+  readonly changes = new ChangeFeed();
+  readonly seen: Change[] = [];
+  readonly ledger: Ledger;
+  readonly manager: MachineManager;
+  readonly deps: MachineDeps;
+  readonly #stop = new AbortController();
+  #epoch = 1n;
+
+  static async start(change: Partial<MachineDeps> & { directory?: string } = {}): Promise<Host> {
+    const directory = change.directory ?? (await mkdtemp(join(tmpdir(), "skerry-machines-")));
+    const ledger = await Ledger.open({ directory: join(directory, "ledger"), log: silentLogger });
+    const host = new Host(directory, ledger, change);
+    void host.manager.run(host.#stop.signal);
+    await recoverMachines(host.manager, host.deps, never);
+    return host;
+  }
+
+  private constructor(directory: string, ledger: Ledger, change: Partial<MachineDeps>) {
+    this.directory = directory;
+    this.ledger = ledger;
+    this.driver = new FakeDriver({ log: silentLogger });
+    this.deps = {
+      driver: this.driver,
+      images: localImages,
+      ledger,
+      changes: this.changes,
+      log: silentLogger,
+      timing: { ...defaultTiming, backoff: { baseMs: 10, capMs: 20 }, attempts: 4 },
+      now: Date.now,
+      directoryOf: (id) => join(directory, "machines", id),
+      ...change,
+    };
+    this.manager = new MachineManager(this.deps);
+    this.changes.subscribe((change) => this.seen.push(change));
+  }
+
+  ensure(id: string, generation: number, change: Partial<MachineSpec> = {}, waitMs = 5000): Promise<Machine> {
+    const fence = { epoch: this.#epoch, generation: BigInt(generation) };
+    return this.manager.ensure({ id, fence, spec: specOf(change), waitMs }, never);
+  }
+
+  remove(id: string, generation: number, waitMs = 5000): Promise<boolean> {
+    const fence = { epoch: this.#epoch, generation: BigInt(generation) };
+    return this.manager.remove({ id, fence, waitMs }, never);
+  }
+
+  set epoch(epoch: bigint) {
+    this.#epoch = epoch;
+  }
+
+  /** The agent is killed: nothing is tidied up. Work under way is held for ever by the test's driver. */
+  async kill(): Promise<void> {
+    this.#stop.abort();
+    await this.manager.close({ pullPlugs: false }, never);
+  }
+
+  /** Killed, and started again on the same folder. */
+  async restart(change: Partial<MachineDeps> = {}): Promise<Host> {
+    await this.kill();
+    return Host.start({ directory: this.directory, ...change });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+await t.test("from command to running and back", async (t) => {
+  await using host = await Host.start();
+  const made = await host.ensure("vm-1", 1);
+  t.equal(made.state, RUNNING);
+  t.equal(made.generationReached, 1n);
+  t.equal(made.driver, "fake");
+  t.ok(made.startedAt);
+  const off = await host.ensure("vm-1", 2, { power: Power.OFF });
+  t.equal(off.state, STOPPED);
+  t.equal(off.reason, "");
+  const again = await host.ensure("vm-1", 3, { restarts: 1n });
+  t.equal(again.state, RUNNING);
+  t.equal(again.restarts, 1n);
+  const restarted = await host.ensure("vm-1", 4, { restarts: 2n });
+  t.ok(restarted.startedAt, "it was stopped and started");
+  t.ok(host.seen.some((change) => "changed" in change && change.changed.state === MachineState.STOPPING));
+  t.equal(await host.remove("vm-1", 5), true);
+  t.throws(() => host.manager.get("vm-1"));
+  t.equal(await host.remove("vm-1", 5), true, "removing what is gone succeeds");
+  t.equal(await host.remove("vm-never", 1), true);
+  const seqs = host.seen.map((change) => ("changed" in change ? change.changed.seq : change.removed.seq));
+  t.same(
+    seqs.slice(0, -1),
+    [...seqs.slice(0, -1)].sort((a, b) => Number(a - b)),
+    "sequence numbers only grow",
+  );
+});
+
+await t.test("fences", async (t) => {
+  await using host = await Host.start();
+  host.epoch = 5n;
+  await host.ensure("vm-1", 3);
+  t.equal((await host.ensure("vm-1", 3)).state, RUNNING, "a replay is answered");
+  t.equal(await reasonOf(host.ensure("vm-1", 3, { vcpus: 2 })), "FENCE_CONTENT_DIFFERS");
+  t.equal(await reasonOf(host.remove("vm-1", 3)), "FENCE_CONTENT_DIFFERS");
+  t.equal(await reasonOf(host.ensure("vm-1", 2)), "FENCE_STALE");
+  host.epoch = 4n;
+  t.equal(await reasonOf(host.ensure("vm-1", 9)), "FENCE_STALE", "the epoch counts first");
+  host.epoch = 6n;
+  t.equal((await host.ensure("vm-1", 1)).fence?.epoch, 6n);
+  t.equal(await host.remove("vm-1", 2), true);
+  t.equal(await reasonOf(host.ensure("vm-1", 1)), "FENCE_STALE", "a late command does not resurrect it");
+  const next = await host.restart();
+  next.epoch = 6n;
+  t.equal(await reasonOf(next.ensure("vm-1", 1)), "FENCE_STALE", "nor after a restart of the agent");
+  next.epoch = 7n;
+  t.equal((await next.ensure("vm-1", 1)).state, RUNNING, "a newer one may use the id again");
+  await next.kill();
+});
+
+await t.test("the newest intent wins", async (t) => {
+  await using host = await Host.start();
+  host.driver.set({ stepping: "manual" });
+  await host.ensure("vm-1", 1, {}, 0);
+  await until(() => host.driver.waiting === 1);
+  await host.ensure("vm-1", 2, { power: Power.OFF }, 0);
+  host.epoch = 2n;
+  const same = host.ensure("vm-1", 2, { power: Power.OFF }, 5000);
+  host.driver.set({ stepping: "auto" });
+  t.equal((await same).state, STOPPED, "the first never came to run");
+  t.notOk(host.seen.some((change) => "changed" in change && change.changed.state === RUNNING));
+  host.driver.set({ stepping: "manual" });
+  await host.ensure("vm-1", 3, {}, 0);
+  const gone = host.remove("vm-1", 4);
+  t.equal(await gone, true, "a removal takes over from a start that hangs");
+});
+
+await t.test("restart policy", async (t) => {
+  await using host = await Host.start({
+    timing: {
+      ...defaultTiming,
+      backoff: { baseMs: 5, capMs: 5 },
+      restarts: { crashes: 2, windowMs: 60_000 },
+    },
+  });
+  const view = (id: string) => host.manager.get(id);
+  await host.ensure("vm-off", 1);
+  await host.driver.end("vm-off", true);
+  await until(() => view("vm-off").reason === "GUEST_POWERED_OFF");
+  t.equal(view("vm-off").state, STOPPED, "on-failure: a guest that powers off stays off");
+  host.epoch = 2n;
+  t.equal((await host.ensure("vm-off", 1)).state, STOPPED, "the same intent again does not start it");
+  t.equal((await host.ensure("vm-off", 2)).state, RUNNING, "a new one does");
+
+  await host.ensure("vm-always", 1, { restartPolicy: RestartPolicy.ALWAYS });
+  await host.driver.end("vm-always", true);
+  await until(() => view("vm-always").crashes === 1n && view("vm-always").state === RUNNING);
+
+  await host.ensure("vm-never", 1, { restartPolicy: RestartPolicy.NEVER });
+  await host.driver.end("vm-never", false);
+  await until(() => view("vm-never").reason === "CRASHED");
+  t.equal(view("vm-never").state, STOPPED);
+
+  await host.ensure("vm-loop", 1);
+  for (const crashes of [1n, 2n]) {
+    await host.driver.end("vm-loop", false);
+    await until(() => view("vm-loop").crashes === crashes && view("vm-loop").state === RUNNING);
+  }
+  await host.driver.end("vm-loop", false);
+  await until(() => view("vm-loop").reason === "CRASH_LOOP");
+  t.equal(view("vm-loop").state, FAILED);
+});
+
+await t.test("faults that may pass are tried again, the others are told", async (t) => {
+  await using host = await Host.start();
+  const unavailable = { call: "ensure", when: "before", code: "unavailable", reason: "HOST_BUSY" } as const;
+  host.driver.set({ failures: [{ ...unavailable, times: 2 }] });
+  t.equal((await host.ensure("vm-1", 1)).state, RUNNING);
+  t.ok(
+    host.seen.some(
+      (change) =>
+        "changed" in change && change.changed.state === STARTING && change.changed.reason === "HOST_BUSY",
+    ),
+    "the state says so meanwhile",
+  );
+  host.driver.set({ failures: [{ ...unavailable, times: 4 }] });
+  const givenUp = await host.ensure("vm-2", 1);
+  t.equal(givenUp.state, FAILED);
+  t.equal(givenUp.reason, "HOST_BUSY");
+  t.equal(givenUp.generationReached, 0n);
+  host.driver.set({ failures: [] });
+  host.epoch = 2n;
+  t.equal((await host.ensure("vm-2", 1)).state, RUNNING, "a new fence tries again");
+  t.equal((await host.ensure("vm-2", 2, { diskBytes: 1n })).reason, "DISK_CANNOT_SHRINK");
+  host.driver.set({ lose: ["vm-1"] });
+  await until(() => host.manager.get("vm-1").reason === "MACHINE_LOST");
+  t.equal((await host.ensure("vm-1", 1)).state, FAILED, "a lost disk is not papered over");
+  t.equal((await host.ensure("vm-1", 2)).state, RUNNING, "until its owner changes the machine");
+});
+
+await t.test("images: progress is shown, and stopping needs none", async (t) => {
+  let finish = () => undefined as void;
+  let broken = false;
+  const images: ImageSource = {
+    ensure: async (_image, progress) => {
+      if (broken) throw new Error("asked for an image");
+      progress(10n, 100n);
+      await new Promise<void>((resolve) => (finish = resolve));
+      return image;
+    },
+  };
+  await using host = await Host.start({ images });
+  const begun = await host.ensure("vm-1", 1, {}, 1);
+  t.equal(begun.state, PREPARING);
+  await until(() => host.manager.get("vm-1").imageBytesDone === 10n);
+  finish();
+  await until(() => host.manager.get("vm-1").state === RUNNING);
+  broken = true;
+  t.equal((await host.ensure("vm-1", 2, { power: Power.OFF })).state, STOPPED);
+});
+
+await t.test("the agent is killed and comes back", async (t) => {
+  await using first = await Host.start();
+  const before = await first.ensure("vm-1", 1);
+  await first.ensure("vm-off", 1, { power: Power.OFF });
+  await first.ensure("vm-dies", 1);
+  await first.ensure("vm-halted", 1);
+  await first.driver.end("vm-halted", true);
+  await until(() => first.manager.get("vm-halted").reason !== "");
+  await first.kill();
+  await first.driver.end("vm-dies", false);
+
+  const second = await Host.start({ directory: first.directory });
+  await until(() => second.manager.list().every(({ state }) => state === RUNNING || state === STOPPED));
+  const after = second.manager.get("vm-1");
+  t.same(after.startedAt, before.startedAt, "it was taken up, not restarted");
+  t.ok(after.seq > before.seq, "sequence numbers go on");
+  t.equal(second.manager.get("vm-off").state, STOPPED);
+  await until(() => second.manager.get("vm-dies").state === RUNNING);
+  t.equal(second.manager.get("vm-halted").reason, "GUEST_POWERED_OFF", "what rests goes on resting");
+
+  second.driver.set({ stepping: "manual" });
+  await second.ensure("vm-half", 1, {}, 0);
+  await until(() => second.driver.waiting > 0);
+  const third = await second.restart();
+  await until(() => third.manager.get("vm-half").state === RUNNING);
+  await third.manager.close({ pullPlugs: true }, never);
+  t.equal((await third.driver.inspect("vm-1"))?.state, "stopped", "a stop that pulls plugs stops them");
+  const fourth = await third.restart();
+  await until(() => fourth.manager.get("vm-1").state === RUNNING);
+  t.pass("and the next start turns them on");
+  await fourth.kill();
+});
+
+await t.test("a damaged record takes no other with it", async (t) => {
+  await using host = await Host.start();
+  await host.ensure("vm-1", 1);
+  await host.ensure("vm-2", 1);
+  await host.kill();
+  const path = join(host.directory, "ledger", "vm-1.json");
+  const text = await readFile(path, "utf8");
+  await writeFile(path, text.replace('"vcpus":1', '"vcpus":9'));
+  await writeFile(join(host.directory, "ledger", "vm-3.json.new"), "half a li");
+  const next = await host.restart();
+  await until(() => next.manager.get("vm-2").state === RUNNING);
+  t.equal(next.manager.get("vm-1").reason, "LEDGER_DAMAGED");
+  t.equal(next.manager.list().length, 2, "it is reported, so that nobody starts a second one");
+  next.epoch = 9n;
+  t.equal(await reasonOf(next.ensure("vm-1", 1)), "LEDGER_DAMAGED");
+  t.equal(await reasonOf(next.remove("vm-1", 1)), "LEDGER_DAMAGED");
+  await next.kill();
+  t.same((await readdir(join(host.directory, "ledger"))).sort(), ["vm-1.json", "vm-2.json"]);
+});

@@ -73,6 +73,12 @@ export interface Reference {
   readonly field: string;
 }
 
+/** Where something is asked to be; null leaves it to the scheduler. */
+export interface Site {
+  readonly provider: string | null;
+  readonly region: string | null;
+}
+
 export interface Filter {
   readonly summary: string;
   /** Where the value is, as a path into the stored row. */
@@ -85,8 +91,11 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   /** The first is canonical; the others are accepted. */
   readonly idPrefixes: readonly [string, ...string[]];
   readonly summary: string;
-  /** `cloud`: visible to all projects, kept in the root project. */
-  readonly scope: "project" | "cloud";
+  /**
+   * `project`: seen in its own project only. `shared`: those of the root project are seen in all.
+   * `cloud`: kept in the root project, seen in all.
+   */
+  readonly scope: "project" | "shared" | "cloud";
   /** Full spec, defaults filled in. A strict object: unknown fields are refused by name. */
   readonly spec: z.ZodType<Spec>;
   readonly status: z.ZodType<Status>;
@@ -112,6 +121,8 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   readonly schemaVersion: number;
   /** Checks across fields that a schema cannot say; throws `invalid`. */
   validate?(next: Spec, previous: Spec | undefined): void;
+  /** Whether the spec asks for a site; one that no host is in is refused with the list of those there are. */
+  site?(spec: Spec): Site;
 }
 
 /** Declares a kind; the types of spec, status and phases are inferred. */

@@ -68,7 +68,7 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   plural: "images",
   idPrefixes: ["img"],
   summary: "What an instance boots from: a disk, or a kernel with its initrd",
-  scope: "project",
+  scope: "shared",
   spec: imageSpec,
   status: imageStatus,
   immutable: ["type", "architecture", "source"],

@@ -190,4 +190,5 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
   uniqueNames: false,
   schemaVersion: 1,
   validate: refuseShrinking,
+  site: ({ provider, region }) => ({ provider, region }),
 });

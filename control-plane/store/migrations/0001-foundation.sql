@@ -86,7 +86,7 @@ create table operation (
   ended_at    timestamptz
 );
 create unique index operation_one_active on operation (resource_id) where status in ('running', 'undoing');
-create index operation_resource on operation (resource_id, created_at);
+create index operation_by_resource on operation (resource_id, created_at);
 create index operation_list on operation (project, created_at, id);
 
 create table operation_step (
@@ -238,7 +238,27 @@ create table cloud_key (
   created_at  timestamptz not null default now()
 );
 
-create table certificate_revocation (
-  host_id    text primary key,
-  revoked_at timestamptz not null default now()
-);
+
+-- What a host may promise follows from what it has and how far its owner lets it overcommit; no writer of
+-- either can forget it.
+create function host_capacity_follow() returns trigger language plpgsql as $$
+begin
+  insert into host_capacity (host_id, cpus, memory_bytes, disk_bytes)
+  values (new.id,
+    floor((new.observed #>> '{capacity,cpus}')::numeric * (new.desired #>> '{overcommit,cpus}')::numeric),
+    floor((new.observed #>> '{capacity,memory_bytes}')::numeric * (new.desired #>> '{overcommit,memory}')::numeric),
+    floor((new.observed #>> '{capacity,disk_bytes}')::numeric * (new.desired #>> '{overcommit,disk}')::numeric))
+  on conflict (host_id) do update set cpus = excluded.cpus, memory_bytes = excluded.memory_bytes,
+    disk_bytes = excluded.disk_bytes, updated_at = now();
+  return null;
+end $$;
+create trigger host_capacity_follow after insert or update of desired, observed on resource
+  for each row when (new.kind = 'host' and new.observed is not null) execute function host_capacity_follow();
+create function host_capacity_forget() returns trigger language plpgsql as $$
+begin
+  delete from host_capacity where host_id = old.id;
+  delete from host_session where host_id = old.id;
+  return null;
+end $$;
+create trigger host_capacity_forget after delete on resource
+  for each row when (old.kind = 'host') execute function host_capacity_forget();

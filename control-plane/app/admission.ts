@@ -1,0 +1,109 @@
+/** What is checked against other resources before one is stored. */
+import { Fault } from "#kernel/fault.ts";
+import type { Principal, Role } from "#kernel/ctx.ts";
+import { roles } from "#kernel/ctx.ts";
+import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
+import type { AnyDefinition, Resource, Site } from "../resources/definition.ts";
+import { normaliseImageName } from "../resources/image/image.resource.ts";
+import type { Queryable } from "../store/database.ts";
+import { rootProject } from "./resource-queries.ts";
+import { invalidField } from "./validation.ts";
+
+/** The one place where it is decided whether somebody may do something to a kind. */
+export function authorise(principal: Principal, needed: Role | undefined, action: string): void {
+  if (needed === undefined) {
+    throw new Fault("denied", `${action} is not offered`, { reason: "NOT_OFFERED" });
+  }
+  if (roles.indexOf(principal.role) < roles.indexOf(needed)) {
+    throw new Fault("denied", `${action} takes the role ${needed}`, {
+      reason: "ROLE_TOO_LOW",
+      detail: { needed, role: principal.role },
+    });
+  }
+}
+
+/** Finds what the spec refers to, by id, name or alias, and gives the ids by reference. */
+export async function resolveReferences(
+  on: Queryable,
+  project: string,
+  kind: AnyDefinition,
+  spec: Readonly<Record<string, unknown>>,
+): Promise<Record<string, Resource>> {
+  const found: Record<string, Resource> = {};
+  for (const [name, reference] of Object.entries(kind.references)) {
+    const wanted = spec[reference.field];
+    if (typeof wanted !== "string") continue;
+    const resource = await findByName(on, project, reference.kind, wanted);
+    if (!resource) {
+      throw invalidField(
+        reference.field,
+        `there is no ${reference.kind} called ${JSON.stringify(wanted.slice(0, 80))}`,
+        {
+          known: await knownNames(on, project, reference.kind),
+        },
+      );
+    }
+    found[name] = resource;
+  }
+  return found;
+}
+
+async function findByName(
+  on: Queryable,
+  project: string,
+  kind: string,
+  wanted: string,
+): Promise<Resource | undefined> {
+  const [row] = await on.query<ResourceRow>(
+    `select ${resourceColumns} from resource
+     where kind = $1 and project = any($2) and deleting_at is null
+       and (id = $3 or name = $3 or desired -> 'aliases' ? $4)
+     order by id = $3 desc, name = $3 desc, project = $5 desc, created_at limit 1`,
+    [kind, [project, rootProject], wanted, normaliseImageName(wanted), project],
+    "reference_find",
+  );
+  return row && toResource(row);
+}
+
+async function knownNames(on: Queryable, project: string, kind: string): Promise<string[]> {
+  const rows = await on.query<{ name: string }>(
+    `select name from resource where kind = $1 and project = any($2) and deleting_at is null
+     order by phase = 'available' desc, name limit 50`,
+    [kind, [project, rootProject]],
+  );
+  return rows.map(({ name }) => name);
+}
+
+/** Refuses a provider and region that no host is in. */
+export async function checkSite(on: Queryable, site: Site): Promise<void> {
+  if (site.provider === null && site.region === null) return;
+  const known = await on.query<{ provider: string; region: string }>(
+    `select distinct desired ->> 'provider' as provider, desired ->> 'region' as region
+     from resource where kind = 'host' and deleting_at is null order by 1, 2`,
+  );
+  const matches = known.some(
+    ({ provider, region }) =>
+      (site.provider === null || site.provider === provider) &&
+      (site.region === null || site.region === region),
+  );
+  if (matches) return;
+  const providers = known.map(({ provider }) => provider);
+  const field = site.provider !== null && !providers.includes(site.provider) ? "provider" : "region";
+  throw invalidField(field, "no host is there", {
+    known: known.map(({ provider, region }) => ({ provider, region })),
+  });
+}
+
+/** Refuses to take away what others stand on. */
+export async function checkUnused(on: Queryable, resource: Resource): Promise<void> {
+  const users = await on.query<{ id: string }>(
+    `select id from resource where (host_id = $1 and $2 = 'host') or refs @> jsonb_build_object($2::text, $1::text)
+     order by id limit 20`,
+    [resource.id, resource.kind],
+  );
+  if (users.length === 0) return;
+  throw new Fault("conflict", `this ${resource.kind} is in use`, {
+    reason: "IN_USE",
+    detail: { used_by: users.map(({ id }) => id) },
+  });
+}

@@ -1,0 +1,109 @@
+/** Reading resources as one principal sees them. */
+import type { Principal } from "#kernel/ctx.ts";
+import { Fault } from "#kernel/fault.ts";
+import { parseId } from "#kernel/id.ts";
+import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
+import type { AnyDefinition, Resource } from "../resources/definition.ts";
+import type { Queryable } from "../store/database.ts";
+import type { ListPage, ListQuery } from "./resource-api.ts";
+import { invalidField } from "./validation.ts";
+
+export const rootProject = "root";
+
+/** The projects whose resources of this kind the principal sees. */
+export function visibleProjects(principal: Principal, kind: AnyDefinition): string[] {
+  return kind.scope === "project" ? [principal.project] : [...new Set([principal.project, rootProject])];
+}
+
+/** What cannot be seen does not exist: `notFound` for other projects' things and for other kinds' ids. */
+export async function readResource(
+  on: Queryable,
+  principal: Principal,
+  kind: AnyDefinition,
+  id: string,
+): Promise<Resource> {
+  const canonical = parseId(id, kind.idPrefixes);
+  const [row] = await on.query<ResourceRow>(
+    `select ${resourceColumns} from ${kind.source ?? "resource"} where id = $1 and kind = $2 and project = any($3)`,
+    [canonical, kind.kind, visibleProjects(principal, kind)],
+    `read_${kind.source ?? "resource"}`,
+  );
+  if (!row) throw notFound(kind, id);
+  return toResource(row);
+}
+
+export function notFound(kind: AnyDefinition, id: string): Fault {
+  const name = kind.kind.replaceAll("_", " ");
+  return new Fault("notFound", `there is no ${name} with the id ${id.slice(0, 80)}`, {
+    reason: `${kind.kind.toUpperCase()}_NOT_FOUND`,
+    detail: { id: id.slice(0, 80), kind: kind.kind },
+  });
+}
+
+/** One page in creation order, and how many match in all. */
+export async function listResources(
+  on: Queryable,
+  principal: Principal,
+  kind: AnyDefinition,
+  query: ListQuery,
+): Promise<ListPage> {
+  const values: unknown[] = [];
+  const bind = (value: unknown) => `$${String(values.push(value))}`;
+  const where = [`kind = ${bind(kind.kind)}`, `project = any(${bind(visibleProjects(principal, kind))})`];
+  if (query.phases && query.phases.length > 0) where.push(`phase = any(${bind(query.phases)})`);
+  if (query.name !== undefined) where.push(`name = ${bind(query.name)}`);
+  if (query.labels) where.push(`labels @> ${bind(JSON.stringify(query.labels))}::jsonb`);
+  for (const [name, value] of Object.entries(query.filters ?? {}))
+    where.push(filterClause(kind, name, value, bind));
+  const matching = `from ${kind.source ?? "resource"} where ${where.join(" and ")}`;
+  const totalValues = values.length;
+
+  const after = query.cursor === undefined ? undefined : decodeCursor(query.cursor);
+  const beyond = after ? ` and (created_at, id) > (${bind(after.at)}::timestamptz, ${bind(after.id)})` : "";
+  const limit = bind(query.limit + 1);
+  const offset = query.offset === undefined ? "" : ` offset ${bind(query.offset)}`;
+  const rows = await on.query<ResourceRow & { cursor_at: string }>(
+    `select ${resourceColumns}, created_at::text as cursor_at ${matching}${beyond} order by created_at, id limit ${limit}${offset}`,
+    values,
+  );
+  const [count] = await on.query<{ total: number }>(
+    `select count(*) as total ${matching}`,
+    values.slice(0, totalValues),
+  );
+  const page = rows.slice(0, query.limit);
+  const last = page.at(-1);
+  return {
+    items: page.map(toResource),
+    total: count?.total ?? 0,
+    nextCursor: rows.length > query.limit && last ? encodeCursor(last.cursor_at, last.id) : undefined,
+  };
+}
+
+function filterClause(
+  kind: AnyDefinition,
+  name: string,
+  value: string,
+  bind: (value: unknown) => string,
+): string {
+  const filter = kind.filters[name];
+  if (!filter) {
+    throw invalidField(name, `is not a filter of ${kind.plural}`, { filters: Object.keys(kind.filters) });
+  }
+  const [column, field] = filter.path;
+  return `${column} ->> ${bind(field)} = ${bind(value)}`;
+}
+
+function encodeCursor(at: string, id: string): string {
+  return Buffer.from(JSON.stringify([at, id])).toString("base64url");
+}
+
+function decodeCursor(cursor: string): { at: string; id: string } {
+  try {
+    const [at, id] = JSON.parse(Buffer.from(cursor, "base64url").toString()) as unknown[];
+    if (typeof at === "string" && typeof id === "string" && /^\d{4}-\d\d-\d\d[ \d:.+-]+$/.test(at))
+      return { at, id };
+  } catch {
+    // told below, as any other malformed cursor
+  }
+  throw invalidField("cursor", "is not a cursor of this list");
+}

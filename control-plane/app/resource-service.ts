@@ -1,0 +1,226 @@
+import type { Ctx } from "#kernel/ctx.ts";
+import { Fault } from "#kernel/fault.ts";
+import { newId, parseId } from "#kernel/id.ts";
+import type { EventFeed } from "../engine/events.ts";
+import { changeResource, eraseResource, insertResource, lockResource } from "../engine/rows.ts";
+import { enqueue } from "../engine/work.ts";
+import type { AnyDefinition, Resource } from "../resources/definition.ts";
+import type { Database, Tx } from "../store/database.ts";
+import { authorise, checkSite, checkUnused, resolveReferences } from "./admission.ts";
+import { oncePerKey } from "./idempotency.ts";
+import type {
+  CreateInput,
+  ListPage,
+  ListQuery,
+  MutationOptions,
+  Reply,
+  ResourceApi,
+  UpdateInput,
+  WatchEvent,
+} from "./resource-api.ts";
+import { listResources, notFound, readResource, rootProject, visibleProjects } from "./resource-queries.ts";
+import { checkLabels, checkName, invalidField, mergePatch, parseInput, sameJson } from "./validation.ts";
+import { waitUntilSettled, watchResources } from "./watch.ts";
+
+export interface ResourceServiceOptions {
+  readonly database: Database;
+  readonly events: EventFeed;
+  /** Called after a commit that left something to do. */
+  readonly onChange: () => void;
+}
+
+/** What the system itself may add to a create. */
+export interface CreateExtras {
+  /** Status that is known from the start, for kinds that nobody reports on. */
+  readonly observed?: unknown;
+}
+
+export class ResourceService implements ResourceApi {
+  readonly #database: Database;
+  readonly #events: EventFeed;
+  readonly #onChange: () => void;
+
+  constructor({ database, events, onChange }: ResourceServiceOptions) {
+    this.#database = database;
+    this.#events = events;
+    this.#onChange = onChange;
+  }
+
+  async create(
+    ctx: Ctx,
+    kind: AnyDefinition,
+    input: CreateInput,
+    options: MutationOptions,
+    extras: CreateExtras = {},
+  ): Promise<Reply> {
+    authorise(ctx.principal, kind.access.create, `creating ${kind.plural}`);
+    const name = checkName(input.name);
+    const labels = checkLabels(input.labels ?? {});
+    const desired = parseSpec(kind, input.spec ?? {}, undefined);
+    const project = kind.scope === "cloud" ? rootProject : ctx.principal.project;
+    return this.#mutate(ctx, options, async (tx) => {
+      if (kind.site) await checkSite(tx, kind.site(desired));
+      const referred = await resolveReferences(tx, project, kind, desired);
+      const refs = Object.fromEntries(Object.entries(referred).map(([key, resource]) => [key, resource.id]));
+      const id = newId(kind.idPrefixes[0], ctx.now());
+      if (kind.reconciled) await enqueue(tx, { key: id, kind: kind.kind });
+      const unready = Object.values(referred).filter((resource) => resource.phase === "listed");
+      for (const { id: key, kind: referredKind } of unready) await enqueue(tx, { key, kind: referredKind });
+      const { observed } = extras;
+      return insertResource(tx, kind, { id, project, name, labels, desired, observed, refs });
+    });
+  }
+
+  async get(ctx: Ctx, kind: AnyDefinition, id: string): Promise<Resource> {
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    return readResource(this.#database, ctx.principal, kind, id);
+  }
+
+  async list(ctx: Ctx, kind: AnyDefinition, query: ListQuery): Promise<ListPage> {
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    return listResources(this.#database, ctx.principal, kind, query);
+  }
+
+  async update(
+    ctx: Ctx,
+    kind: AnyDefinition,
+    id: string,
+    input: UpdateInput,
+    options: MutationOptions,
+  ): Promise<Reply> {
+    return this.#change(ctx, kind, id, "update", options, async (tx, before) => {
+      const name = input.name === undefined ? before.name : checkName(input.name);
+      const labels =
+        input.labels === undefined
+          ? before.labels
+          : checkLabels(mergePatch(before.labels, input.labels) as object as Record<string, unknown>);
+      const desired =
+        input.spec === undefined
+          ? before.desired
+          : parseSpec(kind, mergePatch(before.desired, input.spec), before);
+      const intends = !sameJson(before.desired, desired);
+      if (!intends && name === before.name && sameJson(labels, before.labels)) return before;
+      const generation = before.generation + (intends ? 1 : 0);
+      return changeResource(tx, kind, before, { name, labels, desired, generation }, ctx.log);
+    });
+  }
+
+  async delete(ctx: Ctx, kind: AnyDefinition, id: string, options: MutationOptions): Promise<Reply> {
+    return this.#change(ctx, kind, id, "delete", options, async (tx, before) => {
+      if (before.deletingAt) return before;
+      await checkUnused(tx, before);
+      const change = { deletingAt: new Date(ctx.now()), generation: before.generation + 1 };
+      if (kind.reconciled) return changeResource(tx, kind, before, change, ctx.log);
+      await eraseResource(tx, before);
+      return { ...before, ...change };
+    });
+  }
+
+  async invoke(
+    ctx: Ctx,
+    kind: AnyDefinition,
+    id: string,
+    verb: string,
+    input: unknown,
+    options: MutationOptions,
+  ): Promise<Reply> {
+    const definition = Object.hasOwn(kind.verbs, verb) ? kind.verbs[verb] : undefined;
+    if (!definition)
+      throw new Fault("notFound", `${kind.plural} have no verb ${verb.slice(0, 80)}`, {
+        reason: "VERB_NOT_FOUND",
+      });
+    const parsed: unknown = parseInput(definition.input, input ?? {}, "");
+    return this.#change(ctx, kind, id, "update", options, async (tx, before) => {
+      if (before.deletingAt || !definition.when.includes(before.phase)) {
+        throw new Fault("conflict", `it cannot ${verb} while it is ${before.phase}`, {
+          reason: "PHASE_CONFLICT",
+          detail: { phase: before.phase, allowed: definition.when },
+        });
+      }
+      const desired = parseSpec(kind, definition.apply(before, parsed), before);
+      return changeResource(tx, kind, before, { desired, generation: before.generation + 1 }, ctx.log);
+    });
+  }
+
+  watch(
+    ctx: Ctx,
+    kind: AnyDefinition,
+    query: Omit<ListQuery, "limit"> & { readonly id?: string },
+  ): AsyncIterable<WatchEvent> {
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    return watchResources({ database: this.#database, events: this.#events }, ctx, kind, query);
+  }
+
+  async wait(ctx: Ctx, kind: AnyDefinition, id: string, timeoutMs: number): Promise<Resource | undefined> {
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    return waitUntilSettled({ database: this.#database, events: this.#events }, ctx, kind, id, timeoutMs);
+  }
+
+  /** A change of one resource: its work row is locked first, then itself (see the lock order in rows.ts). */
+  #change(
+    ctx: Ctx,
+    kind: AnyDefinition,
+    id: string,
+    access: "update" | "delete",
+    options: MutationOptions,
+    change: (tx: Tx, before: Resource) => Promise<Resource>,
+  ): Promise<Reply> {
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    const canonical = parseId(id, kind.idPrefixes);
+    return this.#mutate(ctx, options, async (tx) => {
+      if (kind.reconciled) {
+        await tx.query(
+          `update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()), attempt = 0 where key = $1`,
+          [canonical],
+          "work_intent",
+        );
+      }
+      const before = await lockResource(tx, canonical);
+      const visible =
+        before?.kind === kind.kind && visibleProjects(ctx.principal, kind).includes(before.project);
+      if (!before || !visible) throw notFound(kind, id);
+      authorise(ctx.principal, kind.access[access], `changing ${kind.plural}`);
+      if (before.project !== ctx.principal.project && kind.scope !== "cloud") {
+        throw new Fault("denied", `this ${kind.kind} belongs to another project`, {
+          reason: "OTHER_PROJECT",
+        });
+      }
+      checkRevision(before, options.ifMatch);
+      if (access === "update" && before.deletingAt) {
+        throw new Fault("conflict", `this ${kind.kind} is being deleted`, { reason: "BEING_DELETED" });
+      }
+      return change(tx, before);
+    });
+  }
+
+  async #mutate(ctx: Ctx, options: MutationOptions, change: (tx: Tx) => Promise<Resource>): Promise<Reply> {
+    const reply = await this.#database.transaction((tx) =>
+      oncePerKey(tx, ctx.principal.id, options.idempotency, async () => options.respond(await change(tx))),
+    );
+    this.#onChange();
+    return reply;
+  }
+}
+
+function checkRevision({ revision }: Resource, ifMatch: number | undefined): void {
+  if (ifMatch === undefined || ifMatch === revision) return;
+  throw new Fault("stale", "it has changed since you read it", {
+    reason: "PRECONDITION_FAILED",
+    detail: { revision },
+    retryable: false,
+  });
+}
+
+/** The whole spec as it would be, or `invalid` with every field that is wrong. */
+function parseSpec(
+  kind: AnyDefinition,
+  spec: unknown,
+  before: Resource | undefined,
+): Record<string, unknown> {
+  const next = parseInput<Record<string, unknown>>(kind.spec, spec, "spec");
+  const previous = before?.desired as Record<string, unknown> | undefined;
+  const frozen = kind.immutable.find((field) => previous && !sameJson(previous[field], next[field]));
+  if (frozen !== undefined) throw invalidField(`spec.${frozen}`, "cannot be changed after creation");
+  kind.validate?.(next, previous);
+  return next;
+}

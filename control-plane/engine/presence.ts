@@ -1,0 +1,150 @@
+/**
+ * Which hosts are connected, and to which replica. A connection is written when it comes and goes;
+ * heartbeats are gathered and written together, off the resource's row.
+ */
+import type { Logger } from "#kernel/log.ts";
+import type { HostStatus } from "../resources/host/host.resource.ts";
+import type { Database, Tx } from "../store/database.ts";
+import type { KindRegistry } from "./observe.ts";
+import { changeResource, lockResource } from "./rows.ts";
+
+const flushMs = 1_000;
+/** A replica that has not written for this long no longer holds its connections. */
+export const replicaLostMs = 15_000;
+
+export interface PresenceOptions {
+  readonly database: Database;
+  readonly registry: KindRegistry;
+  readonly replicaId: string;
+  /** Where the other replicas reach this one. */
+  readonly replicaUrl: string;
+  readonly log: Logger;
+  /** Called after a change was committed. */
+  readonly onChange: () => void;
+}
+
+export class Presence implements AsyncDisposable {
+  readonly #options: PresenceOptions;
+  readonly #beats = new Map<string, string>();
+  /** Changes of one host are written in the order in which they happened. */
+  readonly #writing = new Map<string, Promise<void>>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: PresenceOptions) {
+    this.#options = options;
+  }
+
+  async start(): Promise<void> {
+    await this.#flush();
+    this.#timer = setInterval(() => {
+      this.#flush().catch((error: unknown) => this.#options.log.warn("presence.flush_failed", { error }));
+    }, flushMs);
+  }
+
+  /** The host was heard of just now. */
+  beat(hostId: string, sessionId: string): void {
+    this.#beats.set(hostId, sessionId);
+  }
+
+  connectionChanged(hostId: string, connected: boolean): void {
+    const before = this.#writing.get(hostId) ?? Promise.resolve();
+    const write = before
+      .then(() => this.#write(hostId, connected))
+      .catch((error: unknown) =>
+        this.#options.log.error("presence.write_failed", { hostId, connected, error }),
+      )
+      .finally(() => {
+        if (this.#writing.get(hostId) === write) this.#writing.delete(hostId);
+      });
+    this.#writing.set(hostId, write);
+  }
+
+  async #write(hostId: string, connected: boolean): Promise<void> {
+    const { database, replicaId, onChange } = this.#options;
+    await database.transaction(async (tx) => {
+      if (connected) {
+        await tx.query(
+          `insert into host_session (host_id, replica_id, connected_at, last_seen)
+           select id, $2, now(), now() from resource where id = $1
+           on conflict (host_id) do update set replica_id = $2, connected_at = now(), last_seen = now()`,
+          [hostId, replicaId],
+        );
+      } else {
+        const left = await tx.query(
+          "update host_session set replica_id = null where host_id = $1 and replica_id = $2 returning 1",
+          [hostId, replicaId],
+        );
+        if (left.length === 0) return; // it is connected elsewhere by now
+      }
+      await this.#setConnected(tx, hostId, connected);
+    });
+    onChange();
+  }
+
+  async #setConnected(tx: Tx, hostId: string, connected: boolean): Promise<void> {
+    const { registry, log } = this.#options;
+    const host = await lockResource(tx, hostId);
+    const observed = host?.observed as HostStatus | undefined;
+    if (!host || !observed || observed.connected === connected) return;
+    await changeResource(
+      tx,
+      registry.definition("host"),
+      host,
+      { observed: { ...observed, connected } },
+      log,
+    );
+  }
+
+  /** Marks hosts whose replica is gone as disconnected. Any replica may do it. */
+  async sweep(): Promise<void> {
+    const { database, onChange } = this.#options;
+    const lost = await database.transaction(async (tx) => {
+      const rows = await tx.query<{ host_id: string }>(
+        `update host_session s set replica_id = null where replica_id is not null and not exists (
+           select 1 from replica r where r.id = s.replica_id and r.last_seen > now() - $1 * interval '1 millisecond')
+         returning host_id`,
+        [replicaLostMs],
+      );
+      for (const { host_id } of rows.sort((a, b) => (a.host_id < b.host_id ? -1 : 1))) {
+        await this.#setConnected(tx, host_id, false);
+      }
+      return rows.length;
+    });
+    if (lost > 0) onChange();
+  }
+
+  /** Where the replica is that holds the host's connection; undefined when none does. */
+  async locate(hostId: string): Promise<{ readonly replicaId: string; readonly url: string } | undefined> {
+    const [row] = await this.#options.database.query<{ replicaId: string; url: string }>(
+      `select r.id as "replicaId", r.url from host_session s join replica r on r.id = s.replica_id
+       where s.host_id = $1 and r.last_seen > now() - $2 * interval '1 millisecond'`,
+      [hostId, replicaLostMs],
+    );
+    return row;
+  }
+
+  async #flush(): Promise<void> {
+    const { database, replicaId, replicaUrl } = this.#options;
+    const beats = [...this.#beats];
+    this.#beats.clear();
+    await database.query(
+      `with me as (
+         insert into replica (id, url) values ($1, $2) on conflict (id) do update set url = $2, last_seen = now())
+       update host_session s set last_seen = now(), session_id = b.session_id
+       from unnest($3::text[], $4::text[]) as b(host_id, session_id) where s.host_id = b.host_id`,
+      [replicaId, replicaUrl, beats.map(([hostId]) => hostId), beats.map(([, session]) => session)],
+      "presence_flush",
+    );
+  }
+
+  /** Says goodbye: the hosts that were connected here are so no longer. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    await Promise.all(this.#writing.values());
+    const { database, replicaId, log } = this.#options;
+    await database
+      .query("delete from replica where id = $1", [replicaId])
+      .then(() => this.sweep())
+      .catch((error: unknown) => log.warn("presence.goodbye_failed", { error }));
+  }
+}

@@ -1,0 +1,220 @@
+/**
+ * Takes agents' reports: what changed on their machines, what they are, how they do. Everything may
+ * come twice, late and out of order.
+ */
+import { timestampDate, type Timestamp } from "@bufbuild/protobuf/wkt";
+import type { HostFacts } from "#gen/skerry/agent/v1/host_pb.js";
+import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
+import type { ReportRequest } from "#gen/skerry/control/v1/control_pb.js";
+import type { Logger } from "#kernel/log.ts";
+import type { HostStatus } from "../resources/host/host.resource.ts";
+import type { Database, Tx } from "../store/database.ts";
+import { toObservation } from "./machine.ts";
+import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
+import type { Orphans } from "./orphans.ts";
+import type { Presence } from "./presence.ts";
+import { changeResource, lockResource } from "./rows.ts";
+
+const nextReportMs = 5_000;
+/** A command may still be under way when a full report was put together: younger facts outrank it. */
+const settledAfterSeconds = 30;
+
+export interface ReportStoreOptions {
+  readonly database: Database;
+  readonly registry: KindRegistry;
+  readonly presence: Presence;
+  readonly orphans: Orphans;
+  readonly log: Logger;
+  /** Called after a change was committed. */
+  readonly onChange: () => void;
+}
+
+export class ReportStore {
+  readonly #options: ReportStoreOptions;
+
+  constructor(options: ReportStoreOptions) {
+    this.#options = options;
+  }
+
+  async report(hostId: string, report: ReportRequest): Promise<{ nextReportMs: number; wantFull: boolean }> {
+    const { database, presence, onChange } = this.#options;
+    presence.beat(hostId, report.sessionId);
+    if (report.facts) await this.#storeFacts(hostId, report.facts);
+    const carries = report.machines.length + report.removed.length > 0 || report.full;
+    let wantFull = false;
+    if (carries) {
+      wantFull = await database.transaction((tx) => this.#storeMachines(tx, hostId, report));
+      onChange();
+    }
+    await this.#storeSamples(hostId, report.hostMetrics, report.machineMetrics);
+    if (report.full)
+      await this.#storeUnknown(
+        hostId,
+        report.machines.map(({ id }) => id),
+      );
+    return { nextReportMs, wantFull };
+  }
+
+  async #storeMachines(tx: Tx, hostId: string, report: ReportRequest): Promise<boolean> {
+    const { registry, log } = this.#options;
+    const known = report.full
+      ? await tx.query<{ id: string }>("select resource_id as id from incarnation where host_id = $1", [
+          hostId,
+        ])
+      : [];
+    const named = [...report.machines, ...report.removed, ...known].map(({ id }) => id);
+    await tx.query("select 1 from work where key = any($1) order by key for update", [named], "work_lock");
+
+    const changed = await observeMachines(tx, registry, hostId, report.machines.map(toObservation), log);
+    const gone = await tx.query<{ id: string }>(
+      `delete from incarnation i using jsonb_to_recordset($2) as x(id text, seq bigint)
+       where i.host_id = $1 and i.resource_id = x.id and i.seq < x.seq returning i.resource_id as id`,
+      [hostId, JSON.stringify(report.removed.map(({ id, seq }) => ({ id, seq: Number(seq) })))],
+      "incarnation_removed",
+    );
+    const { absent, doubtful } = report.full
+      ? await this.#markAbsent(
+          tx,
+          hostId,
+          report.machines.map(({ id }) => id),
+        )
+      : { absent: [], doubtful: false };
+    const lost = [...gone.map(({ id }) => id), ...absent];
+    await recomputeObserved(tx, registry, lost, log);
+    await tx.query(
+      "update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()) where key = any($1)",
+      [[...changed, ...lost]],
+      "work_dirty",
+    );
+    return doubtful;
+  }
+
+  /** Machines that a full report does not name do not exist there, unless they are newer than the report may be. */
+  async #markAbsent(
+    tx: Tx,
+    hostId: string,
+    present: readonly string[],
+  ): Promise<{ absent: string[]; doubtful: boolean }> {
+    const rows = await tx.query<{ id: string; young: boolean }>(
+      `select resource_id as id, updated_at > now() - $3 * interval '1 second' as young from incarnation
+       where host_id = $1 and state <> 'absent' and resource_id <> all($2)`,
+      [hostId, present, settledAfterSeconds],
+    );
+    const absent = rows.filter(({ young }) => !young).map(({ id }) => id);
+    // seq 0: an agent that lost its ledger counts from the start again and must be believed.
+    await tx.query(
+      `update incarnation set state = 'absent', seq = 0, updated_at = now()
+       where host_id = $1 and resource_id = any($2)`,
+      [hostId, absent],
+    );
+    return { absent, doubtful: absent.length < rows.length };
+  }
+
+  async #storeFacts(hostId: string, facts: HostFacts): Promise<void> {
+    const { database, registry, log, onChange } = this.#options;
+    const stored = await database.transaction(async (tx) => {
+      const host = await lockResource(tx, hostId);
+      if (!host) return false;
+      const before = host.observed as HostStatus | undefined;
+      const [session] = await tx.query<{ connected: boolean }>(
+        "select replica_id is not null as connected from host_session where host_id = $1",
+        [hostId],
+      );
+      const observed: HostStatus = {
+        ...toHostStatus(facts),
+        connected: session?.connected ?? false,
+        unknown_machines: before?.unknown_machines ?? [],
+      };
+      if (before && sameStatus(before, observed)) return false;
+      await changeResource(tx, registry.definition("host"), host, { observed }, log);
+      return true;
+    });
+    if (stored) onChange();
+  }
+
+  async #storeUnknown(hostId: string, reported: readonly string[]): Promise<void> {
+    const { database, registry, orphans, log } = this.#options;
+    const unknown = await orphans.examine(hostId, reported);
+    await database.transaction(async (tx) => {
+      const host = await lockResource(tx, hostId);
+      const observed = host?.observed as HostStatus | undefined;
+      if (!host || !observed || observed.unknown_machines.join() === unknown.join()) return;
+      log.warn("host.unknown_machines", { hostId, machines: unknown });
+      const change = { observed: { ...observed, unknown_machines: unknown } };
+      await changeResource(tx, registry.definition("host"), host, change, log);
+    });
+  }
+
+  async #storeSamples(
+    hostId: string,
+    host: HostMetrics | undefined,
+    machines: readonly MachineMetrics[],
+  ): Promise<void> {
+    const { database } = this.#options;
+    if (host) {
+      await database.query(
+        `insert into host_sample (host_id, at, sample) select id, $2, $3 from resource where id = $1
+         on conflict do nothing`,
+        [hostId, toIso(host.at), JSON.stringify(toSample(host))],
+        "host_sample_insert",
+      );
+    }
+    if (machines.length === 0) return;
+    const samples = machines.map((m) => ({ id: m.machineId, at: toIso(m.at), sample: toSample(m) }));
+    await database.query(
+      `insert into machine_sample (machine_id, at, sample)
+       select x.id, x.at, x.sample from jsonb_to_recordset($1) as x(id text, at timestamptz, sample jsonb)
+       join resource r on r.id = x.id on conflict do nothing`,
+      [JSON.stringify(samples)],
+      "machine_sample_insert",
+    );
+  }
+}
+
+function toHostStatus(facts: HostFacts): Omit<HostStatus, "connected" | "unknown_machines"> {
+  return {
+    hostname: facts.hostname,
+    architecture: facts.architecture,
+    operating_system: facts.operatingSystem,
+    kernel: facts.kernel,
+    agent_version: facts.agentVersion,
+    cpu_model: facts.cpuModel,
+    cpu_baseline: facts.cpuBaseline,
+    capacity: {
+      cpus: facts.capacity?.cpus ?? 0,
+      memory_bytes: Number(facts.capacity?.memoryBytes ?? 0n),
+      disk_bytes: Number(facts.capacity?.diskBytes ?? 0n),
+    },
+    driver: facts.driver,
+    driver_version: facts.driverVersion,
+    acceleration: facts.acceleration,
+    acceleration_reason: facts.accelerationReason,
+    capabilities: facts.capabilities,
+    listen_address: facts.listenAddress,
+    boot_id: facts.bootId,
+  };
+}
+
+function sameStatus(a: HostStatus, b: HostStatus): boolean {
+  const keys = Object.keys(b) as (keyof HostStatus)[];
+  return keys.every((key) => JSON.stringify(sorted(a[key])) === JSON.stringify(sorted(b[key])));
+}
+
+function sorted(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/** The message's numbers in snake_case; names and units are the contract's. */
+function toSample(metrics: HostMetrics | MachineMetrics): Record<string, number> {
+  const sample: Record<string, number> = {};
+  for (const [name, value] of Object.entries(metrics)) {
+    if (typeof value !== "number" && typeof value !== "bigint") continue;
+    sample[name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)] = Number(value);
+  }
+  return sample;
+}
+
+function toIso(at: Timestamp | undefined): string {
+  return (at ? timestampDate(at) : new Date()).toISOString();
+}

@@ -1,0 +1,110 @@
+/**
+ * Finds what fell through: keys that should be looked at and are not, leftovers, and rows past their
+ * time. One replica at a time; every statement is safe to repeat.
+ */
+import type { Logger } from "#kernel/log.ts";
+import { backoffMs } from "#kernel/retry.ts";
+import type { Database } from "../store/database.ts";
+import type { Presence } from "./presence.ts";
+
+const sweepLock = 0x5ce78;
+
+export interface SweepOptions {
+  readonly database: Database;
+  readonly presence: Presence;
+  readonly log: Logger;
+  readonly everyMs: number;
+  /** Kinds that have a controller. */
+  readonly reconciledKinds: readonly string[];
+  readonly onChange: () => void;
+}
+
+/** Statements and what they are for; each takes little at a time. */
+const statements: readonly { readonly name: string; readonly sql: string }[] = [
+  {
+    name: "work_missing",
+    sql: `insert into work (key, kind, host_id, run_at) select r.id, r.kind, r.host_id, now() from resource r
+      where r.kind = any($1) and not exists (select 1 from work w where w.key = r.id) limit 1000
+      on conflict (key) do nothing returning 1`,
+  },
+  {
+    name: "work_unsettled",
+    sql: `update work w set run_at = now(), dirty_seq = dirty_seq + 1 from resource r
+      where r.id = w.key and r.kind = any($1) and w.run_at is null and w.lease_until is null
+        and w.settled_at < now() - interval '20 seconds'
+        and (r.deleting_at is not null
+          or exists (select 1 from operation o where o.resource_id = r.id and o.status in ('running', 'undoing'))
+          or (r.kind = 'instance' and r.observed_generation < r.generation
+              and not coalesce((r.problem ->> 'stuck')::boolean, false)))
+      returning 1`,
+  },
+  {
+    name: "work_all",
+    sql: `update work set run_at = now(), dirty_seq = dirty_seq + 1 where key in (
+        select key from work where run_at is null and kind = any($1) and settled_at < now() - interval '10 minutes'
+        order by settled_at limit 500 for update skip locked) returning 1`,
+  },
+  {
+    name: "reservation_leftover",
+    sql: `delete from reservation v where v.created_at < now() - interval '1 minute' and $1::text[] is not null
+        and not exists (select 1 from resource r where r.id = v.resource_id) returning 1`,
+  },
+  { name: "idempotency_old", sql: retention("idempotency", "created_at", "24 hours") },
+  { name: "outbox_old", sql: retention("outbox", "created_at", "24 hours") },
+  { name: "machine_sample_old", sql: retention("machine_sample", "at", "7 days") },
+  { name: "host_sample_old", sql: retention("host_sample", "at", "7 days") },
+  { name: "tombstone_old", sql: retention("tombstone", "erased_at", "30 days") },
+  { name: "refresh_token_old", sql: retention("refresh_token", "expires_at", "7 days") },
+  { name: "operation_old", sql: retention("operation", "ended_at", "30 days") },
+];
+
+function retention(table: string, column: string, age: string): string {
+  return `delete from ${table} where ctid in (
+    select ctid from ${table} where ${column} < now() - interval '${age}' and $1::text[] is not null limit 5000) returning 1`;
+}
+
+export class Sweep implements AsyncDisposable {
+  readonly #options: SweepOptions;
+  #timer: NodeJS.Timeout | undefined;
+  #running: Promise<void> | undefined;
+  #stopped = false;
+
+  constructor(options: SweepOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    if (this.#stopped) return;
+    const waitMs = backoffMs(0, { baseMs: this.#options.everyMs, capMs: this.#options.everyMs });
+    this.#timer = setTimeout(() => {
+      this.#running = this.run()
+        .catch((error: unknown) => this.#options.log.warn("sweep.failed", { error }))
+        .finally(() => this.start());
+    }, waitMs);
+  }
+
+  /** One sweep; does nothing when another replica is at it. */
+  async run(): Promise<void> {
+    const { database, log, reconciledKinds, presence, onChange } = this.#options;
+    const found: Record<string, number> = {};
+    for (const { name, sql } of statements) {
+      const count = await database.transaction(async (tx) => {
+        const [lock] = await tx.query<{ mine: boolean }>("select pg_try_advisory_xact_lock($1) as mine", [
+          sweepLock,
+        ]);
+        return lock?.mine ? (await tx.query(sql, [reconciledKinds])).length : 0;
+      });
+      if (count > 0) found[name] = count;
+    }
+    await presence.sweep();
+    if (Object.keys(found).length === 0) return;
+    log.info("sweep.found", found);
+    onChange();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    await this.#running;
+  }
+}

@@ -78,7 +78,7 @@ export class RequestContext implements Ctx {
         },
         (error: unknown) => {
           clearTimeout(timer);
-          reject(error as Error);
+          reject(error);
         },
       );
     });

@@ -72,7 +72,7 @@ export type Route = RouteSpec<unknown, unknown>;
 
 /** Declares a route; query and body types come from its schemas. */
 export function defineRoute<Query = Params, Body = undefined>(route: RouteSpec<Query, Body>): Route {
-  return route as unknown as Route;
+  return route;
 }
 
 export interface ErrorContext {

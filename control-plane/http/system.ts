@@ -81,7 +81,7 @@ export function systemSurface({ checks, documents }: SystemOptions): Surface {
 const noStore = { "Cache-Control": "no-store" };
 
 async function runChecks(checks: readonly ReadinessCheck[], signal: AbortSignal): Promise<Json> {
-  const results = await Promise.allSettled(checks.map(({ check }) => check(signal)));
+  const results = await Promise.allSettled(checks.map((part) => part.check(signal)));
   const states = checks.map(({ name }, i) => ({ name, ready: results[i]?.status === "fulfilled" }));
   const missing = states.filter(({ ready }) => !ready).map(({ name }) => name);
   if (missing.length === 0) return states;

@@ -1,0 +1,110 @@
+import { z } from "zod";
+import type { MachineSeries, MetricsQuery } from "../../app/metrics-query.ts";
+import type { ResourceApi } from "../../app/resource-api.ts";
+import { timeParameter } from "../../http/parameters.ts";
+import { defineRoute, type Route } from "../../http/route.ts";
+import { withPrefix } from "../dialect.ts";
+import { vmKind } from "./vm.ts";
+
+export interface MetricsRoutesOptions {
+  readonly resources: Pick<ResourceApi, "get">;
+  readonly metrics: Pick<MetricsQuery, "machine" | "system">;
+}
+
+const systemMetrics = z.object({
+  timestamp: z.iso.datetime(),
+  cpu_usage: z.number(),
+  memory_usage: z.number(),
+  disk_usage: z.number(),
+  network_in: z.number(),
+  network_out: z.number(),
+  active_vms: z.int(),
+  active_migrations: z.int(),
+});
+
+const vmMetrics = z.object({
+  vm_id: z.string(),
+  start_time: z.iso.datetime(),
+  end_time: z.iso.datetime(),
+  interval_seconds: z.int(),
+  metrics: z.array(
+    z.object({
+      timestamp: z.iso.datetime(),
+      cpu_usage: z.number().describe("0 to 1 of all its vCPUs"),
+      memory_usage: z.number().describe("0 to 1"),
+      memory_used: z.number(),
+      disk_read: z.number().describe("bytes since it started"),
+      disk_write: z.number(),
+      network_in: z.number(),
+      network_out: z.number(),
+    }),
+  ),
+});
+
+export function metricsRoutes({ resources, metrics }: MetricsRoutesOptions): Route[] {
+  return [
+    defineRoute({
+      method: "GET",
+      path: "/v1/metrics/system",
+      operationId: "getSystemMetrics",
+      summary: "Usage of the whole cloud now",
+      tag: "metrics",
+      role: "viewer",
+      answers: { 200: { description: "usage", schema: systemMetrics, name: "SystemMetrics" } },
+      async handle() {
+        const usage = await metrics.system();
+        return {
+          status: 200,
+          headers: {},
+          body: {
+            timestamp: usage.at.toISOString(),
+            cpu_usage: usage.cpuUsage,
+            memory_usage: usage.memoryUsage,
+            disk_usage: usage.diskUsage,
+            network_in: usage.networkInBytes,
+            network_out: usage.networkOutBytes,
+            active_vms: usage.runningInstances,
+            active_migrations: usage.runningMigrations,
+          },
+        };
+      },
+    }),
+    defineRoute({
+      method: "GET",
+      path: "/v1/vms/{vm_id}/metrics",
+      operationId: "getVmMetrics",
+      summary: "Usage of a VM over time, in at most 500 points",
+      tag: "metrics",
+      role: "viewer",
+      query: z.strictObject({
+        start_time: timeParameter("RFC 3339 or a date; default: an hour before the end", "start").optional(),
+        end_time: timeParameter("RFC 3339 or a date; default: now", "end").optional(),
+      }),
+      answers: { 200: { description: "the points", schema: vmMetrics, name: "VmMetrics" } },
+      async handle({ ctx, params, query }) {
+        const { id } = await resources.get(ctx, vmKind.definition, params["vm_id"] ?? "");
+        const series = await metrics.machine(id, { start: query.start_time, end: query.end_time });
+        return { status: 200, headers: {}, body: toVmMetrics(id, series) };
+      },
+    }),
+  ];
+}
+
+function toVmMetrics(id: string, series: MachineSeries): z.infer<typeof vmMetrics> {
+  return {
+    vm_id: withPrefix(id, vmKind.idPrefix),
+    start_time: series.start.toISOString(),
+    end_time: series.end.toISOString(),
+    interval_seconds: series.intervalSeconds,
+    metrics: series.points.map((point) => ({
+      timestamp: point.at.toISOString(),
+      cpu_usage: point.cpu_usage,
+      memory_usage: point.memory_total_bytes > 0 ? point.memory_used_bytes / point.memory_total_bytes : 0,
+      memory_used: point.memory_used_bytes,
+      disk_read: point.disk_read_bytes,
+      disk_write: point.disk_write_bytes,
+      network_in: point.network_in_bytes,
+      network_out: point.network_out_bytes,
+    })),
+  };
+}

@@ -1,0 +1,31 @@
+import type { Surface } from "../../http/route.ts";
+import { KnownRegions } from "../regions.ts";
+import { authRoutes, type Login } from "./auth-routes.ts";
+import { encodeFault, errorSchema } from "./errors.ts";
+import { metricsRoutes, type MetricsRoutesOptions } from "./metrics-routes.ts";
+import { vmRoutes, type VmRoutesOptions } from "./vm-routes.ts";
+
+export interface NovacronOptions {
+  readonly resources: VmRoutesOptions["resources"];
+  readonly accounts: Login;
+  readonly metrics: MetricsRoutesOptions["metrics"];
+}
+
+const areas = ["auth", "vms", "migrations", "providers", "edge", "users", "audit", "metrics", "agents"];
+
+/** The NovaCron-compatible API, reference C of the contract. */
+export function novacronSurface({ resources, accounts, metrics }: NovacronOptions): Surface {
+  return {
+    name: "novacron",
+    title: "Skerry, NovaCron-compatible",
+    prefixes: areas.map((area) => `/v1/${area}`),
+    errorSchema,
+    errorContentType: "application/json; charset=utf-8",
+    encodeFault,
+    routes: [
+      ...authRoutes(accounts),
+      ...vmRoutes({ resources, regions: new KnownRegions(resources) }),
+      ...metricsRoutes({ resources, metrics }),
+    ],
+  };
+}

@@ -26,11 +26,14 @@ export interface ControlPlaneOptions {
   readonly imageOverridesFile: string;
 }
 
+/** Settings of the command line and the launcher, which a control plane would refuse as unknown. */
+const otherPrograms = ["SKERRY_URL", "SKERRY_TOKEN", "SKERRY_PROFILE", "SKERRY_TOPOLOGY"];
+
 /** The control plane's environment: what the operator set, and what the launcher knows. */
 export function controlPlaneEnvironment(base: Environment, options: ControlPlaneOptions): Environment {
   const { settings, credentials } = options;
   return {
-    ...without(base, (name) => name.startsWith("SKERRY_AGENT_") || name === "SKERRY_TOPOLOGY"),
+    ...without(base, (name) => name.startsWith("SKERRY_AGENT_") || otherPrograms.includes(name)),
     DATABASE_URL: options.databaseUrl,
     PORT: String(settings.port),
     SKERRY_HOME: settings.home,

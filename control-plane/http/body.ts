@@ -1,7 +1,8 @@
 import { isUtf8 } from "node:buffer";
 import type { IncomingMessage } from "node:http";
 import { Fault } from "#kernel/fault.ts";
-import { unstorable } from "./validate.ts";
+import { invalidField } from "../app/validation.ts";
+import { unstorable } from "./query.ts";
 
 export interface BodyLimits {
   readonly maxBytes: number;
@@ -86,13 +87,7 @@ function refuseHarmful(value: unknown, path: string, depthLeft: number): void {
   }
 }
 
-function harmful(path: string, why: string): Fault {
-  const field = path.slice(0, 200);
-  return new Fault("invalid", `the body is not valid: ${field} ${why}`, {
-    reason: "VALIDATION_ERROR",
-    detail: { fields: [{ field, message: why }] },
-  });
-}
+const harmful = (path: string, why: string) => invalidField(path.slice(0, 200) || "body", why);
 
 const malformed = (message: string, cause?: unknown) =>
   new Fault("invalid", message, { reason: "BODY_MALFORMED", cause });

@@ -1,7 +1,7 @@
 /** Conditional and repeatable requests: ETag, If-Match, If-None-Match, Idempotency-Key. */
 import { createHash } from "node:crypto";
-import { Fault } from "#kernel/fault.ts";
 import type { MutationOptions, Reply } from "../app/resource-api.ts";
+import { invalidField } from "../app/validation.ts";
 import type { Resource } from "../resources/definition.ts";
 import type { Call } from "./route.ts";
 
@@ -40,10 +40,7 @@ function idempotencyOf(call: Call<unknown, unknown>): MutationOptions["idempoten
   const given = call.request.headers["idempotency-key"];
   if (given === undefined || call.request.method !== "POST") return undefined;
   if (typeof given !== "string" || !key.test(given)) {
-    throw new Fault("invalid", "Idempotency-Key must be 1 to 255 printable characters without spaces", {
-      reason: "VALIDATION_ERROR",
-      detail: { fields: [{ field: "Idempotency-Key", message: "malformed" }] },
-    });
+    throw invalidField("Idempotency-Key", "must be 1 to 255 printable characters without spaces");
   }
   const path = (call.request.url ?? "").replace(/\?.*$/, "");
   const subject = `POST\n${path}\n${canonical(call.body)}`;

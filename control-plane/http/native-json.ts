@@ -3,25 +3,10 @@ import { z } from "zod";
 import type { Json } from "#kernel/fault.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 
-const label = z.string().max(255);
-const labelKey = z.string().min(1).max(128);
-const maxLabels = 64;
-
-const limited = <T extends object>(labels: T) => Object.keys(labels).length <= maxLabels;
-
-export const labelsSchema = z
-  .record(labelKey, label)
-  .refine(limited, `at most ${maxLabels} labels are allowed`);
-export const labelsPatchSchema = z
-  .record(labelKey, label.nullable())
-  .refine(limited, `at most ${maxLabels} labels are allowed`);
-
-// Names end up in terminals and log lines: no control characters, no blanks at the ends.
-export const nameSchema = z
-  .string()
-  .min(1)
-  .max(128)
-  .regex(/^[^\p{Cc}\p{Cf}\s]([^\p{Cc}\p{Cf}]*[^\p{Cc}\p{Cf}\s])?$/u, "must not have control characters");
+// Only the shape: the service checks names and labels, for all APIs alike.
+export const nameSchema = z.string().min(1).max(255);
+export const labelsSchema = z.record(z.string(), z.string());
+export const labelsPatchSchema = z.record(z.string(), z.string().nullable());
 
 const problem = z.object({
   reason: z.string(),

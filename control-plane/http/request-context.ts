@@ -1,5 +1,5 @@
 import type { Ctx, Principal } from "#kernel/ctx.ts";
-import { Fault } from "#kernel/fault.ts";
+import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 
 /** What the answer goes out on: a response, or the socket of an upgrade. */
@@ -78,7 +78,7 @@ export class RequestContext implements Ctx {
         },
         (error: unknown) => {
           clearTimeout(timer);
-          reject(error);
+          reject(toFault(error));
         },
       );
     });

@@ -12,13 +12,14 @@ import { z } from "zod";
 import { roles } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import { parseInput } from "../app/validation.ts";
 import { defaultBodyLimits, readJson } from "./body.ts";
 import { headersOf, problemType, publicFault, statusOf, toProblem } from "./faults.ts";
 import { RequestContext, type Outlet } from "./request-context.ts";
 import type { Answer, Authenticator, Call, Route, Surface } from "./route.ts";
 import { Router, type Match } from "./router.ts";
 import { bearerOf, refuseUpgrade } from "./upgrade.ts";
-import { parseQuery, parseWith } from "./validate.ts";
+import { parseQuery } from "./query.ts";
 
 export interface HttpServerOptions {
   readonly surfaces: readonly Surface[];
@@ -162,8 +163,8 @@ export class HttpServer {
     let body: unknown;
     if (!route.streams && request.method !== "GET" && request.method !== "HEAD") {
       body = await readJson(request, context.signal);
-      if (route.body) body = parseWith(route.body, body ?? {}, "body");
-      else if (body !== undefined) parseWith(noFields, body, "body");
+      if (route.body) body = parseInput(route.body, body ?? {}, "");
+      else if (body !== undefined) parseInput(noFields, body, "");
     }
     return { ctx: context, params: match.params, query, body, request };
   }

@@ -17,8 +17,6 @@ export const errorSchema = z.object({
 const codes: Readonly<Record<string, string>> = {
   INVALID: "VALIDATION_ERROR",
   BODY_MALFORMED: "VALIDATION_ERROR",
-  NOT_FOUND: "RESOURCE_NOT_FOUND",
-  ROUTE_NOT_FOUND: "RESOURCE_NOT_FOUND",
   UNAUTHENTICATED: "UNAUTHORIZED",
   CREDENTIALS_MISSING: "UNAUTHORIZED",
   CREDENTIALS_MALFORMED: "UNAUTHORIZED",
@@ -30,10 +28,11 @@ const codes: Readonly<Record<string, string>> = {
 
 /** A fault in NovaCron's words. */
 export function encodeFault(fault: Fault, { now, params }: ErrorContext): Json {
-  const missing = fault.code === "notFound" && fault.reason === "NOT_FOUND" ? params["vm_id"] : undefined;
+  const missing =
+    fault.code === "notFound" && fault.reason !== "VERB_NOT_FOUND" ? params["vm_id"] : undefined;
   return {
     error: {
-      code: codes[fault.reason] ?? fault.reason,
+      code: fault.code === "notFound" ? "RESOURCE_NOT_FOUND" : (codes[fault.reason] ?? fault.reason),
       message: missing === undefined ? fault.message : `VM with ID ${missing.slice(0, 80)} not found`,
       details: missing === undefined ? toDetails(fault) : { vm_id: missing.slice(0, 80) },
       timestamp: new Date(now).toISOString(),

@@ -1,12 +1,12 @@
+import type { ResourceApi } from "../../app/resource-api.ts";
 import type { Surface } from "../../http/route.ts";
-import { KnownRegions } from "../regions.ts";
 import { authRoutes, type Login } from "./auth-routes.ts";
 import { encodeFault, errorSchema } from "./errors.ts";
 import { metricsRoutes, type MetricsRoutesOptions } from "./metrics-routes.ts";
-import { vmRoutes, type VmRoutesOptions } from "./vm-routes.ts";
+import { vmRoutes } from "./vm-routes.ts";
 
 export interface NovacronOptions {
-  readonly resources: VmRoutesOptions["resources"];
+  readonly resources: ResourceApi;
   readonly accounts: Login;
   readonly metrics: MetricsRoutesOptions["metrics"];
 }
@@ -22,10 +22,6 @@ export function novacronSurface({ resources, accounts, metrics }: NovacronOption
     errorSchema,
     errorContentType: "application/json; charset=utf-8",
     encodeFault,
-    routes: [
-      ...authRoutes(accounts),
-      ...vmRoutes({ resources, regions: new KnownRegions(resources) }),
-      ...metricsRoutes({ resources, metrics }),
-    ],
+    routes: [...authRoutes(accounts), ...vmRoutes(resources), ...metricsRoutes({ resources, metrics })],
   };
 }

@@ -1,19 +1,13 @@
 import { z } from "zod";
-import { Fault } from "#kernel/fault.ts";
 import type { Reply, ResourceApi } from "../../app/resource-api.ts";
+import { invalidField } from "../../app/validation.ts";
 import { etagOf, isUnchanged, mutationOf } from "../../http/conditional.ts";
 import { integerParameter } from "../../http/parameters.ts";
 import { defineRoute, type Route } from "../../http/route.ts";
 import type { Resource } from "../../resources/definition.ts";
 import type { Instance } from "../../resources/instance/instance.resource.ts";
 import { phasesOf } from "../dialect.ts";
-import type { KnownRegions } from "../regions.ts";
 import { createVm, updateVm, vm, vmKind, vmPhases, vmStatuses } from "./vm.ts";
-
-export interface VmRoutesOptions {
-  readonly resources: ResourceApi;
-  readonly regions: KnownRegions;
-}
 
 const collection = "/v1/vms";
 const single = `${collection}/{vm_id}`;
@@ -34,7 +28,7 @@ const toReply =
     body: vmKind.encode(resource as Instance),
   });
 
-export function vmRoutes({ resources, regions }: VmRoutesOptions): Route[] {
+export function vmRoutes(resources: ResourceApi): Route[] {
   const verbs = ["start", "stop", "restart"] as const;
   return [
     defineRoute({
@@ -85,7 +79,6 @@ export function vmRoutes({ resources, regions }: VmRoutesOptions): Route[] {
       async handle(call) {
         const { ctx, body } = call;
         checkNetwork(body.network ?? "default");
-        await regions.check(ctx, body.provider ?? null, body.region ?? null);
         return resources.create(
           ctx,
           definition,
@@ -162,9 +155,7 @@ export function vmRoutes({ resources, regions }: VmRoutesOptions): Route[] {
 }
 
 function checkNetwork(network: string): void {
-  if (networks.includes(network)) return;
-  throw new Fault("invalid", `there is no network of that name; known: ${networks.join(", ")}`, {
-    reason: "UNKNOWN_NETWORK",
-    detail: { field: "network", known: networks },
-  });
+  if (!networks.includes(network)) {
+    throw invalidField("network", "there is no network of that name", { known: networks });
+  }
 }

@@ -85,13 +85,17 @@ export const updateVm = z.strictObject({
 });
 export type UpdateVm = z.infer<typeof updateVm>;
 
-/** The dialect's name of a spec field, where it has one. */
+/** The dialect's name of a field, where it has one of its own. */
 const fieldNames: Readonly<Record<string, string>> = {
   cpus: "cpu",
   memory_bytes: "memory",
   disk_bytes: "disk",
+  labels: "tags",
 };
-export const toVmField = (field: string): string => fieldNames[field] ?? field;
+export function toVmField(field: string): string {
+  const [first = "", ...rest] = field.replace(/^spec\./, "").split(".");
+  return [fieldNames[first] ?? first, ...rest].join(".");
+}
 
 function sizes(body: Pick<UpdateVm, "cpu" | "memory" | "disk">) {
   return {

@@ -1,26 +1,6 @@
-import type { z } from "zod";
-import { Fault } from "#kernel/fault.ts";
+import type { Fault } from "#kernel/fault.ts";
+import { invalidField, parseInput } from "../app/validation.ts";
 import type { Route } from "./route.ts";
-
-const issuesShown = 20;
-
-/** Parses with a schema; what does not fit is one `invalid` fault that names every field. */
-export function parseWith<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const fields = result.error.issues.slice(0, issuesShown).flatMap((issue) => {
-    const at = issue.path.map(String);
-    if (issue.code !== "unrecognized_keys") return [{ field: name(at), message: issue.message }];
-    return issue.keys.map((key) => ({ field: name([...at, key]), message: "unknown field" }));
-  });
-  const told = fields.slice(0, 3).map(({ field, message }) => `${field || what}: ${message}`);
-  throw new Fault("invalid", `the ${what} is not valid: ${told.join("; ")}`, {
-    reason: "VALIDATION_ERROR",
-    detail: { fields },
-  });
-}
-
-const name = (path: readonly string[]) => path.join(".").slice(0, 200);
 
 /** PostgreSQL stores no NUL, and half a surrogate pair is no character. */
 export const unstorable = /\0|\p{Surrogate}/u;
@@ -40,16 +20,12 @@ export function parseQuery(route: Route, search: string): unknown {
     if (typeof into === "string" || Object.hasOwn(into, name)) throw invalidParameter(key, "is given twice");
     Object.defineProperty(into, name, { value, enumerable: true });
   }
-  if (route.query) return parseWith(route.query, given, "query");
+  if (route.query) return parseInput(route.query, given, "");
   const [unknown] = Object.keys(given);
   if (unknown !== undefined) throw invalidParameter(unknown, "is not a parameter of this request");
   return given;
 }
 
 function invalidParameter(key: string, why: string): Fault {
-  const field = key.slice(0, 80).replace(unstorable, "?");
-  return new Fault("invalid", `the query parameter ${JSON.stringify(field)} ${why}`, {
-    reason: "VALIDATION_ERROR",
-    detail: { fields: [{ field, message: why }] },
-  });
+  return invalidField(key.slice(0, 80).replaceAll(/\0|\p{Surrogate}/gu, "?"), why);
 }

@@ -9,6 +9,7 @@ import type { ReportRequest } from "#gen/skerry/control/v1/control_pb.js";
 import type { Logger } from "#kernel/log.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
+import { sameHostStatus, toHostStatus } from "./host-facts.ts";
 import { toObservation } from "./machine.ts";
 import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
 import type { Orphans } from "./orphans.ts";
@@ -125,7 +126,7 @@ export class ReportStore {
         connected: session?.connected ?? false,
         unknown_machines: before?.unknown_machines ?? [],
       };
-      if (before && sameStatus(before, observed)) return false;
+      if (before && sameHostStatus(before, observed)) return false;
       await changeResource(tx, registry.definition("host"), host, { observed }, log);
       return true;
     });
@@ -169,40 +170,6 @@ export class ReportStore {
       "machine_sample_insert",
     );
   }
-}
-
-function toHostStatus(facts: HostFacts): Omit<HostStatus, "connected" | "unknown_machines"> {
-  return {
-    hostname: facts.hostname,
-    architecture: facts.architecture,
-    operating_system: facts.operatingSystem,
-    kernel: facts.kernel,
-    agent_version: facts.agentVersion,
-    cpu_model: facts.cpuModel,
-    cpu_baseline: facts.cpuBaseline,
-    capacity: {
-      cpus: facts.capacity?.cpus ?? 0,
-      memory_bytes: Number(facts.capacity?.memoryBytes ?? 0n),
-      disk_bytes: Number(facts.capacity?.diskBytes ?? 0n),
-    },
-    driver: facts.driver,
-    driver_version: facts.driverVersion,
-    acceleration: facts.acceleration,
-    acceleration_reason: facts.accelerationReason,
-    capabilities: facts.capabilities,
-    listen_address: facts.listenAddress,
-    boot_id: facts.bootId,
-  };
-}
-
-function sameStatus(a: HostStatus, b: HostStatus): boolean {
-  const keys = Object.keys(b) as (keyof HostStatus)[];
-  return keys.every((key) => JSON.stringify(sorted(a[key])) === JSON.stringify(sorted(b[key])));
-}
-
-function sorted(value: unknown): unknown {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 /** The message's numbers in snake_case; names and units are the contract's. */

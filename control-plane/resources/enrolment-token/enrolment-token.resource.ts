@@ -22,6 +22,7 @@ export const enrolmentTokenStatus = z.strictObject({
   expires_at: z.string(),
   used_at: z.string().nullable(),
   used_by: z.string().nullable(),
+  used_key: z.string().nullable().describe("pin of the key that used it"),
 });
 export type EnrolmentTokenStatus = z.infer<typeof enrolmentTokenStatus>;
 

@@ -1,0 +1,179 @@
+import { logLevels } from "#kernel/log.ts";
+import { flag, integer, list, number, oneOf, readSettings, text, type SettingsOf } from "#kernel/settings.ts";
+
+const port = { min: 0, max: 65535 };
+
+/** What an operator may set of the control plane. */
+export const controlPlaneSettings = {
+  databaseUrl: text({
+    env: "DATABASE_URL",
+    default: "",
+    secret: true,
+    help: "PostgreSQL 15 or newer.",
+  }),
+  databaseConnections: integer({
+    env: "SKERRY_DATABASE_CONNECTIONS",
+    default: 16,
+    min: 2,
+    max: 500,
+    help: "Largest number of connections to the database.",
+  }),
+  listen: text({ env: "SKERRY_LISTEN", default: "127.0.0.1", help: "Address of the public API." }),
+  port: integer({ env: "PORT", default: 8000, ...port, help: "Port of the public API; 0 takes a free one." }),
+  publicUrl: text({
+    env: "SKERRY_REPLICA_URL",
+    default: "",
+    help: "Where other replicas reach this one; worked out from the address and port when empty.",
+  }),
+  gatewayListen: text({
+    env: "SKERRY_GATEWAY_LISTEN",
+    default: "127.0.0.1",
+    help: "Address on which agents dial in.",
+  }),
+  gatewayPort: integer({
+    env: "SKERRY_GATEWAY_PORT",
+    default: 8001,
+    ...port,
+    help: "Port on which agents dial in; 0 takes a free one.",
+  }),
+  gatewayNames: list({
+    env: "SKERRY_GATEWAY_NAMES",
+    default: ["localhost", "127.0.0.1"],
+    help: "DNS names and addresses in the gateway's certificate.",
+  }),
+  gatewayKeepAliveMs: integer({
+    env: "SKERRY_GATEWAY_KEEPALIVE_MS",
+    default: 15_000,
+    min: 1_000,
+    max: 300_000,
+    help: "An agent's connection on which nothing came for this long is dead.",
+  }),
+  hostCertificateHours: number({
+    env: "SKERRY_HOST_CERTIFICATE_HOURS",
+    default: 720,
+    min: 0.001,
+    max: 87_600,
+    help: "Life of a host's certificate; it is renewed at a third of it.",
+  }),
+  operatorCertificateHours: number({
+    env: "SKERRY_OPERATOR_CERTIFICATE_HOURS",
+    default: 8,
+    min: 0.001,
+    max: 720,
+    help: "Life of an operator's client certificate.",
+  }),
+  home: text({
+    env: "SKERRY_HOME",
+    default: ".skerry",
+    help: "Folder of the local cloud; unused elsewhere.",
+  }),
+  microDirectory: text({
+    env: "SKERRY_MICRO_DIR",
+    default: "",
+    help: "Folder of the built-in image micro; without it that image is not offered.",
+  }),
+  imageOverridesFile: text({
+    env: "SKERRY_IMAGE_OVERRIDES_FILE",
+    default: "",
+    help: "JSON file: image name -> another image's name, a file or a URL.",
+  }),
+  imageMaxBytes: integer({
+    env: "SKERRY_IMAGE_MAX_BYTES",
+    default: 32 * 1024 ** 3,
+    min: 1024 ** 2,
+    max: 2 ** 50,
+    help: "Largest image that may be uploaded or imported.",
+  }),
+  imageAllowPrivate: flag({
+    env: "SKERRY_IMAGE_ALLOW_PRIVATE",
+    default: false,
+    help: "Let image URLs point at loopback, private and link-local addresses.",
+  }),
+  firstUsername: text({
+    env: "SKERRY_FIRST_USERNAME",
+    default: "admin",
+    help: "First user of a fresh installation.",
+  }),
+  firstPassword: text({
+    env: "SKERRY_FIRST_PASSWORD",
+    default: "",
+    secret: true,
+    help: "First user's password; without it a fresh installation has no user.",
+  }),
+  concurrency: integer({
+    env: "SKERRY_ENGINE_CONCURRENCY",
+    default: 24,
+    min: 1,
+    max: 1000,
+    help: "Passes that the engine runs at a time.",
+  }),
+  pollMs: integer({
+    env: "SKERRY_ENGINE_POLL_MS",
+    default: 1_000,
+    min: 10,
+    max: 60_000,
+    help: "How long the engine rests when nothing wakes it.",
+  }),
+  sweepMs: integer({
+    env: "SKERRY_SWEEP_MS",
+    default: 30_000,
+    min: 100,
+    max: 3_600_000,
+    help: "How often leftovers are looked for.",
+  }),
+  weightCost: number({
+    env: "SKERRY_WEIGHT_COST",
+    default: 1,
+    min: 0,
+    max: 1000,
+    help: "Scheduler: weight of cost.",
+  }),
+  weightDistance: number({
+    env: "SKERRY_WEIGHT_DISTANCE",
+    default: 1,
+    min: 0,
+    max: 1000,
+    help: "Scheduler: weight of distance.",
+  }),
+  weightPacking: number({
+    env: "SKERRY_WEIGHT_PACKING",
+    default: 0.25,
+    min: 0,
+    max: 1000,
+    help: "Scheduler: weight of filling hosts up one by one.",
+  }),
+  overcommitCpus: number({
+    env: "SKERRY_OVERCOMMIT_CPUS",
+    default: 8,
+    min: 1,
+    max: 100,
+    help: "How many times its CPUs a host that joins may promise.",
+  }),
+  overcommitMemory: number({
+    env: "SKERRY_OVERCOMMIT_MEMORY",
+    default: 1.5,
+    min: 1,
+    max: 10,
+    help: "How many times its memory a host that joins may promise.",
+  }),
+  overcommitDisk: number({
+    env: "SKERRY_OVERCOMMIT_DISK",
+    default: 4,
+    min: 1,
+    max: 100,
+    help: "How many times its disk a host that joins may promise; disks are thin.",
+  }),
+  logLevel: oneOf({
+    env: "SKERRY_LOG_LEVEL",
+    default: "info",
+    values: logLevels,
+    help: "Least level that is logged.",
+  }),
+};
+
+export type ControlPlaneSettings = SettingsOf<typeof controlPlaneSettings>;
+
+/** Reads the settings; throws one fault that lists every mistake. */
+export function readControlPlaneSettings(env: NodeJS.ProcessEnv): ControlPlaneSettings {
+  return readSettings(controlPlaneSettings, env, { prefix: "SKERRY_" });
+}

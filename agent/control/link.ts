@@ -6,7 +6,7 @@ import http2, { type ClientHttp2Session, type Http2Server, type ServerHttp2Sessi
 import { once } from "node:events";
 import { setImmediate } from "node:timers/promises";
 import { Fault, faultCodes, type FaultCode } from "#kernel/fault.ts";
-import { keepAlive } from "#kernel/keep-alive.ts";
+import { abortSession, keepAlive } from "#kernel/keep-alive.ts";
 import { deadline } from "#kernel/retry.ts";
 import { gatewayAuthority } from "./control-client.ts";
 import { agentProtocol, dialGateway, type Trust } from "./dial.ts";
@@ -53,14 +53,13 @@ export class GatewayLink implements Disposable {
       if (refusal) throw refusal;
       return link;
     } catch (thrown) {
-      control.destroy();
+      abortSession(control, "the link did not come about");
       throw thrown;
     }
   }
 
   [Symbol.dispose](): void {
-    this.control.destroy();
-    this.#served.destroy();
+    for (const session of [this.control, this.#served]) abortSession(session, "the link has ended");
   }
 }
 

@@ -132,10 +132,12 @@ export class ControlSession {
   /** Renews the certificate when that is due; failures are repeated long before it expires. */
   async #keepRenewed(signal: AbortSignal): Promise<void> {
     const { identity, log } = this.#options;
-    for (let attempt = 0; !signal.aborted;) {
-      const waitMs = attempt > 0 ? backoffMs(attempt, renewalRetry) : identity.renewalInMs;
-      await sleep(Math.min(waitMs, renewalCheckMs), signal).catch(() => undefined); // the loop looks at the signal
-      if (signal.aborted || identity.renewalInMs > 0) continue;
+    let waitMs = identity.renewalInMs;
+    for (let attempt = 0; ;) {
+      await sleep(Math.min(waitMs, renewalCheckMs), signal).catch(() => undefined); // told by the signal below
+      if (signal.aborted) return;
+      waitMs = identity.renewalInMs;
+      if (waitMs > 0) continue;
       try {
         await identity.renew((request) => this.#client.renew(request, signal));
         log.info("identity.renewed", { expiresAt: identity.status.expiresAt });
@@ -144,6 +146,8 @@ export class ControlSession {
         attempt++;
         log.warn("identity.not-renewed", { attempt, fault: toFault(thrown) });
       }
+      // After success, too: with a clock far ahead, a new certificate is due at once, for ever.
+      waitMs = backoffMs(attempt, renewalRetry);
     }
   }
 

@@ -6,12 +6,13 @@ import type { AgentClients, Connections } from "./connections.ts";
 import { fromConnectError } from "./faults.ts";
 import type { AgentPort } from "./port.ts";
 
-/** What a call may take beyond the time the agent was asked to wait. */
-const marginMs = 10_000;
 const cutOff = "HOST_NOT_CONNECTED";
 
-/** The port over the connections that this replica holds. */
-export function createAgentPort(connections: Connections): AgentPort {
+/**
+ * The port over the connections that this replica holds.
+ * @param marginMs what a call may take beyond the time that the agent was asked to wait
+ */
+export function createAgentPort(connections: Connections, marginMs = 10_000): AgentPort {
   const call = async <T>(
     hostId: string,
     signal: AbortSignal,

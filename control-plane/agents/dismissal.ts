@@ -1,5 +1,6 @@
 import { constants, type Http2Session } from "node:http2";
 import type { Fault } from "#kernel/fault.ts";
+import { abortSession } from "#kernel/keep-alive.ts";
 
 /** How long an agent may take to hang up by itself after it was told why. */
 const graceMs = 1000;
@@ -13,7 +14,7 @@ export function dismiss(session: Http2Session, why: Fault): void {
   const { code, reason, message } = why;
   session.goaway(constants.NGHTTP2_NO_ERROR, 0, Buffer.from(JSON.stringify({ code, reason, message })));
   const timer = setTimeout(() => {
-    session.destroy();
+    abortSession(session, message);
   }, graceMs);
   session.once("close", () => {
     clearTimeout(timer);

@@ -1,4 +1,4 @@
-import type { Http2Session } from "node:http2";
+import { constants, type Http2Session } from "node:http2";
 
 const quietTicks = 3;
 
@@ -17,7 +17,7 @@ export function keepAlive(session: Http2Session, limitMs: number): void {
       const bytes = session.socket.bytesRead;
       quiet = bytes === seenBytes ? quiet + 1 : 0;
       seenBytes = bytes;
-      if (quiet >= quietTicks) session.destroy();
+      if (quiet >= quietTicks) abortSession(session, `nothing was received for ${String(limitMs)} ms`);
       else if (quiet > 0) session.ping(() => undefined);
     },
     limitMs / (quietTicks + 1),
@@ -26,4 +26,9 @@ export function keepAlive(session: Http2Session, limitMs: number): void {
   session.once("close", () => {
     clearInterval(timer);
   });
+}
+
+/** Ends a session at once. With an error, because without one the calls under way would wait for their deadlines. */
+export function abortSession(session: Http2Session, why: string): void {
+  session.destroy(new Error(why), constants.NGHTTP2_CANCEL);
 }

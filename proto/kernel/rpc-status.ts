@@ -21,8 +21,9 @@ const statusOf: Record<FaultCode, number> = {
 };
 const faultCodeOf = new Map(Object.entries(statusOf).map(([code, status]) => [status, code as FaultCode]));
 
-const cancelled = 1;
 const deadlineExceeded = 4;
+/** Cancelled, unknown, aborted, internal, unavailable: what RPC libraries make of a broken connection. */
+const cutOffCodes = new Set([1, 2, 10, 13, 14]);
 
 export interface RpcStatus {
   readonly code: number;
@@ -64,7 +65,7 @@ export function fromRpcStatus(status: RpcStatus, cutOffReason: string, cause: un
   if (status.code === deadlineExceeded) {
     return new Fault("unavailable", "the call took too long", { reason: "TIMEOUT", cause });
   }
-  if (status.code === cancelled || code === "stale" || code === "unavailable") {
+  if (cutOffCodes.has(status.code)) {
     return new Fault("unavailable", "the connection was lost during the call", {
       reason: cutOffReason,
       cause,

@@ -22,7 +22,9 @@ export interface PassDependencies {
   readonly agents: AgentPort;
   readonly fleet: Fleet;
   readonly log: Logger;
-  now(): number;
+  readonly now: () => number;
+  /** Called after a commit that others may wait for. */
+  readonly onChange: () => void;
   /** A named place where tests stop the world; nothing in production. */
   readonly pausePoint?: (name: string) => Promise<void>;
 }
@@ -57,6 +59,7 @@ export async function runPass(
       const step = await takeStep(deps, claim, view, controller, signal);
       if (step.go === "on") {
         progressed = true;
+        deps.onChange();
         await deps.pausePoint?.(`${view.resource.kind}:${step.did}`);
         continue;
       }
@@ -145,7 +148,7 @@ function effectsFor(deps: PassDependencies, claim: Claim, view: View, signal: Ab
     signal,
     log,
     fence: { epoch: BigInt(claim.epoch), generation: BigInt(resource.generation) },
-    now: () => deps.now(),
+    now: deps.now,
     choose: (request) => deps.fleet.choose(request),
     write: writeRecord,
   };

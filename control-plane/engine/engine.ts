@@ -1,0 +1,111 @@
+/** The engine's parts, put together: main and tests start and stop it as one. */
+import type { Logger } from "#kernel/log.ts";
+import type { AgentPort } from "../agents/port.ts";
+import type { Policy } from "../scheduler/policy.ts";
+import type { Database } from "../store/database.ts";
+import type { AnyController } from "./controller.ts";
+import { EventFeed } from "./events.ts";
+import { CachedFleet } from "./fleet.ts";
+import { Hints } from "./hints.ts";
+import { Loop } from "./loop.ts";
+import type { KindRegistry } from "./observe.ts";
+import { Orphans } from "./orphans.ts";
+import type { PassDependencies } from "./pass.ts";
+import { Presence } from "./presence.ts";
+import { ReportStore } from "./reports.ts";
+import { Sweep } from "./sweep.ts";
+
+export interface EngineOptions {
+  readonly database: Database;
+  readonly registry: KindRegistry;
+  readonly controllers: readonly AnyController[];
+  readonly agents: AgentPort;
+  readonly policy: Policy;
+  readonly log: Logger;
+  readonly now: () => number;
+  readonly replicaId: string;
+  /** Where other replicas reach this one. */
+  readonly replicaUrl: string;
+  readonly concurrency: number;
+  readonly pollMs: number;
+  readonly sweepMs: number;
+  readonly pausePoint?: NonNullable<PassDependencies["pausePoint"]>;
+}
+
+export class Engine implements AsyncDisposable {
+  readonly events: EventFeed;
+  readonly presence: Presence;
+  readonly reports: ReportStore;
+  readonly sweep: Sweep;
+  readonly #hints: Hints;
+  readonly #loop: Loop;
+  readonly #fleet: CachedFleet;
+  readonly #agents: AgentPort;
+  #watching: Disposable | undefined;
+
+  constructor(options: EngineOptions) {
+    const { database, registry, agents, log, now, replicaId, replicaUrl } = options;
+    const onChange = () => this.hint();
+    this.#agents = agents;
+    this.#fleet = new CachedFleet(database, options.policy, now);
+    this.#hints = new Hints(database, replicaId, log);
+    this.events = new EventFeed(database, log);
+    this.presence = new Presence({ database, registry, replicaId, replicaUrl, log, onChange });
+    const orphans = new Orphans(database, agents, log);
+    this.reports = new ReportStore({ database, registry, presence: this.presence, orphans, log, onChange });
+    const { pausePoint, concurrency, pollMs, sweepMs } = options;
+    this.#loop = new Loop(
+      {
+        database,
+        registry,
+        agents,
+        fleet: this.#fleet,
+        log,
+        now,
+        onChange,
+        ...(pausePoint && { pausePoint }),
+      },
+      { concurrency, pollMs, holder: replicaId },
+    );
+    const reconciledKinds = options.controllers.map(({ kind }) => kind);
+    this.sweep = new Sweep({
+      database,
+      presence: this.presence,
+      log,
+      everyMs: sweepMs,
+      reconciledKinds,
+      onChange,
+    });
+    this.#hints.onHint(() => {
+      this.#loop.poke();
+      this.events.poke();
+    });
+  }
+
+  /** Something was committed: this replica looks at once, the others soon. */
+  hint(): void {
+    this.#hints.hint();
+  }
+
+  async start(): Promise<void> {
+    await this.presence.start();
+    this.#watching = this.#agents.onChange((hostId, connected) => {
+      this.#fleet.forget();
+      this.presence.connectionChanged(hostId, connected);
+      this.#loop.poke();
+    });
+    this.#hints.start();
+    this.events.start();
+    this.#loop.start();
+    this.sweep.start();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#watching?.[Symbol.dispose]();
+    await this.sweep[Symbol.asyncDispose]();
+    await this.#loop[Symbol.asyncDispose]();
+    await this.events[Symbol.asyncDispose]();
+    await this.presence[Symbol.asyncDispose]();
+    await this.#hints[Symbol.asyncDispose]();
+  }
+}

@@ -24,12 +24,18 @@ export const hotMemoryBlockBytes = 4n * MiB;
 const growth = 4;
 const minimumMaxVcpus = 8;
 const maximumMaxVcpus = 64;
+/**
+ * A kernel that sees room for memory above 4 GiB sets 64 MiB aside for devices that cannot reach there. Ours can; a kernel
+ * that we start is told so, but one that boots from its own disk must be able to spare them.
+ */
+const memoryThatSparesBytes = 1n * GiB;
 /** Emulated CPUs address 1 TiB; half of it leaves room for everything else. */
 const memoryCeilingBytes = 512n * GiB;
 
 /** Room to grow fourfold. It costs address space and page tables, not memory. */
 export function deriveLaunch(plan: MachinePlan): Launch {
   const { vcpus, memoryBytes } = plan.spec;
+  const spares = plan.image.type === "kernel" || memoryBytes >= memoryThatSparesBytes;
   const maxVcpus = Math.min(maximumMaxVcpus, Math.max(minimumMaxVcpus, vcpus * growth));
   const room = memoryBytes * BigInt(growth - 1);
   const belowCeiling = memoryCeilingBytes - memoryBytes;
@@ -42,7 +48,7 @@ export function deriveLaunch(plan: MachinePlan): Launch {
     vcpus,
     maxVcpus: Math.max(vcpus, maxVcpus),
     memoryBytes,
-    hotMemoryBytes: hotMemoryBytes > 0n ? hotMemoryBytes : 0n,
+    hotMemoryBytes: spares && hotMemoryBytes > 0n ? hotMemoryBytes : 0n,
   };
 }
 

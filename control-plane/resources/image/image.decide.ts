@@ -1,0 +1,36 @@
+/** What an image needs next, decided from what is known and nothing else. */
+import type { Decision, View } from "../../engine/controller.ts";
+import { isCatalogueImage } from "./catalogue.ts";
+import type { Image } from "./image.resource.ts";
+
+const lookAgainMs = 60_000;
+/** How often a long download shows how far it has come. */
+export const progressEveryMs = 2_000;
+
+export function decideImage({ resource, dependents }: View<Image>, now: number): Decision {
+  if (resource.deletingAt) {
+    if (dependents === 0) return { do: "act", action: "erase" };
+    return { do: "wait", until: now + lookAgainMs, why: "instances still use it" };
+  }
+  const complete = resource.observed !== undefined && resource.observed.files.length > 0;
+  if (complete) {
+    const told = resource.observedGeneration >= resource.generation;
+    return told ? { do: "settle" } : { do: "act", action: "confirm" };
+  }
+  switch (resource.desired.source.type) {
+    case "built-in":
+      return { do: "act", action: "confirm" };
+    case "upload":
+      return { do: "settle" };
+    case "url":
+      return decideResolve(resource, dependents, now);
+  }
+}
+
+/** The catalogue is long and most of it never used: its images are looked up when somebody wants one. */
+function decideResolve(resource: Image, dependents: number, now: number): Decision {
+  if (isCatalogueImage(resource.id) && dependents === 0) return { do: "settle" };
+  const progressUntil = resource.observed ? resource.updatedAt.getTime() + progressEveryMs : now;
+  if (now < progressUntil) return { do: "wait", until: progressUntil, why: "the image is being read" };
+  return { do: "act", action: "resolve" };
+}

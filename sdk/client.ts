@@ -1,6 +1,5 @@
 /** The client of the native API. */
 import type { Role } from "#kernel/ctx.ts";
-import { Fault } from "#kernel/fault.ts";
 import { createCollection, type CollectionOf } from "./collection.ts";
 import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
 import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras } from "./extras.ts";
@@ -21,7 +20,9 @@ export interface SkerryOptions extends Omit<TransportOptions, "credentials"> {
 
 export interface Identity {
   readonly id: string;
-  readonly name: string;
+  readonly username: string;
+  /** `user` or `host`. */
+  readonly kind: string;
   readonly project: string;
   readonly role: Role;
 }
@@ -55,11 +56,8 @@ export class Skerry {
   }
 
   /** Who the cloud takes the caller for. */
-  async whoami(options: CallOptions = {}): Promise<Identity> {
-    const call = { ...options, method: "GET", path: "/skerry/v1/whoami" } as const;
-    const identity = await this.transport.json<Identity>(call);
-    if (!identity) throw new Fault("internal", "the server did not say who the caller is");
-    return identity;
+  whoami(options: CallOptions = {}): Promise<Identity> {
+    return this.transport.required({ ...options, method: "GET", path: "/skerry/v1/whoami" });
   }
 }
 

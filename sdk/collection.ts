@@ -119,8 +119,8 @@ export class Collection<K extends KindTypes> {
   }
 
   /** Deletes it. Gives what is left of it while its deletion goes on; undefined when it is gone. */
-  async delete(id: string, options: MutationOptions = {}): Promise<Resource<K> | undefined> {
-    return this.#send("DELETE", this.path(id), undefined, options);
+  delete(id: string, options: MutationOptions = {}): Promise<Resource<K> | undefined> {
+    return this.#transport.json({ method: "DELETE", path: this.path(id), ...callOf(options) });
   }
 
   /** Calls a verb by name; the typed methods of a client (`instances.start(id)`) do this. */
@@ -151,35 +151,25 @@ export class Collection<K extends KindTypes> {
     return `/skerry/v1/${this.info.plural}${id === undefined ? "" : `/${encodeURIComponent(id)}`}`;
   }
 
-  async #mutate(
+  #mutate(
     method: "POST" | "PATCH",
     path: string,
     body: unknown,
     options: MutationOptions,
   ): Promise<Resource<K>> {
-    const resource = await this.#send(method, path, body, options);
-    if (!resource) throw new Fault("internal", "the server answered without the resource");
-    return resource;
+    return this.#transport.required({ method, path, body, ...callOf(options) });
   }
+}
 
-  #send(
-    method: "POST" | "PATCH" | "DELETE",
-    path: string,
-    body: unknown,
-    options: MutationOptions,
-  ): Promise<Resource<K> | undefined> {
-    const { waitSeconds, ifMatch, idempotencyKey, signal, timeoutMs } = options;
-    return this.#transport.json<Resource<K>>({
-      method,
-      path,
-      query: { wait: waitSeconds },
-      headers: ifMatch === undefined ? {} : { "if-match": ifMatch },
-      body,
-      idempotencyKey,
-      signal,
-      timeoutMs: timeoutMs ?? 30_000 + (waitSeconds ?? 0) * 1000,
-    });
-  }
+function callOf(options: MutationOptions) {
+  const { waitSeconds, ifMatch, idempotencyKey, signal, timeoutMs } = options;
+  return {
+    query: { wait: waitSeconds },
+    headers: ifMatch === undefined ? {} : { "if-match": ifMatch },
+    idempotencyKey,
+    signal,
+    timeoutMs: timeoutMs ?? 30_000 + (waitSeconds ?? 0) * 1000,
+  };
 }
 
 function toQuery<K extends KindTypes>(query: ListQuery<K>): Record<string, QueryValue> {

@@ -33,6 +33,8 @@ export interface Console extends AsyncIterable<Uint8Array> {
 }
 
 const backoff = { baseMs: 250, capMs: 10_000 };
+/** A connection that held this long is no failure, even if the machine had nothing to say. */
+const heldMs = 30_000;
 
 /** Joins the console at a path of the native API. */
 export function openConsole(transport: Transport, path: string, options: ConsoleOptions = {}): Console {
@@ -83,6 +85,7 @@ export function openConsole(transport: Transport, path: string, options: Console
   async function* output(): AsyncGenerator<Uint8Array, void, undefined> {
     try {
       for (let failures = 0; ;) {
+        const startedAt = Date.now();
         try {
           for await (const chunk of session()) {
             failures = 0;
@@ -92,7 +95,7 @@ export function openConsole(transport: Transport, path: string, options: Console
         } catch (thrown) {
           if (closing.signal.aborted) return;
           const fault = toFault(thrown);
-          failures++;
+          failures = Date.now() - startedAt > heldMs ? 1 : failures + 1;
           if (signal.aborted || !fault.retryable || failures >= (options.attempts ?? 10)) throw fault;
           const waitMs = backoffMs(failures - 1, backoff);
           options.onReconnect?.({ fault, attempt: failures, waitMs });

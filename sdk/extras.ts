@@ -2,7 +2,8 @@
 import type { Json } from "#kernel/fault.ts";
 import type { Collection, CreateBody, MutationOptions } from "./collection.ts";
 import { openConsole, type Console, type ConsoleOptions } from "./console.ts";
-import type { EnrolmentToken, EnrolmentTokenKind, Image } from "./kinds/generated.ts";
+import type { EnrolmentToken, EnrolmentTokenKind, Image, InstancePhase } from "./kinds/generated.ts";
+import type { Placement } from "./kinds/resource.ts";
 import type { CallOptions, Transport } from "./transport.ts";
 
 export interface ConsoleLog {
@@ -11,6 +12,28 @@ export interface ConsoleLog {
   readonly offset: number;
   /** Where the log ends now. */
   readonly end: number;
+}
+
+export interface PlacementReport extends Partial<Omit<Placement, "host_id">> {
+  readonly id: string;
+  readonly phase: InstancePhase;
+  readonly host_id: string | null;
+  /** The scheduler's own record: who was considered, who was refused and why. */
+  readonly explanation?: Json;
+}
+
+/** Gauges are averaged over a point's time; counters run since the machine started. */
+export interface MetricsPoint {
+  readonly at: string;
+  readonly [name: string]: string | number;
+}
+
+export interface MetricsSeries {
+  readonly id: string;
+  readonly start_time: string;
+  readonly end_time: string;
+  readonly interval_seconds: number;
+  readonly points: readonly MetricsPoint[];
 }
 
 export interface MetricsQuery {
@@ -25,9 +48,8 @@ const path = (plural: string, id: string, rest: string) =>
 export function instanceExtras(transport: Transport) {
   return {
     /** Where the scheduler put the instance and why. */
-    async placement(id: string, options: CallOptions = {}): Promise<Json> {
-      const call = { ...options, method: "GET", path: path("instances", id, "placement") } as const;
-      return (await transport.json<Json>(call)) ?? null;
+    async placement(id: string, options: CallOptions = {}): Promise<PlacementReport> {
+      return transport.required({ ...options, method: "GET", path: path("instances", id, "placement") });
     },
     /** A part of the serial console's log; without offset, its end. */
     async consoleLog(
@@ -57,10 +79,13 @@ export function instanceExtras(transport: Transport) {
       return openConsole(transport, path("instances", id, "console"), options);
     },
     /** Samples of a time range. */
-    async metrics(id: string, query: MetricsQuery = {}, options: CallOptions = {}): Promise<Json> {
-      const call = { ...options, method: "GET", path: path("instances", id, "metrics") } as const;
-      const range = { start_time: query.start?.toISOString(), end_time: query.end?.toISOString() };
-      return (await transport.json<Json>({ ...call, query: range })) ?? null;
+    async metrics(id: string, query: MetricsQuery = {}, options: CallOptions = {}): Promise<MetricsSeries> {
+      return transport.required({
+        ...options,
+        method: "GET",
+        path: path("instances", id, "metrics"),
+        query: { start_time: query.start?.toISOString(), end_time: query.end?.toISOString() },
+      });
     },
   };
 }
@@ -73,8 +98,8 @@ export function imageExtras(transport: Transport) {
       id: string,
       content: ReadableStream<Uint8Array> | Blob | Uint8Array,
       options: CallOptions = {},
-    ): Promise<Image | undefined> {
-      return transport.json<Image>({
+    ): Promise<Image> {
+      return transport.required({
         timeoutMs: 6 * 3600_000,
         ...options,
         method: "PUT",
@@ -97,11 +122,8 @@ export interface OperatorCertificate {
 export function hostExtras(transport: Transport) {
   return {
     /** Has a certificate request (PEM, PKCS #10) signed: a short-lived operator's certificate. */
-    async issueCertificate(
-      request: string,
-      options: CallOptions = {},
-    ): Promise<OperatorCertificate | undefined> {
-      return transport.json<OperatorCertificate>({
+    async issueCertificate(request: string, options: CallOptions = {}): Promise<OperatorCertificate> {
+      return transport.required({
         ...options,
         method: "POST",
         path: "/skerry/v1/hosts/certificate",

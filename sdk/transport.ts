@@ -86,6 +86,15 @@ export class Transport {
     });
   }
 
+  /** The JSON body of an answer that always has one. */
+  async required<T>(call: Call): Promise<T> {
+    const body = await this.json<T>(call);
+    if (body !== undefined) return body;
+    throw new Fault("internal", `${call.method} ${call.path} was answered without a body`, {
+      reason: "ANSWER_MALFORMED",
+    });
+  }
+
   /** The answer as soon as its headers are there; its body is the caller's to read, without time limit. */
   response(call: Call): Promise<Response> {
     return this.#perform(call, (response) => Promise.resolve(response));
@@ -95,9 +104,7 @@ export class Transport {
   href(path: string, query: Readonly<Record<string, QueryValue>> = {}): string {
     const url = new URL(this.url + path);
     for (const [name, value] of Object.entries(query)) {
-      for (const each of Array.isArray(value) ? (value as readonly string[]) : [value]) {
-        if (each !== undefined) url.searchParams.append(name, String(each));
-      }
+      if (value !== undefined) url.searchParams.set(name, String(value)); // a list becomes a,b,c
     }
     return url.href;
   }

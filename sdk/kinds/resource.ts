@@ -1,6 +1,4 @@
 /** The shape every resource has in the native API, whatever its kind. */
-import type { Json } from "#kernel/fault.ts";
-
 /** Why a resource does not get where it should. `stuck`: nothing more is tried until its owner changes it. */
 export interface Problem {
   readonly reason: string;
@@ -10,13 +8,12 @@ export interface Problem {
   readonly since: string;
 }
 
-/** Where the scheduler put it, and its own record of the choice. */
+/** Where the scheduler put it; why is told by the placement report. */
 export interface Placement {
   readonly host_id: string;
   readonly provider: string;
   readonly region: string;
   readonly zone: string;
-  readonly explanation: Json;
 }
 
 /** The types of one kind, as the generated file lists them. */
@@ -49,7 +46,7 @@ export interface Resource<K extends KindTypes = KindTypes> {
   readonly problem: Problem | null;
   readonly spec: K["spec"];
   readonly status: K["status"] | null;
-  readonly placement?: Placement | null;
+  readonly placement: Placement | null;
   readonly created_at: string;
   readonly updated_at: string;
   readonly deleting_at: string | null;

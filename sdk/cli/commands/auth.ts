@@ -1,0 +1,129 @@
+/** login, logout, whoami. */
+import { createInterface } from "node:readline/promises";
+import { Writable } from "node:stream";
+import { Command } from "commander";
+import { Fault } from "#kernel/fault.ts";
+import { Skerry } from "../../client.ts";
+import { login } from "../../credentials.ts";
+import { Transport } from "../../transport.ts";
+import { configPath, loadConfig, setProfile, updateConfig } from "../config.ts";
+import type { Run, Session } from "../session.ts";
+
+interface LoginOptions {
+  readonly username?: string;
+  readonly passwordStdin?: true;
+  readonly mfaCode?: string;
+  readonly apiKey?: string;
+}
+
+/** The commands about who is asking. */
+export function authCommands(run: Run): Command[] {
+  return [
+    new Command("login")
+      .description("log in and remember it in a profile")
+      .option("-u, --username <name>", "user name; asked for when missing")
+      .option("--password-stdin", "read the password from standard input")
+      .option("--mfa-code <code>", "one-time code, when the user has a second factor")
+      .option("--api-key <key>", "remember an API key instead of logging in")
+      .action(run(logIn)),
+    new Command("logout").description("forget a profile's login").action(run(logOut)),
+    new Command("whoami").description("show the cloud and who it takes you for").action(run(whoAmI)),
+  ];
+}
+
+async function logIn(session: Session, options: LoginOptions): Promise<void> {
+  const { globals, signal } = session;
+  const path = configPath(session.terminal.env);
+  const name = globals.profile ?? "default";
+  const known = (await loadConfig(path)).profiles[name];
+  const url = globals.url ?? known?.url ?? (await session.connection()).url;
+  if (options.apiKey !== undefined) {
+    await new Skerry({ url, apiKey: options.apiKey }).whoami({ signal });
+    await setProfile(path, name, { url, api_key: options.apiKey });
+  } else {
+    const username = options.username ?? (await ask(session, "User name: "));
+    const password = options.passwordStdin
+      ? await readLine(session)
+      : await askSecretly(session, "Password: ");
+    const given = { username, password, ...(options.mfaCode && { mfaCode: options.mfaCode }) };
+    const tokens = await login(new Transport({ url }), given, signal);
+    await setProfile(path, name, { url, username, tokens });
+  }
+  await updateConfig(path, (config) => ({ ...config, current: name }));
+  session.out.done(`Logged in to ${url} (profile ${name}).`, { url, profile: name });
+}
+
+async function logOut(session: Session): Promise<void> {
+  const path = configPath(session.terminal.env);
+  const config = await loadConfig(path);
+  const name = session.globals.profile ?? config.current;
+  const profile = config.profiles[name];
+  if (profile?.tokens) {
+    const { accessToken, refreshToken } = profile.tokens;
+    const transport = new Transport({ url: profile.url, attempts: 1 });
+    const headers = { authorization: `Bearer ${accessToken}` };
+    const call = {
+      method: "POST",
+      path: "/v1/auth/logout",
+      headers,
+      body: { refresh_token: refreshToken },
+    } as const;
+    // The login is forgotten here in any case; a cloud that is away lets it expire by itself.
+    await transport.json({ ...call, signal: session.signal, timeoutMs: 5000 }).catch((thrown: unknown) => {
+      const why = thrown instanceof Error ? thrown.message : "no answer";
+      session.note(`the cloud was not told (${why}); the login ends there by itself`);
+    });
+  }
+  await setProfile(path, name, undefined);
+  session.out.done(`Forgot profile ${name}.`, { profile: name });
+}
+
+async function whoAmI(session: Session): Promise<void> {
+  const { url, source } = await session.connection();
+  const identity = await (await session.cloud()).whoami({ signal: session.signal });
+  session.out.show({ url, source, ...identity }, [
+    ["cloud", url],
+    ["found in", source],
+    ["user", identity.username],
+    ["id", identity.id],
+    ["project", identity.project],
+    ["role", identity.role],
+  ]);
+}
+
+async function ask(session: Session, question: string): Promise<string> {
+  const { stdin, stderr, signal } = session.terminal;
+  requireTerminal(session, "--username");
+  const reader = createInterface({ input: stdin, output: stderr });
+  try {
+    return (await reader.question(question, { signal })).trim();
+  } finally {
+    reader.close();
+  }
+}
+
+/** Asks without showing what is typed. */
+async function askSecretly(session: Session, question: string): Promise<string> {
+  const { stdin, stderr, signal } = session.terminal;
+  requireTerminal(session, "--password-stdin");
+  stderr.write(question);
+  const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
+  const reader = createInterface({ input: stdin, output: nowhere, terminal: true });
+  try {
+    return await reader.question("", { signal });
+  } finally {
+    reader.close();
+    stderr.write("\n");
+  }
+}
+
+function requireTerminal(session: Session, option: string): void {
+  if (session.terminal.stdin.isTTY) return;
+  throw new Fault("invalid", `there is no terminal to ask on: give ${option}`, { reason: "NO_TERMINAL" });
+}
+
+async function readLine(session: Session): Promise<string> {
+  const reader = createInterface({ input: session.terminal.stdin });
+  for await (const line of reader) return line;
+  throw new Fault("invalid", "standard input has no password", { reason: "NO_PASSWORD" });
+}

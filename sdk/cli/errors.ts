@@ -1,0 +1,67 @@
+/** Faults as one line on stderr, a hint where there is one, and an exit code. */
+import { CommanderError } from "commander";
+import { isFault, toFault, type Fault } from "#kernel/fault.ts";
+import { printable } from "./output.ts";
+
+export const exitCodes = {
+  ok: 0,
+  fault: 1,
+  usage: 2,
+  timeout: 3,
+  unauthenticated: 4,
+  unreachable: 5,
+  interrupted: 130,
+} as const;
+
+/** Shown below `skerry --help`. */
+export const exitCodeHelp = `
+Exit codes:
+  0  done
+  1  refused or failed; stderr says why
+  2  wrong use
+  3  out of time; the work goes on in the cloud
+  4  not logged in, or not allowed
+  5  the cloud cannot be reached
+  130  interrupted`;
+
+const hints: Readonly<Record<string, string>> = {
+  NO_CLOUD: "run `npm start` for a local cloud, `skerry login --url URL`, or set SKERRY_URL and SKERRY_TOKEN",
+  NOT_LOGGED_IN: "run `skerry login`",
+  CONNECTION_FAILED: "is the cloud running? `skerry doctor` looks for the cause",
+  AMBIGUOUS_NAME: "use an id instead of the name",
+  TIMEOUT: "the work goes on; look again later, or wait longer with --timeout",
+};
+
+/** The hint that goes with a fault. */
+export function hintOf(fault: Fault): string | undefined {
+  if (fault.code === "unauthenticated") return hints[fault.reason] ?? "log in with `skerry login`";
+  return hints[fault.reason];
+}
+
+/** Lines for stderr: what went wrong, the fields that did, and what to do. */
+export function describeFault(thrown: unknown): string {
+  const fault = toFault(thrown);
+  const cause = isFault(thrown) ? "" : thrown instanceof Error ? `: ${thrown.message}` : "";
+  const lines = [`error: ${fault.message}${cause} (${fault.reason})`];
+  for (const { field, message } of fieldsOf(fault)) lines.push(`  ${field}: ${message}`);
+  const hint = hintOf(fault);
+  if (hint) lines.push(`hint: ${hint}`);
+  return lines.map((line) => `${printable(line)}\n`).join("");
+}
+
+function fieldsOf(fault: Fault): readonly { field: string; message: string }[] {
+  const { detail } = fault;
+  if (typeof detail !== "object" || detail === null || !("fields" in detail)) return [];
+  const { fields } = detail;
+  return Array.isArray(fields) ? (fields) : [];
+}
+
+/** The code that the process ends with. */
+export function exitCodeOf(thrown: unknown): number {
+  if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  const fault = toFault(thrown);
+  if (fault.reason === "INTERRUPTED") return exitCodes.interrupted;
+  if (fault.reason === "TIMEOUT") return exitCodes.timeout;
+  if (fault.code === "unauthenticated" || fault.code === "denied") return exitCodes.unauthenticated;
+  return fault.reason === "CONNECTION_FAILED" ? exitCodes.unreachable : exitCodes.fault;
+}

@@ -30,6 +30,7 @@ export async function waitUntilSettled(
   using _subscription = changes;
   for (;;) {
     const resource = await findResource(database, ctx, kind, id);
+    ctx.signal.throwIfAborted(); // nobody listens any more
     const leftMs = until - ctx.now();
     if (!resource || leftMs <= 0 || isSettled(kind, resource)) return resource;
     await changes.next(Math.min(leftMs, lookAgainMs), ctx.signal);

@@ -1,5 +1,5 @@
 /** The one place where the agent's Faults become RPC errors; the control plane turns them back. */
-import { type Code, ConnectError, type Interceptor } from "@connectrpc/connect";
+import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import { toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { toRpcStatus } from "#kernel/rpc-status.ts";
@@ -8,7 +8,7 @@ import { toRpcStatus } from "#kernel/rpc-status.ts";
 export function toConnectError(thrown: unknown): ConnectError {
   if (thrown instanceof ConnectError) return thrown;
   const { code, message, metadata } = toRpcStatus(toFault(thrown));
-  return new ConnectError(message, code as Code, metadata);
+  return new ConnectError(message, code, metadata);
 }
 
 /** Translates what handlers throw, streams included, and logs our own bugs, which callers see nothing of. */

@@ -1,0 +1,172 @@
+/**
+ * The agent, put together. The order is what makes it safe to kill: the ledger says what should be,
+ * recovery takes up what is, and only then is anybody served or told anything.
+ */
+import { randomUUID } from "node:crypto";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { Fault } from "#kernel/fault.ts";
+import { defaultEgressPolicy } from "#kernel/egress.ts";
+import type { Logger } from "#kernel/log.ts";
+import { deadline, retry } from "#kernel/retry.ts";
+import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
+import { enrol } from "./control/enrol.ts";
+import { Identity } from "./control/identity.ts";
+import { Reporter } from "./control/reporter.ts";
+import { ControlSession } from "./control/session.ts";
+import type { MachineDriver } from "./drivers/driver.ts";
+import { findHostFacts } from "./host/facts.ts";
+import { HostSampler } from "./host/host-metrics.ts";
+import { readHostLabels } from "./host/labels.ts";
+import { lockFolder } from "./host/lock.ts";
+import { MachineSampler } from "./host/machine-metrics.ts";
+import { findProbeGuest } from "./host/probe-guest.ts";
+import { findAgentVersion } from "./host/version.ts";
+import { defaultDownloadLimits, ImageCache } from "./images/cache.ts";
+import { ChangeFeed } from "./machines/change-feed.ts";
+import { Consoles } from "./machines/console.ts";
+import { Ledger } from "./machines/ledger.ts";
+import { defaultTiming, type MachineDeps } from "./machines/machine.ts";
+import { MachineManager } from "./machines/manager.ts";
+import { recoverMachines } from "./machines/recover.ts";
+import { Listener } from "./rpc/listener.ts";
+import { createServices } from "./rpc/services.ts";
+import type { AgentSettings } from "./settings.ts";
+
+const enrolAttempts = 30;
+const enrolBackoff = { baseMs: 1000, capMs: 30_000 };
+/** Machines that do not stop within this outlive the agent after all. */
+const stopLimitMs = 30_000;
+
+/** Runs an agent until the signal aborts, then ends it cleanly. */
+export async function runAgent(settings: AgentSettings, log: Logger, signal: AbortSignal): Promise<void> {
+  await mkdir(settings.data, { recursive: true, mode: 0o700 });
+  await using _lock = await lockFolder(settings.data);
+  const labels = await readHostLabels(settings.labelsFile);
+  await using driver = await createDriver(settings, log);
+  const ledger = await Ledger.open({ directory: join(settings.data, "ledger"), log });
+  const uplink: { session?: ControlSession } = {};
+  const images = createImages(settings, uplink, log);
+  const changes = new ChangeFeed();
+  const directoryOf = (id: string) => join(settings.data, "machines", id);
+  const deps: MachineDeps = {
+    ...{ driver, images, ledger, changes, log, directoryOf },
+    timing: defaultTiming,
+    now: Date.now,
+  };
+  const manager = new MachineManager(deps);
+  const working = new AbortController();
+  const running = [manager.run(working.signal)];
+  try {
+    await recoverMachines(manager, deps, signal);
+    const facts = await findFacts(settings, driver, signal);
+    const identity = await Identity.open(join(settings.data, "identity.pem"));
+    if (identity.hostId === undefined) await joinCloud(settings, identity, labels, facts, log, signal);
+
+    const consoles = new Consoles({ access: driver.console, manager, directoryOf, log });
+    const hostSampler = new HostSampler({ directory: settings.data });
+    const machineSampler = new MachineSampler({ driver, log });
+    const { services, health } = createServices({
+      ...{ manager, changes, consoles, hostSampler, machineSampler, images, ledger, labels, facts, log },
+      name: settings.name,
+      hostId: () => identity.hostId ?? "",
+    });
+    const keepAliveMs = settings.keepAliveSeconds * 1000;
+    const { listenHost: host, listenPort: port } = settings;
+    await using listener = await Listener.listen({ identity, services, host, port, keepAliveMs, log });
+    facts.listenAddress = `${settings.advertise ?? (host === "0.0.0.0" ? facts.hostname : host)}:${String(listener.port)}`;
+
+    const session = new ControlSession({ identity, gateways: settings.gateways, services, keepAliveMs, log });
+    uplink.session = session;
+    const reporter = new Reporter({
+      send: (report, until) => session.control.report(report, until),
+      machines: () => manager.list(),
+      sample: async () => ({
+        host: await hostSampler.sample(),
+        machines: await machineSampler.sampleAll(manager.list()),
+      }),
+      sessionId: randomUUID(),
+      sampleMs: settings.sampleSeconds * 1000,
+      ...{ changes, facts, labels, log },
+    });
+    using _state = session.onState(({ status }) => reporter.setConnected(status === "connected"));
+    running.push(reporter.run(working.signal), consoles.run(working.signal), session.run(working.signal));
+    log.info("agent.ready", { hostId: identity.hostId, name: settings.name, listen: facts.listenAddress });
+    await aborted(signal);
+    health.serving = false;
+  } finally {
+    working.abort();
+    using limit = deadline(stopLimitMs, "stopping the machines");
+    await manager.close({ pullPlugs: settings.stopMachines && signal.aborted }, limit);
+    await Promise.allSettled(running);
+    log.info("agent.stopped");
+  }
+}
+
+/** Only the driver that is used is loaded. */
+async function createDriver(settings: AgentSettings, log: Logger): Promise<MachineDriver> {
+  if (settings.driver === "fake") {
+    const { createFakeDriver } = await import("./drivers/fake/driver.ts");
+    return createFakeDriver({ log, knobsFile: settings.fakeKnobsFile });
+  }
+  const { createQemuDriver } = await import("./drivers/qemu/driver.ts");
+  const probeGuest = () => findProbeGuest(settings.probeGuest);
+  return createQemuDriver({ stateDirectory: join(settings.data, "driver"), log, probeGuest });
+}
+
+function createImages(
+  settings: AgentSettings,
+  uplink: { readonly session?: ControlSession },
+  log: Logger,
+): ImageCache {
+  return new ImageCache({
+    directory: join(settings.data, "images"),
+    fetchFile: (sha256, offset, signal) => {
+      if (uplink.session) return uplink.session.control.fetchFile(sha256, Number(offset), signal);
+      throw new Fault("unavailable", "the control plane is not connected", {
+        reason: "GATEWAY_NOT_CONNECTED",
+      });
+    },
+    egress: { ...defaultEgressPolicy, allowedRanges: settings.imageRanges },
+    limits: defaultDownloadLimits,
+    log,
+  });
+}
+
+async function findFacts(
+  settings: AgentSettings,
+  driver: MachineDriver,
+  signal: AbortSignal,
+): Promise<HostFacts> {
+  const agentVersion = await findAgentVersion();
+  return findHostFacts({ driver, directory: settings.data, share: settings.share, agentVersion }, signal);
+}
+
+async function joinCloud(
+  settings: AgentSettings,
+  identity: Identity,
+  labels: HostLabels,
+  facts: HostFacts,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<void> {
+  const { token, gateways, name } = settings;
+  if (token === undefined) {
+    throw new Fault("unauthenticated", "this host has not joined a cloud: set SKERRY_AGENT_TOKEN", {
+      reason: "NOT_ENROLLED",
+    });
+  }
+  const keepAliveMs = settings.keepAliveSeconds * 1000;
+  await retry(() => enrol({ identity, token, gateways, name, labels, facts, keepAliveMs, log }, signal), {
+    ...enrolBackoff,
+    attempts: enrolAttempts,
+    signal,
+    onRetry: (fault, attempt, waitMs) => log.warn("enrol.retry", { attempt, waitMs, fault }),
+  });
+  log.info("agent.enrolled", { hostId: identity.hostId });
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}

@@ -1,0 +1,220 @@
+/**
+ * Tells the control plane what became of this host's machines. One report at a time; what changes
+ * meanwhile goes with the next, as the latest state of each machine. While the control plane is away
+ * nothing is lost but the oldest samples. Everything in a report may be told twice: `seq` orders it.
+ */
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { type Fault, toFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
+import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
+import { FenceSchema, type Machine } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
+import type { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
+import type { Change, ChangeFeed } from "../machines/change-feed.ts";
+
+type Report = MessageInitShape<typeof ReportRequestSchema>;
+
+export interface Samples {
+  readonly host: HostMetrics;
+  readonly machines: readonly MachineMetrics[];
+}
+
+export interface ReporterOptions {
+  send(
+    report: Report,
+    signal: AbortSignal,
+  ): Promise<{ readonly nextReportMs: number; readonly wantFull: boolean }>;
+  /** Every machine as it is now. */
+  machines(): readonly Machine[];
+  sample(): Promise<Samples>;
+  readonly changes: ChangeFeed;
+  readonly sessionId: string;
+  readonly facts: HostFacts;
+  readonly labels: HostLabels;
+  readonly sampleMs: number;
+  readonly log: Logger;
+  readonly timing?: Partial<ReporterTiming>;
+}
+
+export interface ReporterTiming {
+  /** Between reports when nothing changes, until the control plane says otherwise. */
+  readonly idleMs: number;
+  /** Changes so close together go in one report. */
+  readonly coalesceMs: number;
+  readonly sendLimitMs: number;
+  readonly backoff: { readonly baseMs: number; readonly capMs: number };
+}
+
+export interface ReporterState {
+  readonly connected: boolean;
+  /** Changes that have not been acknowledged. */
+  readonly pending: number;
+  readonly samples: number;
+  /** Failures in a row, and the last of them. */
+  readonly attempt: number;
+  readonly fault: Fault | undefined;
+}
+
+const defaultTiming: ReporterTiming = {
+  idleMs: 5000,
+  coalesceMs: 5,
+  sendLimitMs: 15_000,
+  backoff: { baseMs: 500, capMs: 30_000 },
+};
+/** Samples kept while the control plane is away: the newest. */
+const mostSamples = 2000;
+const samplesPerReport = 500;
+
+export class Reporter {
+  readonly #options: ReporterOptions;
+  readonly #timing: ReporterTiming;
+  readonly #pending = new Map<string, Change>();
+  #samples: MachineMetrics[] = [];
+  #hostSample: HostMetrics | undefined;
+  #connected = false;
+  #wantsFull = true;
+  #attempt = 0;
+  #fault: Fault | undefined;
+  /** When the next report goes out at the latest, and at the earliest; `performance.now()` times. */
+  #dueAt = 0;
+  #notBefore = 0;
+  #wake: () => void = () => undefined;
+
+  constructor(options: ReporterOptions) {
+    this.#options = options;
+    this.#timing = { ...defaultTiming, ...options.timing };
+  }
+
+  get state(): ReporterState {
+    return {
+      connected: this.#connected,
+      pending: this.#pending.size,
+      samples: this.#samples.length,
+      attempt: this.#attempt,
+      fault: this.#fault,
+    };
+  }
+
+  /** The transport says that the control plane came or went. After each coming it is told everything. */
+  setConnected(connected: boolean): void {
+    if (connected && !this.#connected) {
+      this.#wantsFull = true;
+      this.#attempt = 0;
+      this.#dueAt = this.#notBefore = 0;
+    }
+    this.#connected = connected;
+    this.#wake();
+  }
+
+  /** Reports until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    using _subscription = this.#options.changes.subscribe((change) => this.#note(change));
+    await Promise.all([this.#reportAll(signal), this.#sampleAll(signal)]);
+  }
+
+  #note(change: Change): void {
+    this.#pending.set("changed" in change ? change.changed.id : change.removed.id, change);
+    this.#dueAt = Math.min(this.#dueAt, performance.now() + this.#timing.coalesceMs);
+    this.#wake();
+  }
+
+  async #reportAll(signal: AbortSignal): Promise<void> {
+    while (await this.#waitUntilDue(signal)) {
+      // Set before it is put together: a change from here on makes the next report due.
+      this.#dueAt = Infinity;
+      const { report, acknowledge } = this.#compose();
+      try {
+        using limit = deadline(this.#timing.sendLimitMs, "the report", signal);
+        const answer = await this.#options.send(report, limit);
+        acknowledge();
+        this.#attempt = 0;
+        this.#fault = undefined;
+        this.#wantsFull ||= answer.wantFull;
+        const idleMs = answer.nextReportMs || this.#timing.idleMs;
+        const waitMs = this.#samples.length > samplesPerReport ? 0 : idleMs;
+        this.#dueAt = Math.min(this.#dueAt, performance.now() + waitMs);
+      } catch (thrown) {
+        if (signal.aborted) return;
+        this.#wantsFull ||= report.full === true;
+        this.#fault = toFault(thrown);
+        const waitMs = backoffMs(this.#attempt++, this.#timing.backoff);
+        this.#dueAt = this.#notBefore = performance.now() + waitMs;
+        this.#options.log.warn("report.failed", { attempt: this.#attempt, waitMs, fault: this.#fault });
+      }
+    }
+  }
+
+  /** False when the signal aborted instead. */
+  async #waitUntilDue(signal: AbortSignal): Promise<boolean> {
+    while (!signal.aborted) {
+      const waitMs = Math.max(this.#dueAt, this.#notBefore) - performance.now();
+      if (this.#connected && waitMs <= 0) return true;
+      using waking = new Waking(signal);
+      this.#wake = () => waking.abort();
+      await sleep(this.#connected ? Math.ceil(waitMs) : 60_000, waking.signal).catch(() => undefined); // woken: look again
+    }
+    return false;
+  }
+
+  #compose(): { readonly report: Report; readonly acknowledge: () => void } {
+    const { sessionId, facts, labels } = this.#options;
+    const full = this.#wantsFull;
+    this.#wantsFull = false;
+    const told = new Map(this.#pending);
+    const samples = this.#samples.slice(0, samplesPerReport);
+    const hostSample = this.#hostSample;
+    const changed = [...told.values()].flatMap((change) => ("changed" in change ? change.changed : []));
+    const removed = [...told.values()].flatMap((change) => ("removed" in change ? change.removed : []));
+    const report: Report = {
+      sessionId,
+      full,
+      machines: full ? [...this.#options.machines()] : changed,
+      removed: removed.map(({ id, seq, fence }) => ({ id, seq, fence: create(FenceSchema, fence) })),
+      machineMetrics: samples,
+      ...(hostSample && { hostMetrics: hostSample }),
+      ...(full && { facts, labels }),
+    };
+    const acknowledge = () => {
+      for (const [id, change] of told) if (this.#pending.get(id) === change) this.#pending.delete(id);
+      const sent = new Set(samples);
+      this.#samples = this.#samples.filter((sample) => !sent.has(sample));
+      if (this.#hostSample === hostSample) this.#hostSample = undefined;
+    };
+    return { report, acknowledge };
+  }
+
+  async #sampleAll(signal: AbortSignal): Promise<void> {
+    const { sampleMs, log } = this.#options;
+    while (!signal.aborted) {
+      try {
+        const { host, machines } = await this.#options.sample();
+        this.#hostSample = host;
+        this.#samples = [...this.#samples, ...machines].slice(-mostSamples);
+      } catch (fault) {
+        log.warn("sample.failed", { fault });
+      }
+      await sleep(sampleMs, signal).catch(() => undefined); // aborted: the loop ends
+    }
+  }
+}
+
+/** A signal that aborts when its parent does or when asked to. */
+class Waking implements Disposable {
+  readonly #controller = new AbortController();
+  readonly #parent: AbortSignal;
+  readonly abort = () => this.#controller.abort();
+
+  constructor(parent: AbortSignal) {
+    this.#parent = parent;
+    parent.addEventListener("abort", this.abort, { once: true });
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  [Symbol.dispose](): void {
+    this.#parent.removeEventListener("abort", this.abort);
+  }
+}

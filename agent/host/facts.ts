@@ -1,0 +1,69 @@
+/** What this host is. Found out once per start; the driver proves what can be proved. */
+import { readFile, statfs } from "node:fs/promises";
+import os from "node:os";
+import { create } from "@bufbuild/protobuf";
+import {
+  type Capacity,
+  CapacitySchema,
+  type HostFacts,
+  HostFactsSchema,
+} from "#gen/skerry/agent/v1/host_pb.js";
+import type { MachineDriver } from "../drivers/driver.ts";
+import { deriveCpuBaseline } from "./cpu-baseline.ts";
+
+export interface FactsOptions {
+  readonly driver: MachineDriver;
+  /** The folder whose file system machines live on. */
+  readonly directory: string;
+  /** How much of the host machines may have, 0 to 1. */
+  readonly share: number;
+  readonly agentVersion: string;
+}
+
+/** Everything but the listen address, which is known when the port is open. */
+export async function findHostFacts(options: FactsOptions, signal: AbortSignal): Promise<HostFacts> {
+  const { driver, directory, share, agentVersion } = options;
+  // Loaded here and not at start: it is large, and the agent may already be recovering machines.
+  const { default: si } = await import("systeminformation");
+  const [system, cpu, found, cpuinfo, bootId, disk] = await Promise.all([
+    si.osInfo(),
+    si.cpu(),
+    driver.probe(signal),
+    readFile("/proc/cpuinfo", "utf8"),
+    readFile("/proc/sys/kernel/random/boot_id", "utf8"),
+    statfs(directory, { bigint: true }),
+  ]);
+  const architecture = os.machine() === "arm64" ? "aarch64" : os.machine();
+  return create(HostFactsSchema, {
+    hostname: os.hostname(),
+    architecture,
+    operatingSystem: `${system.distro} ${system.release}`.trim(),
+    kernel: os.release(),
+    agentVersion,
+    cpuModel: `${cpu.manufacturer} ${cpu.brand}`.trim(),
+    cpuBaseline: deriveCpuBaseline(architecture, cpuinfo),
+    capacity: deriveCapacity(
+      { cpus: os.cpus().length, memoryBytes: BigInt(os.totalmem()), diskBytes: disk.blocks * disk.bsize },
+      share,
+    ),
+    driver: driver.name,
+    driverVersion: found.version,
+    acceleration: found.acceleration,
+    accelerationReason: found.accelerationReason,
+    capabilities: [...found.capabilities],
+    bootId: bootId.trim(),
+  });
+}
+
+/** The part of the host that machines may have: whole CPUs and mebibytes, at least one CPU. */
+export function deriveCapacity(
+  whole: { readonly cpus: number; readonly memoryBytes: bigint; readonly diskBytes: bigint },
+  share: number,
+): Capacity {
+  const part = (bytes: bigint) => BigInt(Math.floor((Number(bytes) * share) / 2 ** 20)) * 2n ** 20n;
+  return create(CapacitySchema, {
+    cpus: Math.max(1, Math.floor(whole.cpus * share)),
+    memoryBytes: part(whole.memoryBytes),
+    diskBytes: part(whole.diskBytes),
+  });
+}

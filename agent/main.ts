@@ -1,0 +1,34 @@
+/** The agent as a program. Killing it is always safe; SIGTERM and SIGINT end it cleanly. */
+import { Fault, toFault } from "#kernel/fault.ts";
+import { createLogger } from "#kernel/log.ts";
+import { printSettings } from "#kernel/settings.ts";
+import { runAgent } from "./agent.ts";
+import { agentSettings, readAgentSettings } from "./settings.ts";
+
+const write = (line: string) => process.stdout.write(`${line}\n`);
+const stop = new AbortController();
+
+async function main(): Promise<void> {
+  const settings = readAgentSettings(process.env);
+  if (process.argv.includes("--print-settings")) {
+    write(printSettings(agentSettings, settings));
+    return;
+  }
+  for (const name of ["SIGTERM", "SIGINT"] as const) {
+    process.on(name, () => {
+      stop.abort(new Fault("unavailable", "the agent is stopping", { reason: "AGENT_STOPPING" }));
+    });
+  }
+  await runAgent(settings, createLogger({ level: settings.logLevel, write }), stop.signal);
+}
+
+main().then(
+  () => process.exit(0),
+  (thrown: unknown) => {
+    if (stop.signal.aborted) process.exit(0);
+    const { message, reason } = toFault(thrown);
+    createLogger({ level: "error", write }).error("agent.failed", { fault: thrown });
+    process.stderr.write(`error: ${message} (${reason})\n`);
+    process.exit(1);
+  },
+);

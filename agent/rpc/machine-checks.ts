@@ -1,0 +1,39 @@
+/** What a command must look like before anything is recorded. Ids become file names: nothing else passes. */
+import { Fault } from "#kernel/fault.ts";
+import { type Fence, type MachineSpec, Power } from "#gen/skerry/agent/v1/machine_pb.js";
+
+const idShape = /^[a-z0-9][a-z0-9-]{0,62}$/;
+
+export function checkId(id: string): string {
+  if (idShape.test(id)) return id;
+  throw invalid("id", "must be a lower-case machine id");
+}
+
+export function checkFence(fence: Fence | undefined): Fence {
+  if (fence && fence.epoch > 0n) return fence;
+  throw invalid("fence", "is needed, with an epoch");
+}
+
+/** Checks what would do harm here; what it means is the control plane's and the driver's business. */
+export function checkSpec(spec: MachineSpec | undefined): MachineSpec {
+  if (!spec) throw invalid("spec", "is needed");
+  if (!spec.image) throw invalid("spec.image", "is needed");
+  if (spec.vcpus < 1) throw invalid("spec.vcpus", "must be at least 1");
+  if (spec.memoryBytes < 1n) throw invalid("spec.memory_bytes", "must be at least 1");
+  if (spec.diskBytes < 1n) throw invalid("spec.disk_bytes", "must be at least 1");
+  if (spec.power === Power.UNSPECIFIED) throw invalid("spec.power", "must be on or off");
+  for (const { sha256 } of spec.image.files) {
+    if (!/^[0-9a-f]{64}$/.test(sha256)) throw invalid("spec.image.files.sha256", "must be a SHA-256");
+  }
+  for (const { protocol, guestPort, hostPort } of spec.forwards) {
+    if (protocol !== "tcp" && protocol !== "udp")
+      throw invalid("spec.forwards.protocol", "must be tcp or udp");
+    if (guestPort < 1 || guestPort > 65_535) throw invalid("spec.forwards.guest_port", "must be a port");
+    if (hostPort > 65_535) throw invalid("spec.forwards.host_port", "must be a port or 0");
+  }
+  return spec;
+}
+
+function invalid(field: string, message: string): Fault {
+  return new Fault("invalid", `${field} ${message}`, { reason: "COMMAND_INVALID", detail: { field } });
+}

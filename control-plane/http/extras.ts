@@ -2,45 +2,29 @@
 import type { IncomingMessage } from "node:http";
 import { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
-import type { Json } from "#kernel/fault.ts";
+import type { Accounts } from "../app/accounts.ts";
+import { toMachineSeriesJson, type MetricsQuery } from "../app/metrics-query.ts";
 import type { CreateInput, ResourceApi } from "../app/resource-api.ts";
 import type { Resource } from "../resources/definition.ts";
 import { enrolmentToken } from "../resources/enrolment-token/enrolment-token.resource.ts";
 import { image } from "../resources/image/image.resource.ts";
 import { instance } from "../resources/instance/instance.resource.ts";
-import { labelsSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
+import { labelsSchema, listSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
 import { reply } from "./native.ts";
 import { timeParameter } from "./parameters.ts";
 import { defineRoute, type Route } from "./route.ts";
 
-export interface ApiKeys {
-  create(ctx: Ctx, name: string): Promise<ApiKeyInfo & { readonly api_key: string }>;
-  list(ctx: Ctx): Promise<readonly ApiKeyInfo[]>;
-  delete(ctx: Ctx, id: string): Promise<void>;
-}
-export interface ApiKeyInfo {
-  readonly id: string;
-  readonly name: string;
-  readonly created_at: string;
-  readonly last_used_at: string | null;
-}
-
-export interface TimeRange {
-  readonly start: Date | undefined;
-  readonly end: Date | undefined;
-}
-
 export interface ExtrasOptions {
   readonly version: string;
   readonly resources: ResourceApi;
-  readonly apiKeys: ApiKeys;
+  readonly accounts: Pick<Accounts, "createApiKey" | "listApiKeys" | "deleteApiKey">;
   /** Stores an upload as the content of an image that waits for one. */
   readonly imageContent: { upload(ctx: Ctx, id: string, content: IncomingMessage): Promise<unknown> };
   /** Makes a token and its secret, which is never seen again. */
   readonly enrolmentTokens: {
     create(ctx: Ctx, input: CreateInput): Promise<{ readonly resource: Resource; readonly token: string }>;
   };
-  readonly metrics: { machine(ctx: Ctx, id: string, range: TimeRange): Promise<Json> };
+  readonly metrics: Pick<MetricsQuery, "machine">;
   issueOperatorCertificate(
     ctx: Ctx,
     request: string,
@@ -54,7 +38,7 @@ const maxCertificateRequest = 16 * 1024;
 export function extraRoutes(options: ExtrasOptions): Route[] {
   return [
     ...aboutRoutes(options),
-    ...apiKeyRoutes(options.apiKeys),
+    ...apiKeyRoutes(options.accounts),
     ...instanceRoutes(options),
     ...hostRoutes(options),
     uploadRoute(options),
@@ -96,7 +80,7 @@ function aboutRoutes({ version }: ExtrasOptions): Route[] {
   ];
 }
 
-function apiKeyRoutes(apiKeys: ApiKeys): Route[] {
+function apiKeyRoutes(accounts: ExtrasOptions["accounts"]): Route[] {
   const info = z.object({
     id: z.string(),
     name: z.string(),
@@ -112,9 +96,9 @@ function apiKeyRoutes(apiKeys: ApiKeys): Route[] {
       summary: "List the caller's API keys",
       tag: "identity",
       role: "viewer",
-      answers: { 200: { description: "all of them", schema: z.object({ items: z.array(info) }) } },
+      answers: { 200: { description: "all of them", schema: listSchema(info) } },
       async handle({ ctx }) {
-        const items = (await apiKeys.list(ctx)).map((key) => ({ ...key }));
+        const items = (await accounts.listApiKeys(ctx)).map((key) => ({ ...key }));
         return { status: 200, headers: {}, body: { items, total: items.length, next_cursor: null } };
       },
     }),
@@ -128,7 +112,7 @@ function apiKeyRoutes(apiKeys: ApiKeys): Route[] {
       body: z.strictObject({ name: nameSchema }),
       answers: { 201: { description: "the key", schema: info.extend({ api_key: z.string() }) } },
       async handle({ ctx, body }) {
-        return { status: 201, headers: secret, body: { ...(await apiKeys.create(ctx, body.name)) } };
+        return { status: 201, headers: secret, body: { ...(await accounts.createApiKey(ctx, body.name)) } };
       },
     }),
     defineRoute({
@@ -140,7 +124,7 @@ function apiKeyRoutes(apiKeys: ApiKeys): Route[] {
       role: "viewer",
       answers: { 204: { description: "revoked" } },
       async handle({ ctx, params }) {
-        await apiKeys.delete(ctx, params["id"] ?? "");
+        await accounts.deleteApiKey(ctx, params["id"] ?? "");
         return { status: 204, headers: {}, body: null };
       },
     }),
@@ -179,7 +163,7 @@ function instanceRoutes({ resources, metrics }: ExtrasOptions): Route[] {
       async handle({ ctx, params, query }) {
         const { id } = await resources.get(ctx, instance, params["id"] ?? "");
         const range = { start: query.start_time, end: query.end_time };
-        return { status: 200, headers: {}, body: await metrics.machine(ctx, id, range) };
+        return { status: 200, headers: {}, body: toMachineSeriesJson(id, await metrics.machine(id, range)) };
       },
     }),
   ];

@@ -48,6 +48,7 @@ const defaultDeadlineMs = 30_000;
 const headersTimeoutMs = 20_000;
 const keepAliveMs = 65_000;
 const stallTimeoutMs = 60_000;
+const idleSweepMs = 20;
 
 export class HttpServer {
   readonly #options: HttpServerOptions;
@@ -97,9 +98,11 @@ export class HttpServer {
   async stop(graceMs: number): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#stopping.abort(new Fault("unavailable", "the server is stopping", { reason: "STOPPING" }));
-    this.#server.closeIdleConnections();
+    // Connections of streams become idle only now, one by one.
+    const sweep = setInterval(() => this.#server.closeIdleConnections(), idleSweepMs);
     const cutOff = setTimeout(() => this.#server.closeAllConnections(), graceMs);
     await closed;
+    clearInterval(sweep);
     clearTimeout(cutOff);
   }
 

@@ -65,8 +65,8 @@ const { cpus, memory_bytes: memory, disk_bytes: disk, image, provider, region } 
 
 export const createVm = z.strictObject({
   name: nameSchema,
-  provider: provider.unwrap(),
-  region: region.unwrap(),
+  provider: provider.unwrap().optional(),
+  region: region.unwrap().optional(),
   cpu: cpus.unwrap().optional(),
   memory: memory.unwrap().optional(),
   disk: disk.unwrap().optional(),

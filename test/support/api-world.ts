@@ -1,0 +1,211 @@
+/** The public API on a real database, without an engine: what is created stays pending. */
+import type { AgentPort } from "#cp/agents/port.ts";
+import { SqlAccountStore } from "#cp/app/account-store.ts";
+import { Accounts, apiKeyOwners } from "#cp/app/accounts.ts";
+import { MetricsQuery } from "#cp/app/metrics-query.ts";
+import { ResourceService } from "#cp/app/resource-service.ts";
+import { Tokens } from "#cp/app/tokens.ts";
+import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
+import { EventFeed } from "#cp/engine/events.ts";
+import { changeResource, insertResource, lockResource } from "#cp/engine/rows.ts";
+import { consoleRoutes } from "#cp/http/console.ts";
+import { extraRoutes } from "#cp/http/extras.ts";
+import { nativeSurface } from "#cp/http/native.ts";
+import { openApiDocument } from "#cp/http/openapi.ts";
+import type { Locate } from "#cp/http/relay.ts";
+import { HttpServer } from "#cp/http/server.ts";
+import { systemSurface, type ReadinessCheck } from "#cp/http/system.ts";
+import { host } from "#cp/resources/host/host.resource.ts";
+import { instance, type Instance, type InstanceStatus } from "#cp/resources/instance/instance.resource.ts";
+import { kinds } from "#cp/resources/kinds.ts";
+import { Database } from "#cp/store/database.ts";
+import { KeyStore } from "#cp/store/keys.ts";
+import { Fault } from "#kernel/fault.ts";
+import { newId } from "#kernel/id.ts";
+import { createLogger, silentLogger } from "#kernel/log.ts";
+import { withDatabase, type Teardown } from "#test/support/postgres.ts";
+
+export const username = "admin";
+export const password = "correct horse battery staple";
+export const hostId = newId("host");
+
+export type LogLine = Readonly<Record<string, unknown>>;
+
+export interface WorldOptions {
+  readonly agents?: Partial<Pick<AgentPort, "attachConsole" | "readConsoleLog">>;
+  readonly locate?: Locate;
+  readonly checks?: readonly ReadinessCheck[];
+  readonly deadlineMs?: number;
+}
+
+/** Starts a server on a free port, with one user, one host and one image called `micro`. */
+export async function startApi(t: Teardown, options: WorldOptions = {}) {
+  const database = new Database({ url: await withDatabase(t), maxConnections: 8, log: silentLogger });
+  const events = new EventFeed(database, silentLogger);
+  events.start();
+  const resources = new ResourceService({ database, events, onChange: () => events.poke() });
+  const clock = { offsetMs: 0 };
+  const now = () => Date.now() + clock.offsetMs;
+  const store = new SqlAccountStore(database);
+  const keys = new KeyStore(database);
+  const tokens = await Tokens.open({ keys, apiKeys: apiKeyOwners(store), now });
+  const accounts = new Accounts({ store, tokens, now, passwordCost: { memoryCost: 64, timeCost: 1 } });
+  await accounts.ensureFirst(username, password);
+  const metrics = new MetricsQuery({ database, now });
+  const lines: LogLine[] = [];
+  const log = createLogger({ level: "info", write: (line) => lines.push(JSON.parse(line) as LogLine) });
+  const uploads: { id: string; bytes: number }[] = [];
+  const native = nativeSurface({
+    kinds,
+    resources,
+    extras: [
+      ...extraRoutes({
+        version: "0.0.0-test",
+        resources,
+        accounts,
+        metrics,
+        imageContent: {
+          async upload(_ctx, id, content) {
+            let bytes = 0;
+            for await (const chunk of content as AsyncIterable<Uint8Array>) bytes += chunk.length;
+            uploads.push({ id, bytes });
+          },
+        },
+        enrolmentTokens: {
+          create: async () => Promise.reject(new Fault("unavailable", "no gateway in this test")),
+        },
+        issueOperatorCertificate: async (_ctx, request) => ({ certificate: request, authorities: "" }),
+      }),
+      ...consoleRoutes({
+        resources,
+        agents: { attachConsole: noConsole, readConsoleLog: noConsole, ...options.agents },
+        locate: options.locate ?? (async () => ({ here: true })),
+      }),
+    ],
+  });
+  const novacron = novacronSurface({ resources, accounts, metrics });
+  const documents = {
+    skerry: openApiDocument(native, "0.0.0-test"),
+    novacron: openApiDocument(novacron, "0.0.0-test"),
+  };
+  const system = systemSurface({ checks: options.checks ?? [], documents });
+  const server = new HttpServer({
+    surfaces: [native, novacron, system],
+    fallback: system,
+    authenticator: tokens,
+    log,
+    now,
+    ...(options.deadlineMs !== undefined && { deadlineMs: options.deadlineMs }),
+  });
+  const { port } = await server.listen(0, "127.0.0.1");
+  await insertResource(database, host, hostRow());
+  t.teardown(async () => {
+    await server.stop(500);
+    await events[Symbol.asyncDispose]();
+    await database[Symbol.asyncDispose]();
+  });
+  const url = `http://127.0.0.1:${String(port)}`;
+  const pair = await accounts.login(username, password);
+  const call = caller(url, `Bearer ${pair.access_token}`);
+  await call("POST", "/skerry/v1/images", { name: "micro", spec: { source: { type: "upload" } } });
+  return {
+    url,
+    port,
+    server,
+    database,
+    accounts,
+    tokens,
+    keys,
+    clock,
+    lines,
+    uploads,
+    documents,
+    pair,
+    call,
+    events,
+  };
+}
+export type World = Awaited<ReturnType<typeof startApi>>;
+
+export interface Answered {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: Record<string, unknown>;
+}
+
+/** A function that sends JSON and reads JSON, with one identity. */
+export const caller =
+  (url: string, authorization?: string) =>
+  async (
+    method: string,
+    path: string,
+    body?: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<Answered> => {
+    const response = await fetch(url + path, {
+      method,
+      headers: {
+        ...(authorization !== undefined && { authorization }),
+        ...(body !== undefined && { "content-type": "application/json" }),
+        ...headers,
+      },
+      ...(body !== undefined && { body: typeof body === "string" ? body : JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    const parsed = text === "" ? {} : (JSON.parse(text) as Record<string, unknown>);
+    return { status: response.status, headers: response.headers, body: parsed };
+  };
+
+/** Does what the engine does once an agent has reported: the instance runs on the host. */
+export async function reportRunning(world: World, id: string): Promise<void> {
+  await world.database.transaction(async (tx) => {
+    const before = await lockResource(tx, id);
+    if (!before) throw new Error(`no ${id}`);
+    const { desired } = before as Instance;
+    const observed: InstanceStatus = {
+      host_id: hostId,
+      state: desired.power === "on" ? "running" : "stopped",
+      reason: "",
+      message: "",
+      cpus: desired.cpus,
+      memory_bytes: desired.memory_bytes,
+      disk_bytes: desired.disk_bytes,
+      pending_restart: [],
+      guest_address: "10.0.2.15",
+      forwards: [],
+      started_at: new Date().toISOString(),
+      restarts: 0,
+      crashes: 0,
+      driver: "fake",
+      acceleration: "none",
+      image_bytes_done: 0,
+      image_bytes_total: 0,
+    };
+    const placement = { host_id: hostId, provider: "aws", region: "us-east-1", zone: "a", explanation: {} };
+    const change = { observed, observedGeneration: before.generation, hostId, placement };
+    await changeResource(tx, instance, before, change, silentLogger);
+  });
+  world.events.poke();
+}
+
+function noConsole(): never {
+  throw new Fault("unavailable", "the host is not connected", { reason: "HOST_NOT_CONNECTED" });
+}
+
+const hostRow = () => ({
+  id: hostId,
+  project: "root",
+  name: "site-a",
+  labels: {},
+  desired: {
+    provider: "aws",
+    region: "us-east-1",
+    zone: "a",
+    location: null,
+    prices: null,
+    overcommit: { cpus: 8, memory: 1.5, disk: 4 },
+    cordoned: false,
+  },
+  observed: undefined,
+  refs: {},
+});

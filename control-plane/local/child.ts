@@ -39,6 +39,8 @@ export interface StopStep {
 /** How long SIGKILL may take: only a process in uninterruptible sleep needs any time. */
 const killWaitMs = 5_000;
 const tailLines = 12;
+/** For the last lines of a child that has ended. */
+const outputGraceMs = 500;
 
 export class Child {
   readonly name: string;
@@ -47,6 +49,7 @@ export class Child {
   readonly #process: ChildProcess;
   readonly #tail: string[] = [];
   #exit: Exit | undefined;
+  #outputClosed = false;
 
   private constructor(name: string, child: ChildProcess & { pid: number }, options: ChildOptions) {
     this.name = name;
@@ -60,16 +63,20 @@ export class Child {
       this.#remember(line);
       options.onLine?.(line);
     };
-    for (const stream of [child.stdout, child.stderr]) {
-      if (stream) createInterface({ input: stream, crlfDelay: Infinity }).on("line", take);
-    }
+    const streams = [child.stdout, child.stderr].filter((stream) => stream !== null);
+    for (const input of streams) createInterface({ input, crlfDelay: Infinity }).on("line", take);
     this.exited = new Promise((resolve) => {
       child.once("exit", (code, signal) => {
         this.#exit = { code, signal };
         resolve(this.#exit);
+        // Programs that it left behind may hold its output open for ever.
+        setTimeout(() => streams.forEach((stream) => stream.destroy()), outputGraceMs).unref();
       });
     });
-    child.once("close", () => log.end());
+    child.once("close", () => {
+      this.#outputClosed = true;
+      log.end();
+    });
   }
 
   /** Starts the program; throws `unavailable` PROGRAM_NOT_STARTED when it cannot be run at all. */
@@ -101,6 +108,11 @@ export class Child {
   /** Undefined while it runs. */
   get exit(): Exit | undefined {
     return this.#exit;
+  }
+
+  /** True once it has ended and everything it wrote was read. */
+  get outputClosed(): boolean {
+    return this.#outputClosed;
   }
 
   /** The last lines it wrote, for the person who has to find out why it ended. */

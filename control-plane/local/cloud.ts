@@ -95,7 +95,7 @@ export class LocalCloud implements AsyncDisposable {
   async #start(): Promise<void> {
     const { settings, signal } = this.#options;
     await requireFreePort(settings.listen, settings.port, "PORT");
-    await requireFreePort(settings.listen, settings.gatewayPort, "SKERRY_GATEWAY_PORT");
+    await requireFreePort(settings.gatewayListen, settings.gatewayPort, "SKERRY_GATEWAY_PORT");
     await mkdir(path.join(settings.home, "log"), { recursive: true, mode: 0o700 });
     await rotateLogs(path.join(settings.home, "log"));
 
@@ -176,7 +176,7 @@ export class LocalCloud implements AsyncDisposable {
     await mkdir(dataDirectory, { recursive: true, mode: 0o700 });
     const labelsFile = path.join(dataDirectory, "labels.json");
     await writeFile(labelsFile, JSON.stringify(toHostLabels(host)));
-    const gateway = `${reachable(settings.listen)}:${String(settings.gatewayPort)}`;
+    const gateway = `${reachable(settings.gatewayListen)}:${String(settings.gatewayPort)}`;
     const name = `the agent of ${host.name}`;
     const logFile = this.#logFile(`agent-${host.name}`);
     return this.#supervise(name, agentStop, async (ready) => {

@@ -38,6 +38,7 @@ export function controlPlaneEnvironment(base: Environment, options: ControlPlane
     PORT: String(settings.port),
     SKERRY_HOME: settings.home,
     SKERRY_LISTEN: settings.listen,
+    SKERRY_GATEWAY_LISTEN: settings.gatewayListen,
     SKERRY_GATEWAY_PORT: String(settings.gatewayPort),
     SKERRY_MICRO_DIR: options.microDirectory,
     SKERRY_IMAGE_OVERRIDES_FILE: options.imageOverridesFile,

@@ -5,10 +5,15 @@ export const localSettings = {
   home: text({ env: "SKERRY_HOME", help: "Folder with all state of the local cloud.", default: ".skerry" }),
   listen: text({ env: "SKERRY_LISTEN", help: "Address of the public API.", default: "127.0.0.1" }),
   port: integer({ env: "PORT", help: "Port of the public API.", default: 8000, min: 1, max: 65535 }),
+  gatewayListen: text({
+    env: "SKERRY_GATEWAY_LISTEN",
+    help: "Address on which agents dial in.",
+    default: "127.0.0.1",
+  }),
   gatewayPort: integer({
     env: "SKERRY_GATEWAY_PORT",
-    help: "Port that agents dial.",
-    default: 8443,
+    help: "Port on which agents dial in.",
+    default: 8001,
     min: 1,
     max: 65535,
   }),

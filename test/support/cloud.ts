@@ -170,6 +170,7 @@ async function chooseSettings(home: string): Promise<LocalSettings> {
     gatewayPort,
     microDirectory,
     listen: "127.0.0.1",
+    gatewayListen: "127.0.0.1",
     databaseUrl: undefined,
     topology: undefined,
   };

@@ -165,6 +165,21 @@ function format({ key, issued }: State): string {
 }
 
 function parse(text: string): State {
+  try {
+    return parseState(text);
+  } catch (cause) {
+    throw new Fault(
+      "conflict",
+      "this host's identity file is damaged: restore it, or join again without it",
+      {
+        reason: "IDENTITY_UNREADABLE",
+        cause,
+      },
+    );
+  }
+}
+
+function parseState(text: string): State {
   const key = createPrivateKey(text);
   const [certificate, ...authorities] =
     text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n/g) ?? [];

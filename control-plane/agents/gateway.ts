@@ -50,6 +50,7 @@ const handshakeTimeoutMs = 10_000;
 const anonymousTimeoutMs = 30_000;
 /** The largest message that is not a file's content: a full report of a host with thousands of machines. */
 const readMaxBytes = 32 * 1024 * 1024;
+const anonymousReadMaxBytes = 64 * 1024;
 
 export class Gateway implements AsyncDisposable {
   readonly #options: GatewayOptions;
@@ -112,10 +113,13 @@ export class Gateway implements AsyncDisposable {
 
   #createControlServer(): http2.Http2Server {
     const { log } = this.#options;
+    const service = controlService(this.#options);
     const handler = connectNodeAdapter({
-      routes: (router) => void router.service(ControlService, controlService(this.#options)),
+      routes: (router) => {
+        router.service(ControlService, service, { readMaxBytes });
+        router.rpc(ControlService.method.enrol, service.enrol, { readMaxBytes: anonymousReadMaxBytes });
+      },
       interceptors: [faultInterceptor(log)],
-      readMaxBytes,
       contextValues: (request) => {
         const { session } = (request as Http2ServerRequest).stream;
         const caller = session && this.#callers.get(session as ServerHttp2Session);

@@ -3,7 +3,7 @@
  * the control plane uses for certificates would cost an agent 19 MiB of memory. The subject is left empty:
  * the authority decides on every name, so there is nothing to ask for.
  */
-import { generateKeyPairSync, sign, type KeyObject, createPublicKey } from "node:crypto";
+import { createPublicKey, generateKeyPairSync, sign, type KeyObject } from "node:crypto";
 
 const tag = { integer: 0x02, bitString: 0x03, sequence: 0x30, attributes: 0xa0 } as const;
 /** The algorithm identifier ecdsa-with-SHA256: an object identifier without parameters. */
@@ -28,13 +28,9 @@ export function createCertificateRequest(privateKey: KeyObject): string {
   );
 }
 
+/** One element; what is written here stays under 256 bytes. */
 function der(type: number, ...parts: readonly Buffer[]): Buffer {
   const content = Buffer.concat(parts);
-  const length =
-    content.length < 0x80
-      ? [content.length]
-      : content.length < 0x100
-        ? [0x81, content.length]
-        : [0x82, content.length >> 8, content.length & 0xff];
+  const length = content.length < 0x80 ? [content.length] : [0x81, content.length];
   return Buffer.concat([Buffer.of(type, ...length), content]);
 }

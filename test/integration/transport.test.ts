@@ -26,7 +26,7 @@ const ensure = (id: string) => ({
   waitMs: 1000,
 });
 
-t.test("a host joins and is called both ways", async (t) => {
+await t.test("a host joins and is called both ways", async (t) => {
   await using world = await TransportWorld.start();
   const services = new ProbeServices();
   const changes: string[] = [];
@@ -50,7 +50,7 @@ t.test("a host joins and is called both ways", async (t) => {
 
   const refusal: unknown = await world.agents
     .ensureMachine("host-a", ensure("vm-full"), signal)
-    .catch((e) => e);
+    .catch((error: unknown) => error);
   t.ok(isFault(refusal, "exhausted"));
   t.match(refusal, { reason: "HOST_FULL", message: "no röom", detail: { größe: "1 €" } });
   t.equal(await reasonOf(world.agents.hostMetrics("host-b", signal)), "HOST_NOT_CONNECTED");
@@ -80,7 +80,7 @@ t.test("a host joins and is called both ways", async (t) => {
   t.same(changes, ["host-a true", "host-a false"]);
 });
 
-t.test("a token is good for one host, and for no other cloud", async (t) => {
+await t.test("a token is good for one host, and for no other cloud", async (t) => {
   await using world = await TransportWorld.start();
   await using impostor = await TransportWorld.start();
   const token = world.token("tok-1");
@@ -96,7 +96,7 @@ t.test("a token is good for one host, and for no other cloud", async (t) => {
   t.equal(await reasonOf(world.join("b", { address: "127.0.0.1:1" })), "GATEWAY_UNREACHABLE");
 });
 
-t.test("a token is told to nobody who only shows the right authority", async (t) => {
+await t.test("a token is told to nobody who only shows the right authority", async (t) => {
   await using world = await TransportWorld.start();
   await using impostor = await TransportWorld.start();
   const { certificatePem, privatePem } = await impostor.authority.issueGateway(["127.0.0.1"], 60_000);
@@ -111,7 +111,7 @@ t.test("a token is told to nobody who only shows the right authority", async (t)
   t.same(received, []);
 });
 
-t.test("an expired certificate is good for its own renewal only", async (t) => {
+await t.test("an expired certificate is good for its own renewal only", async (t) => {
   let clock = () => Date.now();
   await using world = await TransportWorld.start({ now: () => clock() });
   const longAgo = () => Date.now() - 40 * 86_400_000;
@@ -148,7 +148,7 @@ t.test("an expired certificate is good for its own renewal only", async (t) => {
   t.match(gone.session.state, { fault: { reason: "HOST_REMOVED" } });
 });
 
-t.test("a certificate is renewed while connected, at a third of its life", async (t) => {
+await t.test("a certificate is renewed while connected, at a third of its life", async (t) => {
   await using world = await TransportWorld.start();
   await world.join("a");
   const day = 86_400_000;
@@ -166,7 +166,7 @@ t.test("a certificate is renewed while connected, at a third of its life", async
   t.equal(session.state.status, "connected", "the connection stays");
 });
 
-t.test("who may call what", async (t) => {
+await t.test("who may call what", async (t) => {
   await using world = await TransportWorld.start();
   await using other = await TransportWorld.start();
   const { ca, ...host } = (await world.join("a")).credentials;
@@ -186,13 +186,15 @@ t.test("who may call what", async (t) => {
   t.equal(await report(stranger), "CERTIFICATE_REQUIRED");
   t.equal(await report({ ca, ...operator }), "NOT_A_HOST");
   t.equal(await renew({ ca }), "CERTIFICATE_REQUIRED");
+  const flood = { token: "x".repeat(1_000_000) };
+  t.equal(await reasonOf(callControl(world, { ca }, (c) => c.enrol(flood, signal))), "EXHAUSTED");
   t.equal(await renew({ ca, ...operator }), "NOT_A_HOST");
   world.registry.removed.add("host-a");
   t.equal(await report({ ca, ...host }), "HOST_REMOVED");
   t.equal(await renew({ ca, ...host }), "HOST_REMOVED");
 });
 
-t.test("a removed host is cut off, told why, and refused from then on", async (t) => {
+await t.test("a removed host is cut off, told why, and refused from then on", async (t) => {
   await using world = await TransportWorld.start();
   const { session } = world.connect(await world.join("a"));
   await until(() => world.agents.connected().length === 1);
@@ -204,7 +206,7 @@ t.test("a removed host is cut off, told why, and refused from then on", async (t
   t.same(world.agents.connected(), []);
 });
 
-t.test("a newer connection of the same host takes over", async (t) => {
+await t.test("a newer connection of the same host takes over", async (t) => {
   await using world = await TransportWorld.start();
   const [old, young] = [new ProbeServices(), new ProbeServices()];
   const identity = await world.join("a");
@@ -230,7 +232,7 @@ t.test("a newer connection of the same host takes over", async (t) => {
   t.same(changes, [true, true], "it was never gone");
 });
 
-t.test("a line that goes silent is noticed at both ends and replaced", async (t) => {
+await t.test("a line that goes silent is noticed at both ends and replaced", async (t) => {
   await using world = await TransportWorld.start({ keepAliveMs: 400 });
   await using proxy = await StallingProxy.start({ port: world.gateway.port });
   const services = new ProbeServices();
@@ -249,7 +251,7 @@ t.test("a line that goes silent is noticed at both ends and replaced", async (t)
   await world.agents.ensureMachine("host-a", ensure("vm-1"), signal);
 });
 
-t.test("a quiet line stays up", async (t) => {
+await t.test("a quiet line stays up", async (t) => {
   await using world = await TransportWorld.start({ keepAliveMs: 200 });
   const { session } = world.connect(await world.join("a"));
   await until(() => session.state.status === "connected");
@@ -260,7 +262,7 @@ t.test("a quiet line stays up", async (t) => {
   t.same(world.agents.connected(), ["host-a"]);
 });
 
-t.test("a gateway that dies is found again, or another one", async (t) => {
+await t.test("a gateway that dies is found again, or another one", async (t) => {
   await using world = await TransportWorld.start();
   const services = new ProbeServices();
   const identity = await world.join("a");
@@ -280,7 +282,7 @@ t.test("a gateway that dies is found again, or another one", async (t) => {
   await session.control.report({}, signal);
 });
 
-t.test("an agent that does not answer costs a call its deadline, not the connection", async (t) => {
+await t.test("an agent that does not answer costs a call its deadline, not the connection", async (t) => {
   await using world = await TransportWorld.start();
   world.connect(await world.join("a"));
   await until(() => world.agents.connected().length === 1);

@@ -34,7 +34,8 @@ export class SharedWork<T> {
       return await unlessAborted(running.result, signal);
     } finally {
       running.watchers.delete(watcher);
-      if (running.watchers.size === 0) running.stop.abort();
+      const unfinished = this.#running.get(key) === running;
+      if (unfinished && running.watchers.size === 0) running.stop.abort();
     }
   }
 

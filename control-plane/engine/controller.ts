@@ -108,8 +108,8 @@ export interface Effects {
   readonly agents: AgentPort;
   readonly signal: AbortSignal;
   readonly log: Logger;
-  /** Goes into every command: the claim's epoch and the resource's generation. */
-  readonly fence: { readonly epoch: bigint; readonly generation: bigint };
+  /** A fence for one command: above all that were given out before, and below those of every later claim. */
+  nextFence(): { readonly epoch: bigint; readonly generation: bigint };
   now(): number;
   /** Chooses a host; pure but for reading the fleet. Writes nothing. */
   choose(request: PlaceRequest): Promise<PlaceResult>;

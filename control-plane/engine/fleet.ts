@@ -3,6 +3,7 @@
  * snapshot that is a little old costs a second try and never correctness.
  */
 import type { Json } from "#kernel/fault.ts";
+import { summarise } from "../scheduler/explain.ts";
 import { place, type Placement } from "../scheduler/place.ts";
 import type { Policy } from "../scheduler/policy.ts";
 import type { HostSnapshot, PlacementRequest } from "../scheduler/snapshot.ts";
@@ -19,7 +20,11 @@ export type PlaceResult =
       readonly hosts: readonly HostSnapshot[];
       readonly explanation: Json;
     }
-  | { readonly unplaceable: Json };
+  | {
+      readonly unplaceable: Json;
+      /** Why no host will do, in a sentence. */
+      readonly why: string;
+    };
 
 export interface Fleet {
   choose(request: PlaceRequest): Promise<PlaceResult>;
@@ -85,7 +90,9 @@ export class CachedFleet implements Fleet {
   }
 
   #toResult(hosts: readonly HostSnapshot[], placement: Placement): PlaceResult {
-    if ("unplaceable" in placement) return { unplaceable: placement.unplaceable };
+    if ("unplaceable" in placement) {
+      return { unplaceable: placement.unplaceable, why: summarise(placement.unplaceable) };
+    }
     const byId = new Map(hosts.map((host) => [host.id, host]));
     const ids = [placement.host, ...placement.alternates];
     return {

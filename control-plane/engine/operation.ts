@@ -98,14 +98,14 @@ export async function advanceOperation(
     });
   }
   const result = await tryStep(step, effects, view, record);
-  if (result instanceof Fault) return stepFailed(effects, record, result, undoable);
+  if (result instanceof Fault) return stepFailed(effects, view, record, result, undoable);
   if ("wait" in result) return { go: "wait", until: result.wait, why: result.why };
   try {
     await effects.writeRecord((writes) => commitStep(writes, operation, record, step, result));
   } catch (error) {
     const fault = toFault(error);
     if (fault.code !== "exhausted" && fault.code !== "conflict") throw error;
-    return stepFailed(effects, record, fault, undoable);
+    return stepFailed(effects, view, record, fault, undoable);
   }
   return { go: "on" };
 }
@@ -127,6 +127,7 @@ async function tryStep(
 
 async function stepFailed(
   effects: OperationEffects,
+  view: View,
   record: OperationRecord,
   fault: Fault,
   undoable: boolean,
@@ -137,7 +138,7 @@ async function stepFailed(
     return tryAgainLater(effects, record, error);
   }
   if (undoable) return turnBack(effects, record, error);
-  return giveUp(effects, record, error);
+  return giveUp(effects, view, record, error);
 }
 
 async function undoNext(
@@ -155,7 +156,7 @@ async function undoNext(
     const fault = toFault(error);
     if (fault.code === "stale") throw fault;
     if (fault.retryable) return tryAgainLater(effects, record, record.error);
-    return giveUp(effects, record, { ...toOperationError(fault), reason: "UNDO_FAILED" });
+    return giveUp(effects, view, record, { ...toOperationError(fault), reason: "UNDO_FAILED" });
   }
   if ("wait" in result) return { go: "wait", until: result.wait, why: result.why };
   const { commit } = result;
@@ -236,11 +237,17 @@ async function turnBack(
 /** Neither forward nor back: the operation stays visible as failed and so does the resource's problem. */
 async function giveUp(
   effects: OperationEffects,
+  { resource }: View,
   record: OperationRecord,
   error: OperationError,
 ): Promise<Progress> {
   effects.log.error("operation.failed", { operation: record.id, name: record.name, ...error });
-  await effects.writeRecord(({ tx }) => setStatus(tx, record.id, "failed", error));
+  const { reason, message } = error;
+  const since = new Date(effects.now()).toISOString();
+  await effects.writeRecord(async (writes) => {
+    await setStatus(writes.tx, record.id, "failed", error);
+    await writes.setProblem({ reason, message, stuck: true, generation: resource.generation, since });
+  });
   return { go: "on" };
 }
 

@@ -49,6 +49,7 @@ export async function runPass(
   claim: Claim,
   signal: AbortSignal,
 ): Promise<PassOutcome> {
+  const commands = countCommands(claim);
   let view: View | undefined;
   let progressed = false;
   try {
@@ -56,7 +57,7 @@ export async function runPass(
       view = await loadView(deps.database, claim.key);
       const controller = view && deps.registry.controller(view.resource.kind);
       if (!view || !controller) return { next: undefined, hostId: undefined, progressed: true, error: null };
-      const step = await takeStep(deps, claim, view, controller, signal);
+      const step = await takeStep({ ...deps, commands }, claim, view, controller, signal);
       if (step.go === "on") {
         progressed = true;
         deps.onChange();
@@ -76,8 +77,21 @@ export async function runPass(
 type StepTaken =
   { readonly go: "on"; readonly did: string } | { readonly go: "rest"; readonly until: number | undefined };
 
+/** Commands of one claim are ordered among themselves: an undo is newer than what it undoes. */
+const epochsPerClaim = 1n << 16n;
+
+function countCommands(claim: Claim): () => bigint {
+  let epoch = BigInt(claim.epoch) * epochsPerClaim;
+  return () => epoch++;
+}
+
+interface StepDependencies extends PassDependencies {
+  /** Gives each command of the pass its epoch. */
+  readonly commands: () => bigint;
+}
+
 async function takeStep(
-  deps: PassDependencies,
+  deps: StepDependencies,
   claim: Claim,
   view: View,
   controller: AnyController,
@@ -147,7 +161,7 @@ function effectsFor(deps: PassDependencies, claim: Claim, view: View, signal: Ab
     agents: deps.agents,
     signal,
     log,
-    fence: { epoch: BigInt(claim.epoch), generation: BigInt(resource.generation) },
+    nextFence: () => ({ epoch: deps.commands(), generation: BigInt(resource.generation) }),
     now: deps.now,
     choose: (request) => deps.fleet.choose(request),
     write: writeRecord,

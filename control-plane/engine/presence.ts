@@ -35,10 +35,26 @@ export class Presence implements AsyncDisposable {
   }
 
   async start(): Promise<void> {
+    await this.#succeed();
     await this.#flush();
     this.#timer = setInterval(() => {
       this.#flush().catch((error: unknown) => this.#options.log.warn("presence.flush_failed", { error }));
     }, flushMs);
+  }
+
+  /**
+   * Whoever served this address before is dead: its leases need not run out. Safe even if it lives, for
+   * the next claim raises the epoch and so refuses whatever it still tries.
+   */
+  async #succeed(): Promise<void> {
+    const { database, replicaId, replicaUrl } = this.#options;
+    await database.query(
+      `with dead as (delete from replica where url = $1 and id <> $2 returning id)
+       update work set lease_until = null, lease_holder = null
+       where lease_holder in (select id from dead)`,
+      [replicaUrl, replicaId],
+    );
+    await this.sweep();
   }
 
   /** The host was heard of just now. */

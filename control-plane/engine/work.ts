@@ -7,8 +7,8 @@
 import { Fault, type Json } from "#kernel/fault.ts";
 import type { Queryable, Tx } from "../store/database.ts";
 
-/** A pass must be done within this; its writes are refused afterwards. */
-export const leaseMs = 60_000;
+/** A pass must be done within this: longer than the longest command to an agent. */
+export const leaseMs = 30_000;
 
 export interface Claim {
   readonly key: string;

@@ -21,7 +21,7 @@ export async function tellHost(
   const image = view.references["image"] as Image | undefined;
   if (!image) throw new Fault("conflict", "the image no longer exists", { reason: "IMAGE_GONE" });
   const spec = toMachineSpec(resource, image);
-  const request = { id: resource.id, fence: effects.fence, spec, waitMs: ensureWaitMs };
+  const request = { id: resource.id, fence: effects.nextFence(), spec, waitMs: ensureWaitMs };
   return toObservation(await effects.agents.ensureMachine(hostId, request, effects.signal));
 }
 
@@ -31,7 +31,7 @@ export function removeFromHost(
   { resource }: View<Instance>,
   hostId: string,
 ): Promise<boolean> {
-  const request = { id: resource.id, fence: effects.fence, waitMs: removeWaitMs };
+  const request = { id: resource.id, fence: effects.nextFence(), waitMs: removeWaitMs };
   return effects.agents.removeMachine(hostId, request, effects.signal);
 }
 

@@ -37,7 +37,7 @@ const place: Step<Instance> = {
       seed: operation.id,
     });
     if ("unplaceable" in choice) {
-      throw new Fault("exhausted", "no host can take it", {
+      throw new Fault("exhausted", `no host can take it: ${choice.why}`, {
         reason: "NO_HOST",
         detail: { explanation: choice.unplaceable },
       });

@@ -1,0 +1,406 @@
+/**
+ * An engine on a real database, with real agents' machine managers in this process and fake machines
+ * inside them. Replicas can be made to die after any commit; replies of agents can get lost.
+ */
+import { create } from "@bufbuild/protobuf";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
+import { HostFactsSchema } from "#gen/skerry/agent/v1/host_pb.js";
+import type { LocalImage } from "#agent/drivers/driver.ts";
+import { FakeDriver } from "#agent/drivers/fake/driver.ts";
+import { ChangeFeed } from "#agent/machines/change-feed.ts";
+import { Ledger } from "#agent/machines/ledger.ts";
+import { defaultTiming, type MachineDeps } from "#agent/machines/machine.ts";
+import { MachineManager } from "#agent/machines/manager.ts";
+import { recoverMachines } from "#agent/machines/recover.ts";
+import { ResourceService } from "#cp/app/resource-service.ts";
+import type { Reply } from "#cp/app/resource-api.ts";
+import type { AgentPort } from "#cp/agents/port.ts";
+import { Engine } from "#cp/engine/engine.ts";
+import { insertResource, toResource, resourceColumns, type ResourceRow } from "#cp/engine/rows.ts";
+import type { Resource } from "#cp/resources/definition.ts";
+import { host as hostKind } from "#cp/resources/host/host.resource.ts";
+import { hostController } from "#cp/resources/host/host.controller.ts";
+import { image as imageKind } from "#cp/resources/image/image.resource.ts";
+import { instanceController } from "#cp/resources/instance/instance.controller.ts";
+import { instance, type Instance } from "#cp/resources/instance/instance.resource.ts";
+import { createRegistry } from "#cp/resources/registry.ts";
+import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
+import { Database, type Tx } from "#cp/store/database.ts";
+import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
+import { Fault } from "#kernel/fault.ts";
+import { newId } from "#kernel/id.ts";
+import { silentLogger, type Logger } from "#kernel/log.ts";
+import { until } from "./until.ts";
+
+const GiB = 1024 ** 3;
+const never = new AbortController().signal;
+
+/**
+ * The database of a replica that dies right after the n-th commit of its engine: a claim, a fenced
+ * transaction or a settlement.
+ */
+export class MortalDatabase extends Database {
+  #commitsLeft: number;
+  readonly died: Promise<void>;
+  #die: () => void = () => undefined;
+
+  constructor(url: string, commitsLeft: number) {
+    super({ url, maxConnections: 4, log: silentLogger });
+    this.#commitsLeft = commitsLeft;
+    this.died = new Promise((resolve) => (this.#die = resolve));
+  }
+
+  override async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+    this.#assertAlive();
+    let fenced = false;
+    const result = await super.transaction((tx) => {
+      const query: Tx["query"] = (text, values, name) => {
+        fenced ||= name === "work_fence";
+        return tx.query(text, values, name);
+      };
+      return work({ ...tx, query });
+    });
+    if (fenced) this.#countCommit();
+    return result;
+  }
+
+  override async query<R>(text: string, values?: readonly unknown[], name?: string): Promise<R[]> {
+    this.#assertAlive();
+    const rows = await super.query<R>(text, values, name);
+    if (name === "work_settle" || (name === "work_claim" && rows.length > 0)) this.#countCommit();
+    return rows;
+  }
+
+  #countCommit(): void {
+    if (--this.#commitsLeft > 0) return;
+    this.#die();
+    this.#assertAlive();
+  }
+
+  #assertAlive(): void {
+    if (this.#commitsLeft <= 0) throw new Fault("unavailable", "this replica is dead", { reason: "DEAD" });
+  }
+}
+
+/** One host: what an agent has between its transport and its driver. */
+export class WorldHost {
+  readonly id: string;
+  readonly driver: FakeDriver;
+  readonly manager: MachineManager;
+  readonly changes = new ChangeFeed();
+  readonly #directory: string;
+  readonly #stop = new AbortController();
+  connected = true;
+  /** Thrown after the effect, instead of the reply. */
+  loseReplies = 0;
+  readonly commands: string[] = [];
+
+  static async start(id: string): Promise<WorldHost> {
+    const directory = await mkdtemp(join(tmpdir(), "skerry-world-"));
+    const ledger = await Ledger.open({ directory: join(directory, "ledger"), log: silentLogger });
+    const world = new WorldHost(id, directory, ledger);
+    return world;
+  }
+
+  private constructor(id: string, directory: string, ledger: Ledger) {
+    this.id = id;
+    this.#directory = directory;
+    this.driver = new FakeDriver({ log: silentLogger });
+    const localImage: LocalImage = { type: "disk", path: "/nowhere", format: "raw" };
+    const deps: MachineDeps = {
+      driver: this.driver,
+      images: { ensure: async () => localImage },
+      ledger,
+      changes: this.changes,
+      log: silentLogger,
+      timing: { ...defaultTiming, backoff: { baseMs: 10, capMs: 20 }, attempts: 4 },
+      now: Date.now,
+      directoryOf: (machine) => join(directory, "machines", machine),
+    };
+    this.manager = new MachineManager(deps);
+    void this.manager.run(this.#stop.signal);
+    void recoverMachines(this.manager, deps, never);
+  }
+
+  reply<T>(value: T): T {
+    if (this.loseReplies <= 0) return value;
+    this.loseReplies--;
+    throw new Fault("unavailable", "the connection was cut off", { reason: "HOST_NOT_CONNECTED" });
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.manager.close({ pullPlugs: true }, never);
+    await rm(this.#directory, { recursive: true, force: true });
+  }
+}
+
+export interface ReplicaOptions {
+  readonly diesAfterCommits?: number;
+  readonly url?: string;
+}
+
+export interface Replica {
+  readonly engine: Engine;
+  readonly resources: ResourceService;
+  readonly died: Promise<void>;
+  stop(): Promise<void>;
+}
+
+export class World {
+  readonly database: Database;
+  readonly hosts: WorldHost[] = [];
+  readonly #url: string;
+  readonly #log: Logger;
+
+  static async start(url: string, { hosts = 2, log = silentLogger } = {}): Promise<World> {
+    const world = new World(url, log);
+    await insertResource(world.database, imageKind, {
+      id: newId("img"),
+      project: "root",
+      name: "micro",
+      labels: {},
+      desired: imageKind.spec.parse({ source: { type: "built-in", files: [] } }),
+      observed: {
+        files: [{ role: "disk", sha256: "0".repeat(64), size_bytes: 1, url: "", format: "raw" }],
+        bytes_done: 1,
+        bytes_total: 1,
+      },
+      refs: {},
+    });
+    for (let n = 1; n <= hosts; n++) await world.addHost(`site-${String(n)}`);
+    return world;
+  }
+
+  private constructor(url: string, log: Logger) {
+    this.#url = url;
+    this.#log = log;
+    this.database = new Database({ url, maxConnections: 4, log: silentLogger });
+  }
+
+  async addHost(name: string, cpus = 4): Promise<WorldHost> {
+    const id = newId("host");
+    const capacity = { cpus, memory_bytes: 8 * GiB, disk_bytes: 64 * GiB };
+    const facts = create(HostFactsSchema, { architecture: "x86_64", driver: "fake" });
+    await insertResource(this.database, hostKind, {
+      id,
+      project: "root",
+      name,
+      labels: {},
+      desired: {
+        provider: name,
+        region: "here",
+        zone: "",
+        location: null,
+        prices: null,
+        overcommit: { cpus: 1, memory: 1, disk: 1 },
+        cordoned: false,
+      },
+      observed: {
+        connected: true,
+        hostname: name,
+        architecture: facts.architecture,
+        operating_system: "",
+        kernel: "",
+        agent_version: "",
+        cpu_model: "",
+        cpu_baseline: "x86-64-v2",
+        capacity,
+        driver: "fake",
+        driver_version: "1",
+        acceleration: "none",
+        acceleration_reason: "",
+        capabilities: [],
+        listen_address: "",
+        boot_id: "",
+        unknown_machines: [],
+      },
+      refs: {},
+    });
+    const host = await WorldHost.start(id);
+    this.hosts.push(host);
+    return host;
+  }
+
+  host(id: string): WorldHost {
+    const host = this.hosts.find((candidate) => candidate.id === id);
+    if (!host?.connected) throw new Fault("unavailable", "not connected", { reason: "HOST_NOT_CONNECTED" });
+    return host;
+  }
+
+  /** Starts a replica; the default address makes it the successor of the one before. */
+  async replica({ diesAfterCommits, url = "http://replica" }: ReplicaOptions = {}): Promise<Replica> {
+    const mortal =
+      diesAfterCommits === undefined ? undefined : new MortalDatabase(this.#url, diesAfterCommits);
+    const database = mortal ?? new Database({ url: this.#url, maxConnections: 6, log: silentLogger });
+    const controllers = [instanceController, hostController];
+    const engine = new Engine({
+      database,
+      registry: createRegistry(controllers),
+      controllers,
+      agents: this.#port(mortal),
+      policy: defaultPolicy(),
+      log: this.#log,
+      now: Date.now,
+      replicaId: newId("replica"),
+      replicaUrl: url,
+      concurrency: 8,
+      pollMs: 50,
+      sweepMs: 200,
+    });
+    const resources = new ResourceService({ database, events: engine.events, onChange: () => engine.hint() });
+    const reporting = this.hosts.map((host) => this.#report(host, engine));
+    await engine.start();
+    return {
+      engine,
+      resources,
+      died: mortal?.died ?? new Promise(() => undefined),
+      async stop() {
+        for (const subscription of reporting) subscription[Symbol.dispose]();
+        await engine[Symbol.asyncDispose]();
+        await database[Symbol.asyncDispose]();
+      },
+    };
+  }
+
+  /** Each change is told at once, as the reporter would. */
+  #report(host: WorldHost, engine: Engine): Disposable {
+    return host.changes.subscribe((change) => {
+      const report =
+        "changed" in change
+          ? create(ReportRequestSchema, { machines: [change.changed] })
+          : create(ReportRequestSchema, { removed: [change.removed] });
+      engine.reports.report(host.id, report).catch((error: unknown) => {
+        this.#log.debug("world.report_lost", { error });
+      });
+    });
+  }
+
+  #port(mortal: MortalDatabase | undefined): AgentPort {
+    const alive = async () => void (await mortal?.query("select 1"));
+    return {
+      connected: () => this.hosts.filter((host) => host.connected).map((host) => host.id),
+      onChange: () => ({ [Symbol.dispose]: () => undefined }),
+      ensureMachine: async (hostId, request, signal) => {
+        await alive();
+        const host = this.host(hostId);
+        host.commands.push(`ensure ${request.id}`);
+        return host.reply(await host.manager.ensure(request, signal));
+      },
+      removeMachine: async (hostId, request, signal) => {
+        await alive();
+        const host = this.host(hostId);
+        host.commands.push(`remove ${request.id}`);
+        return host.reply(await host.manager.remove(request, signal));
+      },
+      machineMetrics: () => Promise.reject(new Error("not used here")),
+      hostMetrics: () => Promise.reject(new Error("not used here")),
+      readConsoleLog: () => Promise.reject(new Error("not used here")),
+      attachConsole: () => {
+        throw new Error("not used here");
+      },
+    };
+  }
+
+  async find(id: string): Promise<Instance | undefined> {
+    const [row] = await this.database.query<ResourceRow>(
+      `select ${resourceColumns} from resource where id = $1`,
+      [id],
+    );
+    return row && (toResource(row) as Instance);
+  }
+
+  async untilPhase(id: string, phase: string | undefined, limitMs = 10_000): Promise<void> {
+    let last: Instance | undefined;
+    try {
+      await until(async () => (last = await this.find(id))?.phase === phase && isQuiet(last), limitMs);
+    } catch (error) {
+      throw new Error(
+        `it is ${String(last?.phase)}, not ${String(phase)}: ${JSON.stringify(last?.problem)}`,
+        {
+          cause: error,
+        },
+      );
+    }
+  }
+
+  /**
+   * What must be true whenever nothing is under way: each instance has one machine on the host that it
+   * is on and none elsewhere, promises match, and hosts have nothing that no instance stands for.
+   */
+  async violations(): Promise<string[]> {
+    const found: string[] = [];
+    const rows = await this.database.query<ResourceRow>(
+      `select ${resourceColumns} from resource where kind = 'instance'`,
+    );
+    const instances = rows.map((row) => toResource(row) as Instance);
+    const reserved = await this.database.query<{ resource_id: string; host_id: string }>(
+      "select resource_id, host_id from reservation",
+    );
+    for (const host of this.hosts) {
+      for (const machine of host.manager.list()) {
+        const owner = instances.find((candidate) => candidate.id === machine.id);
+        if (owner?.hostId !== host.id)
+          found.push(`${host.id} has ${machine.id}, which belongs to ${String(owner?.hostId)}`);
+      }
+    }
+    for (const { id, hostId } of instances) {
+      const machines = this.hosts.filter((host) => host.manager.list().some((machine) => machine.id === id));
+      if (hostId && machines.length !== 1) found.push(`${id} has ${String(machines.length)} machines`);
+      const promises = reserved.filter((entry) => entry.resource_id === id);
+      if (promises.length !== (hostId ? 1 : 0) || promises.some((entry) => entry.host_id !== hostId)) {
+        found.push(`${id} on ${String(hostId)} has promises ${JSON.stringify(promises)}`);
+      }
+    }
+    for (const { resource_id } of reserved) {
+      if (!instances.some(({ id }) => id === resource_id)) found.push(`a promise is left of ${resource_id}`);
+    }
+    const open = await this.database.query(
+      "select id from operation where status in ('running', 'undoing', 'failed')",
+    );
+    if (open.length > 0) found.push(`${String(open.length)} operations are open or failed`);
+    return found;
+  }
+
+  /** What is still violated once the engine has had its time. */
+  async lastingViolations(limitMs = 5_000): Promise<string[]> {
+    await until(async () => (await this.violations()).length === 0, limitMs).catch(() => undefined);
+    return this.violations();
+  }
+
+  async stop(): Promise<void> {
+    for (const host of this.hosts) await host.stop();
+    await this.database[Symbol.asyncDispose]();
+  }
+}
+
+function isQuiet(resource: Instance | undefined): boolean {
+  return (
+    !resource || resource.observedGeneration >= resource.generation || (resource.problem?.stuck ?? false)
+  );
+}
+
+export function testCtx(): Ctx {
+  return { log: silentLogger, signal: never, principal: systemPrincipal, requestId: "test", now: Date.now };
+}
+
+/** Options of a change whose reply nobody reads. */
+export const quietly = { respond: (): Reply => ({ status: 200, headers: {}, body: null }) };
+
+/** Creates an instance and gives its id. */
+export async function createInstance(
+  resources: ResourceService,
+  spec: Readonly<Record<string, unknown>> = {},
+  name = "web",
+): Promise<string> {
+  let id = "";
+  const respond = (resource: Resource): Reply => {
+    id = resource.id;
+    return { status: 201, headers: {}, body: null };
+  };
+  await resources.create(testCtx(), instance, { name, spec: { image: "micro", ...spec } }, { respond });
+  return id;
+}

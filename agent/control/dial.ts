@@ -94,8 +94,7 @@ async function connect(
 function toDialFault(address: string, thrown: unknown, socket: TLSSocket): Fault {
   if (thrown instanceof Fault) return thrown;
   const why = thrown instanceof Error ? thrown.message : "unknown error";
-  const untrusted = Boolean(socket.authorizationError) || why.includes("not a gateway's");
-  return untrusted
+  return socket.authorizationError
     ? new Fault("denied", `${address} is not a gateway of this cloud: ${why}`, {
         reason: "GATEWAY_UNTRUSTED",
         cause: thrown,

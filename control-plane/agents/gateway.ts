@@ -96,6 +96,11 @@ export class Gateway implements AsyncDisposable {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  /** How many connections are open, whoever they belong to. */
+  get openSockets(): number {
+    return this.#sockets.size;
+  }
+
   /** Cuts a host off that was removed, and says so to its agent; it is refused from then on. */
   disconnect(hostId: string): void {
     this.#options.connections.disconnect(hostId, hostRemoved());
@@ -164,12 +169,13 @@ export class Gateway implements AsyncDisposable {
     try {
       const hostId = hostOf(caller.peer);
       await caller.admit();
+      if (socket.destroyed) return; // it hung up while we asked
       connections.add(hostId, this.#openSession(socket));
       log.info("gateway.host-connected", { hostId, address });
     } catch (thrown) {
       const fault = toFault(thrown);
       log.warn("gateway.host-refused", { peer: caller.peer?.name, address, fault });
-      dismiss(this.#openSession(socket), fault);
+      if (!socket.destroyed) dismiss(this.#openSession(socket), fault);
     }
   }
 

@@ -1,5 +1,5 @@
 /** Agents and gateway for real on loopback: joining, the two-way session, and all the ways it can break. */
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { stat } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import tls from "node:tls";
@@ -7,7 +7,7 @@ import t from "tap";
 import { create } from "@bufbuild/protobuf";
 import { MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
 import { createControlClient, type ControlClient } from "#agent/control/control-client.ts";
-import type { Trust } from "#agent/control/dial.ts";
+import { agentProtocol, dialGateway, type Trust } from "#agent/control/dial.ts";
 import { Identity } from "#agent/control/identity.ts";
 import { openControl } from "#agent/control/link.ts";
 import { createAgentPort } from "#cp/agents/connect-client.ts";
@@ -204,6 +204,27 @@ await t.test("a removed host is cut off, told why, and refused from then on", as
   await until(() => session.state.status === "waiting" && session.state.attempt >= 3);
   t.match(session.state, { fault: { code: "denied", reason: "HOST_REMOVED", message: /removed/ } });
   t.same(world.agents.connected(), []);
+});
+
+await t.test("a host that hangs up while it is being let in leaves nothing behind", async (t) => {
+  await using world = await TransportWorld.start();
+  const { credentials } = await world.join("a");
+  for (const removed of [false, true]) {
+    if (removed) world.registry.removed.add("host-a");
+    const answer = new EventEmitter();
+    world.registry.ready = once(answer, "now");
+    const before = world.registry.asked;
+    const socket = await dialGateway(world.address, agentProtocol, credentials, signal);
+    await until(() => world.registry.asked > before);
+    socket.destroy();
+    await until(() => world.gateway.openSockets === 0);
+    answer.emit("now");
+    await world.registry.ready;
+    t.same(world.agents.connected(), []);
+  }
+  world.registry.removed.clear();
+  world.connect(await Identity.open(world.identityPath("a")));
+  await until(() => world.agents.connected().length === 1);
 });
 
 await t.test("a newer connection of the same host takes over", async (t) => {

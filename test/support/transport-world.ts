@@ -52,7 +52,13 @@ export class MemoryRegistry implements HostRegistry {
     return { hostId: found.hostId };
   }
 
+  /** Resolves when the registry may answer; a test holds it back to see what happens meanwhile. */
+  ready: Promise<unknown> = Promise.resolve();
+  asked = 0;
+
   async renewable(hostId: string): Promise<boolean> {
+    this.asked++;
+    await this.ready;
     return !this.removed.has(hostId);
   }
 }

@@ -49,11 +49,10 @@ export function describeFault(thrown: unknown): string {
   return lines.map((line) => `${printable(line)}\n`).join("");
 }
 
+/** A validation fault lists the fields that are wrong. */
 function fieldsOf(fault: Fault): readonly { field: string; message: string }[] {
-  const { detail } = fault;
-  if (typeof detail !== "object" || detail === null || !("fields" in detail)) return [];
-  const { fields } = detail;
-  return Array.isArray(fields) ? (fields) : [];
+  const { fields } = fault.detail as { fields?: unknown };
+  return Array.isArray(fields) ? (fields as { field: string; message: string }[]) : [];
 }
 
 /** The code that the process ends with. */

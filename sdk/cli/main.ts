@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 /** The `skerry` program. */
-import type { ReadStream } from "node:tty";
 import { CommanderError } from "commander";
 import { Fault } from "#kernel/fault.ts";
 import { describeFault, exitCodeOf } from "./errors.ts";

@@ -24,6 +24,13 @@ export interface MemoryDevice {
   };
 }
 
+/** What a guest with a balloon driver tells of itself; a number it does not tell is far beyond any size. */
+export interface GuestMemoryStats {
+  /** 0: it has not told anything yet. */
+  readonly "last-update": number;
+  readonly stats: Readonly<Record<string, number>>;
+}
+
 export interface BlockStats {
   readonly "node-name"?: string;
   readonly qdev?: string;
@@ -50,6 +57,10 @@ export interface QmpCommands {
   "qom-set": {
     arguments: { readonly path: string; readonly property: string; readonly value: number };
     returns: Empty;
+  };
+  "qom-get": {
+    arguments: { readonly path: string; readonly property: string };
+    returns: unknown;
   };
   block_resize: { arguments: { readonly "node-name": string; readonly size: number }; returns: Empty };
   system_powerdown: { arguments: Empty; returns: Empty };

@@ -91,6 +91,7 @@ await t.test("a guest lives its life", async (t) => {
     t.ok(after && before, "there are some");
     t.ok(Number((after?.diskWriteBytes ?? 0n) - (before?.diskWriteBytes ?? 0n)) >= 4 * 1024 ** 2, "writes");
     t.ok((after?.cpuSeconds ?? 0) > (before?.cpuSeconds ?? 0), "CPU time");
+    await until(async () => ((await driver.metrics(plan.id))?.memoryUsedBytes ?? 0n) < 128n * MiB, 30_000);
     t.ok((after?.diskAllocatedBytes ?? 0n) > 4n * MiB, "the disk takes up room");
   });
 

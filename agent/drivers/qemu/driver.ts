@@ -3,33 +3,32 @@
  * kept in memory here is only which machines there are and our hold on those that run.
  */
 import { mkdir, rm } from "node:fs/promises";
-import { join } from "node:path";
 import type { Duplex } from "node:stream";
-import { exec } from "#agent/exec.ts";
 import { EventQueue } from "#agent/qmp/event-queue.ts";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
-import { Fault, isFault } from "#kernel/fault.ts";
+import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type {
   ConsoleAccess,
   DriverFacts,
   DriverMachine,
   DriverMetrics,
-  DriverState,
   MachineDriver,
   MachineEvent,
   MachinePlan,
 } from "../driver.ts";
-import { type Acceleration, type KernelImage, proveAcceleration } from "./accel.ts";
+import type { KernelImage } from "./accel.ts";
 import { deriveArgv } from "./argv.ts";
 import { ensureDisk, findDiskBytes, refuseShrinking } from "./disk.ts";
 import { connectSocket, machineFiles, serialSocketName } from "./files.ts";
 import { ensureForwards } from "./forwards.ts";
+import { createHostProbe, type HostAbilities } from "./host.ts";
 import { hostFault } from "./host-fault.ts";
-import { derivePendingRestart, growDisk, plugMemory, plugVcpus, readMemory } from "./hotplug.ts";
+import { growDisk, plugMemory, plugVcpus, reportMemoryUse } from "./hotplug.ts";
 import { deriveIdentity } from "./identity.ts";
 import { deriveLaunch } from "./launch.ts";
 import { readMetrics } from "./metrics.ts";
+import { type Observable, observe, unlessEnded } from "./observe.ts";
 import { type Platform, platformOf } from "./platform.ts";
 import { findProcess, killProcess, launchProcess, type ProcessIdentity } from "./process.ts";
 import { emptyRecord, type MachineRecord, readRecord, writeRecord } from "./record.ts";
@@ -52,18 +51,8 @@ export function createQemuDriver(options: QemuDriverOptions): MachineDriver {
   return new QemuDriver(options);
 }
 
-/** One machine that we know of. */
-interface Entry {
-  plan: MachinePlan;
-  record: MachineRecord;
-  running: RunningMachine | undefined;
-  /** What `ensure` is at, while it is at it. */
-  transition: "starting" | "stopping" | undefined;
-}
-
-interface HostVerdict extends Acceleration {
-  readonly version: string;
-}
+/** One machine that we know of, as it is now. */
+type Entry = { -readonly [K in keyof Observable]: Observable[K] };
 
 class QemuDriver implements MachineDriver {
   readonly name = "qemu";
@@ -76,11 +65,18 @@ class QemuDriver implements MachineDriver {
   readonly #entries = new Map<string, Entry>();
   readonly #events = new EventQueue<MachineEvent>();
   readonly #lifetime = new AbortController();
-  #verdict: Promise<HostVerdict> | undefined;
+  readonly #host: () => Promise<HostAbilities>;
 
   constructor(options: QemuDriverOptions) {
     this.#options = options;
     this.#platform = platformOf(options.architecture ?? process.arch);
+    this.#host = createHostProbe({
+      platform: this.#platform,
+      stateDirectory: options.stateDirectory,
+      log: options.log,
+      lifetime: this.#lifetime.signal,
+      probeGuest: options.probeGuest,
+    });
   }
 
   async probe(signal: AbortSignal): Promise<DriverFacts> {
@@ -97,11 +93,17 @@ class QemuDriver implements MachineDriver {
   }
 
   async #recoverOne(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine | undefined> {
-    const files = machineFiles(plan.directory);
-    if ((await findDiskBytes(files.rootDisk)) === undefined) return undefined;
-    const entry = await this.#entry(plan);
-    await this.#attach(entry, signal);
-    return await this.#observe(entry, signal);
+    try {
+      if ((await findDiskBytes(machineFiles(plan.directory).rootDisk)) === undefined) return undefined;
+      const entry = await this.#entry(plan);
+      await this.#attach(entry, signal);
+      return await observe(entry, signal);
+    } catch (thrown) {
+      // One machine in trouble must not keep the others from being found; its `ensure` will say the same.
+      if (signal.aborted) throw thrown;
+      this.#options.log.error("machine.not_recovered", { machine: plan.id, fault: toFault(thrown) });
+      return undefined;
+    }
   }
 
   async ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine> {
@@ -120,7 +122,7 @@ class QemuDriver implements MachineDriver {
       entry.running ??= await this.#start(entry, signal);
       await this.#converge(entry, entry.running, signal);
     }
-    return await this.#observe(entry, signal);
+    return await observe(entry, signal);
   }
 
   async remove(id: string, directory: string, _signal: AbortSignal): Promise<void> {
@@ -137,7 +139,7 @@ class QemuDriver implements MachineDriver {
 
   async inspect(id: string): Promise<DriverMachine | undefined> {
     const entry = this.#entries.get(id);
-    return entry && (await this.#observe(entry, this.#lifetime.signal));
+    return entry && (await observe(entry, this.#lifetime.signal));
   }
 
   events(signal: AbortSignal): AsyncIterable<MachineEvent> {
@@ -215,7 +217,7 @@ class QemuDriver implements MachineDriver {
     signal.throwIfAborted();
     entry.transition = "starting";
     try {
-      await this.#remember(entry, { startedAt: new Date().toISOString(), stopRequested: false });
+      await this.#remember(entry, { stopRequested: false });
       const args = deriveArgv(deriveLaunch(entry.plan), { platform: this.#platform, acceleration });
       await launchProcess(this.#platform.program, args, entry.plan.directory);
       await this.#attach(entry, signal);
@@ -250,6 +252,7 @@ class QemuDriver implements MachineDriver {
     if (status === "io-error") await running.execute("cont", {}, signal);
     const present = await findDiskBytes(machineFiles(directory).rootDisk);
     if (present !== undefined && present < spec.diskBytes) await growDisk(running, spec.diskBytes, signal);
+    await reportMemoryUse(running, signal);
     if (this.#platform.hotplug) {
       await plugVcpus(running, spec.vcpus, signal);
       await plugMemory(running, spec.memoryBytes, signal);
@@ -269,95 +272,13 @@ class QemuDriver implements MachineDriver {
     await writeRecord(machineFiles(entry.plan.directory).record, entry.record);
   }
 
-  async #observe(entry: Entry, signal: AbortSignal): Promise<DriverMachine> {
-    const { running } = entry;
-    const observed = running && (await unlessEnded(this.#observeRunning(entry, running, signal)));
-    if (observed) return observed;
-    const { id, spec, directory } = entry.plan;
-    return {
-      id,
-      state: entry.transition ?? "stopped",
-      vcpus: spec.vcpus,
-      memoryBytes: spec.memoryBytes,
-      diskBytes: (await findDiskBytes(machineFiles(directory).rootDisk)) ?? 0n,
-      pendingRestart: [],
-      guestAddress: deriveIdentity(id).network.guest,
-      forwards: [],
-      startedAt: undefined,
-      acceleration: "none",
-    };
-  }
-
-  async #observeRunning(entry: Entry, running: RunningMachine, signal: AbortSignal): Promise<DriverMachine> {
-    const { id, spec, directory } = entry.plan;
-    const [{ status }, cpus, kvm, memory, diskBytes] = await Promise.all([
-      running.execute("query-status", {}, signal),
-      running.execute("query-cpus-fast", {}, signal),
-      running.execute("query-kvm", {}, signal),
-      readMemory(running, signal),
-      findDiskBytes(machineFiles(directory).rootDisk),
-    ]);
-    return {
-      id,
-      state: entry.transition ?? (entry.record.stopRequested ? "stopping" : stateOf(status)),
-      vcpus: cpus.length,
-      memoryBytes: memory.bootBytes + memory.pluggedBytes,
-      diskBytes: diskBytes ?? 0n,
-      pendingRestart: derivePendingRestart(spec, { vcpus: cpus.length, memory }),
-      guestAddress: deriveIdentity(id).network.guest,
-      forwards: entry.record.forwards,
-      startedAt: new Date(entry.record.startedAt),
-      acceleration: kvm.enabled ? "kvm" : "tcg",
-    };
-  }
-
   async #connectConsole(id: string, signal: AbortSignal): Promise<Duplex> {
     const entry = this.#entries.get(id);
     if (entry?.running) return await connectSocket(entry.plan.directory, serialSocketName, signal);
     throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
   }
-
-  /** What this host can do, found out once; a failure is tried again by whoever asks next. */
-  #host(): Promise<HostVerdict> {
-    this.#verdict ??= this.#findVerdict().catch((error: unknown) => {
-      this.#verdict = undefined;
-      throw error;
-    });
-    return this.#verdict;
-  }
-
-  async #findVerdict(): Promise<HostVerdict> {
-    const signal = this.#lifetime.signal;
-    const { program } = this.#platform;
-    const { stdout } = await exec(program, ["--version"], { signal, timeoutMs: 10_000 });
-    const version = /version (\S+)/.exec(stdout)?.[1] ?? "unknown";
-    const probe = {
-      platform: this.#platform,
-      qemuVersion: version,
-      verdictFile: join(this.#options.stateDirectory, "acceleration.json"),
-      guest: async (limit: AbortSignal) => await this.#options.probeGuest?.(limit),
-    };
-    const verdict = await proveAcceleration(probe, signal);
-    this.#options.log.info("qemu.acceleration", { version, ...verdict });
-    return { version, ...verdict };
-  }
 }
 
 function processIdentity(id: string, directory: string): ProcessIdentity {
   return { files: machineFiles(directory), uuid: deriveIdentity(id).uuid };
-}
-
-function stateOf(status: string): DriverState {
-  if (status === "running") return "running";
-  return status === "shutdown" || status === "guest-panicked" ? "stopping" : "paused";
-}
-
-/** Undefined when the machine ended while it was asked. */
-async function unlessEnded<T>(answer: Promise<T>): Promise<T | undefined> {
-  try {
-    return await answer;
-  } catch (thrown) {
-    if (isFault(thrown) && thrown.reason === "QMP_DISCONNECTED") return undefined;
-    throw thrown;
-  }
 }

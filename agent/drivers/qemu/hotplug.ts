@@ -1,4 +1,5 @@
 /** Gives a running machine what it grew by. What cannot be given while it runs is for its next start. */
+import type { GuestMemoryStats } from "#agent/qmp/commands.ts";
 import type { MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import { sleep } from "#kernel/retry.ts";
 import { hotMemoryBlockBytes, roundUp } from "./launch.ts";
@@ -6,6 +7,7 @@ import type { RunningMachine } from "./running-machine.ts";
 
 /** How long to wait for a guest that takes its new memory at once, as one that is up does. */
 const guestTakesMemoryMs = 2_000;
+const balloonPath = "/machine/peripheral/balloon0";
 
 export interface MemoryState {
   /** Present at the start. */
@@ -78,6 +80,25 @@ export async function plugMemory(
     if ((await readMemory(machine, signal)).pluggedBytes === goal) return;
     await sleep(50, signal);
   }
+}
+
+/** Has the guest tell every ten seconds how it uses its memory, if it knows how to. */
+export async function reportMemoryUse(machine: RunningMachine, signal: AbortSignal): Promise<void> {
+  const property = { path: balloonPath, property: "guest-stats-polling-interval", value: 10 };
+  await machine.execute("qom-set", property, signal);
+}
+
+/** Memory that the guest could not give to a program; undefined when it does not tell. */
+export async function readMemoryUse(
+  machine: RunningMachine,
+  signal: AbortSignal,
+): Promise<bigint | undefined> {
+  const answer = await machine.execute("qom-get", { path: balloonPath, property: "guest-stats" }, signal);
+  const { "last-update": told, stats } = answer as GuestMemoryStats;
+  const total = stats["stat-total-memory"] ?? -1;
+  const available = stats["stat-available-memory"] ?? -1;
+  const plausible = available >= 0 && available <= total && Number.isSafeInteger(total);
+  return told > 0 && plausible ? BigInt(total - available) : undefined;
 }
 
 /** Grows the root disk under the running guest. */

@@ -1,7 +1,7 @@
 /** Counters of a running machine, from QEMU and from its process. */
 import type { DriverMetrics } from "../driver.ts";
 import { allocatedBytes } from "./disk.ts";
-import { readMemory } from "./hotplug.ts";
+import { readMemory, readMemoryUse } from "./hotplug.ts";
 import { processUsage } from "./process.ts";
 import type { RunningMachine } from "./running-machine.ts";
 
@@ -11,19 +11,21 @@ export async function readMetrics(
   rootDisk: string,
   signal: AbortSignal,
 ): Promise<DriverMetrics | undefined> {
-  const [usage, blocks, memory, diskAllocatedBytes] = await Promise.all([
+  const [usage, blocks, memory, memoryUse, diskAllocatedBytes] = await Promise.all([
     processUsage(machine.pid),
     machine.execute("query-blockstats", {}, signal),
     readMemory(machine, signal),
+    readMemoryUse(machine, signal),
     allocatedBytes(rootDisk),
   ]);
   if (!usage) return undefined;
+  const { residentBytes } = usage;
   const root = blocks.find((block) => block["node-name"] === "root")?.stats;
   const memoryTotalBytes = memory.bootBytes + memory.pluggedBytes;
   return {
     cpuSeconds: usage.cpuSeconds,
-    // QEMU's own needs are in there too, so a small guest may seem to use more than it has.
-    memoryUsedBytes: usage.residentBytes < memoryTotalBytes ? usage.residentBytes : memoryTotalBytes,
+    // A guest that does not tell is taken by what QEMU occupies, which its own needs may drive past the guest's.
+    memoryUsedBytes: memoryUse ?? (residentBytes < memoryTotalBytes ? residentBytes : memoryTotalBytes),
     memoryTotalBytes,
     diskReadBytes: BigInt(root?.rd_bytes ?? 0),
     diskWriteBytes: BigInt(root?.wr_bytes ?? 0),

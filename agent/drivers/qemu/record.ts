@@ -11,15 +11,13 @@ export interface Forward {
 }
 
 export interface MachineRecord {
-  /** When QEMU was last started, as an ISO date. */
-  readonly startedAt: string;
   /** The guest was asked to shut down; it may do so at any moment from then on. */
   readonly stopRequested: boolean;
   /** Where forwards were; a chosen port is chosen again. */
   readonly forwards: readonly Forward[];
 }
 
-export const emptyRecord: MachineRecord = { startedAt: "", stopRequested: false, forwards: [] };
+export const emptyRecord: MachineRecord = { stopRequested: false, forwards: [] };
 
 /** The record, or an empty one when there is none or a crash of the host tore it. */
 export async function readRecord(path: string): Promise<MachineRecord> {

@@ -2,6 +2,7 @@
  * A QEMU that runs, and our hold on it: one monitor session, watched until the process ends. The session's end is how we
  * learn of the process's, within milliseconds and without polling; a session lost while QEMU lives on is opened again.
  */
+import { stat } from "node:fs/promises";
 import type { QmpCommand, QmpCommands, QmpEvent } from "#agent/qmp/commands.ts";
 import { QmpSession } from "#agent/qmp/session.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
@@ -33,14 +34,20 @@ const exitTimeoutMs = 5_000;
 
 export class RunningMachine {
   readonly pid: number;
+  readonly startedAt: Date;
   readonly #options: RunningMachineOptions;
   #session: QmpSession;
   #shutdownReason: string | undefined;
   /** Resolves when its process is gone, or our hold on it ended. */
   readonly ended: Promise<void>;
 
-  private constructor(pid: number, session: QmpSession, options: RunningMachineOptions) {
-    this.pid = pid;
+  private constructor(
+    found: { readonly pid: number; readonly startedAt: Date },
+    session: QmpSession,
+    options: RunningMachineOptions,
+  ) {
+    this.pid = found.pid;
+    this.startedAt = found.startedAt;
     this.#session = session;
     this.#options = options;
     this.ended = this.#watch();
@@ -54,7 +61,11 @@ export class RunningMachine {
     const session = await openMonitor(options.identity, signal);
     if (!session) return undefined;
     const pid = await findProcess(options.identity);
-    if (pid !== undefined) return new RunningMachine(pid, session, options);
+    if (pid !== undefined) {
+      // QEMU writes its pid file once, at its start.
+      const startedAt = (await stat(options.identity.files.pidFile)).mtime;
+      return new RunningMachine({ pid, startedAt }, session, options);
+    }
     session[Symbol.dispose]();
     return undefined;
   }

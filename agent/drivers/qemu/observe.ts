@@ -1,0 +1,81 @@
+/** A machine as the driver finds it: from QEMU while it runs, else from its folder and its plan. */
+import { isFault } from "#kernel/fault.ts";
+import type { DriverMachine, DriverState, MachinePlan } from "../driver.ts";
+import { findDiskBytes } from "./disk.ts";
+import { machineFiles } from "./files.ts";
+import { derivePendingRestart, readMemory } from "./hotplug.ts";
+import { deriveIdentity } from "./identity.ts";
+import type { MachineRecord } from "./record.ts";
+import type { RunningMachine } from "./running-machine.ts";
+
+export interface Observable {
+  readonly plan: MachinePlan;
+  readonly record: MachineRecord;
+  readonly running: RunningMachine | undefined;
+  /** What the driver is doing with it. */
+  readonly transition: "starting" | "stopping" | undefined;
+}
+
+export async function observe(machine: Observable, signal: AbortSignal): Promise<DriverMachine> {
+  const { running } = machine;
+  const found = running && (await unlessEnded(observeRunning(machine, running, signal)));
+  return found ?? (await observeStopped(machine));
+}
+
+/** Undefined when the machine ended while it was asked. */
+export async function unlessEnded<T>(answer: Promise<T>): Promise<T | undefined> {
+  try {
+    return await answer;
+  } catch (thrown) {
+    if (isFault(thrown) && thrown.reason === "QMP_DISCONNECTED") return undefined;
+    throw thrown;
+  }
+}
+
+async function observeRunning(
+  { plan, record, transition }: Observable,
+  running: RunningMachine,
+  signal: AbortSignal,
+): Promise<DriverMachine> {
+  const { id, spec, directory } = plan;
+  const [{ status }, cpus, kvm, memory, diskBytes] = await Promise.all([
+    running.execute("query-status", {}, signal),
+    running.execute("query-cpus-fast", {}, signal),
+    running.execute("query-kvm", {}, signal),
+    readMemory(running, signal),
+    findDiskBytes(machineFiles(directory).rootDisk),
+  ]);
+  return {
+    id,
+    state: transition ?? (record.stopRequested ? "stopping" : stateOf(status)),
+    vcpus: cpus.length,
+    memoryBytes: memory.bootBytes + memory.pluggedBytes,
+    diskBytes: diskBytes ?? 0n,
+    pendingRestart: derivePendingRestart(spec, { vcpus: cpus.length, memory }),
+    guestAddress: deriveIdentity(id).network.guest,
+    forwards: record.forwards,
+    startedAt: running.startedAt,
+    acceleration: kvm.enabled ? "kvm" : "tcg",
+  };
+}
+
+async function observeStopped({ plan, transition }: Observable): Promise<DriverMachine> {
+  const { id, spec, directory } = plan;
+  return {
+    id,
+    state: transition ?? "stopped",
+    vcpus: spec.vcpus,
+    memoryBytes: spec.memoryBytes,
+    diskBytes: (await findDiskBytes(machineFiles(directory).rootDisk)) ?? 0n,
+    pendingRestart: [],
+    guestAddress: deriveIdentity(id).network.guest,
+    forwards: [],
+    startedAt: undefined,
+    acceleration: "none",
+  };
+}
+
+function stateOf(status: string): DriverState {
+  if (status === "running") return "running";
+  return status === "shutdown" || status === "guest-panicked" ? "stopping" : "paused";
+}

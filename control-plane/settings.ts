@@ -1,5 +1,5 @@
 import { logLevels } from "#kernel/log.ts";
-import { flag, integer, list, number, oneOf, readSettings, text, type SettingsOf } from "#kernel/settings.ts";
+import { integer, list, number, oneOf, readSettings, text, type SettingsOf } from "#kernel/settings.ts";
 
 const port = { min: 0, max: 65535 };
 
@@ -20,7 +20,7 @@ export const controlPlaneSettings = {
   }),
   listen: text({ env: "SKERRY_LISTEN", default: "127.0.0.1", help: "Address of the public API." }),
   port: integer({ env: "PORT", default: 8000, ...port, help: "Port of the public API; 0 takes a free one." }),
-  publicUrl: text({
+  replicaUrl: text({
     env: "SKERRY_REPLICA_URL",
     default: "",
     help: "Where other replicas reach this one; worked out from the address and port when empty.",
@@ -84,10 +84,10 @@ export const controlPlaneSettings = {
     max: 2 ** 50,
     help: "Largest image that may be uploaded or imported.",
   }),
-  imageAllowPrivate: flag({
-    env: "SKERRY_IMAGE_ALLOW_PRIVATE",
-    default: false,
-    help: "Let image URLs point at loopback, private and link-local addresses.",
+  imageAllowedRanges: list({
+    env: "SKERRY_IMAGE_ALLOWED_RANGES",
+    default: [],
+    help: "Address ranges that are not public and that image URLs may point at all the same, such as 10.0.0.0/8.",
   }),
   firstUsername: text({
     env: "SKERRY_FIRST_USERNAME",

@@ -6,7 +6,7 @@ import { Fault, toFault, type Json } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs } from "#kernel/retry.ts";
 import type { AgentPort } from "../agents/port.ts";
-import type { Problem } from "../resources/definition.ts";
+import type { Problem, Resource } from "../resources/definition.ts";
 import type { Database } from "../store/database.ts";
 import type { AnyController, Decision, Effects, View } from "./controller.ts";
 import type { Fleet } from "./fleet.ts";
@@ -54,7 +54,11 @@ export async function runPass(
   let progressed = false;
   try {
     for (let round = 0; round < maxRounds; round++) {
+      const before = view;
       view = await loadView(deps.database, claim.key);
+      if (before && view && view.resource.phase !== before.resource.phase && view.dependents > 0) {
+        await wakeDependents(deps.database, view.resource);
+      }
       const controller = view && deps.registry.controller(view.resource.kind);
       if (!view || !controller) return { next: undefined, hostId: undefined, progressed: true, error: null };
       const step = await takeStep({ ...deps, commands }, claim, view, controller, signal);
@@ -76,6 +80,15 @@ export async function runPass(
 
 type StepTaken =
   { readonly go: "on"; readonly did: string } | { readonly go: "rest"; readonly until: number | undefined };
+
+/** Who stands on a resource looks again when its phase changes; the one that is missed here finds out by waiting. */
+async function wakeDependents(database: Database, { id, kind }: Resource): Promise<void> {
+  await database.query(
+    `update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()) where key in (
+       select r.id from resource r where r.refs @> jsonb_build_object($2::text, $1::text))`,
+    [id, kind],
+  );
+}
 
 /** Commands of one claim are ordered among themselves: an undo is newer than what it undoes. */
 const epochsPerClaim = 1n << 16n;
@@ -152,7 +165,7 @@ function isStuck({ resource }: View): boolean {
   );
 }
 
-function effectsFor(deps: PassDependencies, claim: Claim, view: View, signal: AbortSignal): OperationEffects {
+function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: AbortSignal): OperationEffects {
   const { database, registry, log } = deps;
   const { resource } = view;
   const writeRecord: OperationEffects["writeRecord"] = (work) =>

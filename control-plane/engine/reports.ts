@@ -6,6 +6,7 @@ import { timestampDate, type Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HostFacts } from "#gen/skerry/agent/v1/host_pb.js";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
 import type { ReportRequest } from "#gen/skerry/control/v1/control_pb.js";
+import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
@@ -37,8 +38,10 @@ export class ReportStore {
     this.#options = options;
   }
 
+  /** Throws `denied` HOST_REMOVED for a host that is no longer one of this cloud's. */
   async report(hostId: string, report: ReportRequest): Promise<{ nextReportMs: number; wantFull: boolean }> {
     const { database, presence, onChange } = this.#options;
+    if (report.full) await this.#assertKnown(hostId);
     presence.beat(hostId, report.sessionId);
     if (report.facts) await this.#storeFacts(hostId, report.facts);
     const carries = report.machines.length + report.removed.length > 0 || report.full;
@@ -54,6 +57,15 @@ export class ReportStore {
         report.machines.map(({ id }) => id),
       );
     return { nextReportMs, wantFull };
+  }
+
+  async #assertKnown(hostId: string): Promise<void> {
+    const known = await this.#options.database.query(
+      "select 1 from resource where id = $1 and kind = 'host'",
+      [hostId],
+    );
+    if (known.length > 0) return;
+    throw new Fault("denied", "this host has been removed from the cloud", { reason: "HOST_REMOVED" });
   }
 
   async #storeMachines(tx: Tx, hostId: string, report: ReportRequest): Promise<boolean> {

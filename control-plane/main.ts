@@ -1,0 +1,223 @@
+/** The control plane as a process: wiring only. */
+import "reflect-metadata";
+import { readFile } from "node:fs/promises";
+import process from "node:process";
+import { z } from "zod";
+import { createLogger, type Logger } from "#kernel/log.ts";
+import { defaultEgressPolicy } from "#kernel/egress.ts";
+import { Fault, toFault } from "#kernel/fault.ts";
+import { newId } from "#kernel/id.ts";
+import { printSettings } from "#kernel/settings.ts";
+import { SqlAccountStore } from "./app/account-store.ts";
+import { Accounts, apiKeyOwners } from "./app/accounts.ts";
+import { Enrolment } from "./app/enrolment.ts";
+import { ImageContent } from "./app/image-content.ts";
+import { seedImages } from "./app/image-seeds.ts";
+import { MetricsQuery } from "./app/metrics-query.ts";
+import { ResourceService } from "./app/resource-service.ts";
+import { parseInput } from "./app/validation.ts";
+import { Tokens } from "./app/tokens.ts";
+import { Authority } from "./agents/authority.ts";
+import { createAgentPort } from "./agents/connect-client.ts";
+import { Connections } from "./agents/connections.ts";
+import { Gateway } from "./agents/gateway.ts";
+import { novacronSurface } from "./dialects/novacron/surface.ts";
+import { Engine } from "./engine/engine.ts";
+import { consoleRoutes } from "./http/console.ts";
+import { extraRoutes } from "./http/extras.ts";
+import { nativeSurface } from "./http/native.ts";
+import { openApiDocument } from "./http/openapi.ts";
+import { HttpServer } from "./http/server.ts";
+import { systemSurface } from "./http/system.ts";
+import { hostController } from "./resources/host/host.controller.ts";
+import { createImageController } from "./resources/image/image.actions.ts";
+import { instanceController } from "./resources/instance/instance.controller.ts";
+import { kinds } from "./resources/kinds.ts";
+import { createRegistry } from "./resources/registry.ts";
+import { defaultPolicy } from "./scheduler/default-policy.ts";
+import { controlPlaneSettings, readControlPlaneSettings, type ControlPlaneSettings } from "./settings.ts";
+import { BlobStore } from "./store/blobs.ts";
+import { Database } from "./store/database.ts";
+import { KeyStore } from "./store/keys.ts";
+import { migrate } from "./store/migrate.ts";
+
+const version = "0.1.0";
+const stopGraceMs = 5_000;
+const hourMs = 3_600_000;
+
+/** Serves until `stopped` resolves; everything that was opened is closed in the reverse order. */
+async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promise<string>): Promise<void> {
+  const now = Date.now;
+  const { signal } = new AbortController();
+  await using database = openDatabase(settings, log);
+  await migrate(database, new URL("store/migrations/", import.meta.url), log);
+
+  const keys = new KeyStore(database);
+  const store = new SqlAccountStore(database);
+  const tokens = await Tokens.open({ keys, apiKeys: apiKeyOwners(store) });
+  const accounts = new Accounts({ store, tokens });
+  if (settings.firstPassword !== "")
+    await accounts.ensureFirst(settings.firstUsername, settings.firstPassword);
+  const authority = await Authority.open({
+    keys,
+    hostLifeMs: settings.hostCertificateHours * hourMs,
+    operatorLifeMs: settings.operatorCertificateHours * hourMs,
+  });
+
+  const egress = { ...defaultEgressPolicy, allowedRanges: settings.imageAllowedRanges };
+  const blobs = new BlobStore(database);
+  const maxBytes = settings.imageMaxBytes;
+  const microDirectory = settings.microDirectory || undefined;
+  const overrides = await readOverrides(settings.imageOverridesFile);
+  await seedImages({ database, blobs, microDirectory, overrides, maxBytes, log, signal });
+
+  const connections = new Connections();
+  const agents = createAgentPort(connections);
+  const images = createImageController({ egress, maxBytes });
+  const controllers = [instanceController, hostController, images];
+  await using engine = new Engine({
+    database,
+    registry: createRegistry(controllers),
+    controllers,
+    agents,
+    policy: defaultPolicy({
+      cost: settings.weightCost,
+      distance: settings.weightDistance,
+      packing: settings.weightPacking,
+    }),
+    log,
+    now,
+    replicaId: newId("replica"),
+    replicaUrl: settings.replicaUrl || `http://${settings.listen}:${String(settings.port)}`,
+    concurrency: settings.concurrency,
+    pollMs: settings.pollMs,
+    sweepMs: settings.sweepMs,
+  });
+  const onChange = () => engine.hint();
+  const resources = new ResourceService({ database, events: engine.events, onChange });
+  const overcommit = {
+    cpus: settings.overcommitCpus,
+    memory: settings.overcommitMemory,
+    disk: settings.overcommitDisk,
+  };
+  const enrolment = new Enrolment({
+    database,
+    resources,
+    pin: authority.pin,
+    overcommit,
+    log,
+    now,
+    onChange,
+  });
+  await engine.start();
+
+  await using gateway = await Gateway.listen({
+    authority,
+    registry: enrolment,
+    reports: engine.reports,
+    files: blobs,
+    connections,
+    log,
+    host: settings.gatewayListen,
+    port: settings.gatewayPort,
+    names: settings.gatewayNames,
+    keepAliveMs: settings.gatewayKeepAliveMs,
+  });
+
+  using _removed = engine.events.subscribe((events) => {
+    for (const { type, resourceId } of events) if (type === "host.deleted") gateway.disconnect(resourceId);
+  });
+
+  const metrics = new MetricsQuery({ database });
+  const native = nativeSurface({
+    kinds,
+    resources,
+    extras: [
+      ...extraRoutes({
+        version,
+        resources,
+        accounts,
+        imageContent: new ImageContent({ database, blobs, maxBytes, onChange }),
+        enrolmentTokens: { create: (ctx, input) => enrolment.createToken(ctx, input) },
+        metrics,
+        issueOperatorCertificate: async (ctx, request) => ({
+          certificate: await authority.issueOperator(ctx.principal.name, request),
+          authorities: authority.certificatePem,
+        }),
+      }),
+      ...consoleRoutes({
+        resources,
+        agents,
+        locate: async (hostId) => {
+          if (agents.connected().includes(hostId)) return { here: true };
+          return (await engine.presence.locate(hostId)) ?? { here: true };
+        },
+      }),
+    ],
+  });
+  const novacron = novacronSurface({ resources, accounts, metrics });
+  const documents = Object.fromEntries(
+    [native, novacron].map((surface) => [surface.name, openApiDocument(surface, version)]),
+  );
+  const checks = [{ name: "database", check: async () => void (await database.query("select 1")) }];
+  const http = new HttpServer({
+    surfaces: [native, novacron],
+    fallback: systemSurface({ checks, documents }),
+    authenticator: tokens,
+    log,
+  });
+  const { port } = await http.listen(settings.port, settings.listen);
+  const url = `http://${settings.listen}:${String(port)}`;
+  process.stdout.write(`${JSON.stringify({ event: "ready", url, gateway_port: gateway.port })}\n`);
+
+  log.info("stopping", { why: await stopped });
+  await http.stop(stopGraceMs);
+}
+
+/** The operator's names for images: name -> another image's name, a file or a URL. */
+async function readOverrides(file: string): Promise<Record<string, string>> {
+  if (file === "") return {};
+  return parseInput(z.record(z.string(), z.string()), JSON.parse(await readFile(file, "utf8")), file);
+}
+
+function openDatabase({ databaseUrl, databaseConnections }: ControlPlaneSettings, log: Logger): Database {
+  if (databaseUrl === "") {
+    throw new Fault("invalid", "DATABASE_URL is not set", { reason: "SETTINGS_INVALID" });
+  }
+  return new Database({ url: databaseUrl, maxConnections: databaseConnections, log });
+}
+
+/** Resolves with the first signal's name; a second signal ends the process at once. */
+function stopSignal(): Promise<string> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      process.once(signal, () => {
+        process.once(signal, () => process.exit(1));
+        resolve(signal);
+      });
+    }
+  });
+}
+
+async function main(): Promise<void> {
+  try {
+    const settings = readControlPlaneSettings(process.env);
+    if (process.argv.includes("--print-settings")) {
+      process.stdout.write(`${printSettings(controlPlaneSettings, settings)}\n`);
+      return;
+    }
+    const log = createLogger({
+      level: settings.logLevel,
+      write: (line) => process.stderr.write(`${line}\n`),
+    });
+    await serve(settings, log, stopSignal());
+    process.exitCode = 0;
+  } catch (error) {
+    const fault = toFault(error);
+    process.stderr.write(`control plane: ${fault.message}\n`);
+    if (fault.code === "internal") console.error(fault.cause);
+    process.exitCode = 1;
+  }
+}
+
+await main();

@@ -1,4 +1,4 @@
-/** What the ledger holds of one machine, and its form on disk: one line of JSON and its checksum. */
+/** What the ledger holds of one machine, and its form on disk: JSON with a checksum. */
 import { createHash } from "node:crypto";
 import { fromJson, toJson } from "@bufbuild/protobuf";
 import { Fault } from "#kernel/fault.ts";
@@ -62,47 +62,54 @@ export function newProgress(seq: bigint): Progress {
 
 const version = 1;
 
-export function encodeEntry({ id, intent, progress }: LedgerEntry): string {
-  const plain = {
-    version,
-    id,
-    intent: { fence: intent.fence, spec: intent.spec && toJson(MachineSpecSchema, intent.spec) },
-    progress,
-  };
-  const line = JSON.stringify(plain, (_key, value: unknown) =>
+export function encodeIntent(id: string, { fence, spec }: Intent): string {
+  return encode({ id, fence, spec: spec && toJson(MachineSpecSchema, spec) });
+}
+
+/** Throws `internal` LEDGER_DAMAGED for anything that `encodeIntent` did not write whole, for this machine. */
+export function decodeIntent(id: string, text: string): Intent {
+  const { id: written, fence, spec } = decode(text) as StoredIntent;
+  if (written !== id) throw damaged("it is another machine's");
+  return { fence, spec: spec === undefined ? undefined : fromJson(MachineSpecSchema, spec) };
+}
+
+export function encodeProgress(progress: Progress): string {
+  return encode(progress);
+}
+
+/** Throws `internal` LEDGER_DAMAGED for anything that `encodeProgress` did not write whole. */
+export function decodeProgress(text: string): Progress {
+  return { ...newProgress(0n), ...(decode(text) as Partial<Progress>) };
+}
+
+interface StoredIntent {
+  readonly id: string;
+  readonly fence: Fence;
+  readonly spec?: Parameters<typeof fromJson>[1];
+}
+
+/** The fields that are written as 64-bit numbers, with a suffix; a spec's own go through protobuf, without. */
+const wideNumbers = new Set(["epoch", "generation", "seq", "generationReached", "restarts", "crashes"]);
+
+/** A line of JSON and a line with its checksum. */
+function encode(record: object): string {
+  const line = JSON.stringify({ version, ...record }, (_key, value: unknown) =>
     typeof value === "bigint" ? `${String(value)}n` : value,
   );
   return `${line}\n${checksum(line)}\n`;
 }
 
-/** Reads an entry. Throws `internal` LEDGER_DAMAGED for anything that `encodeEntry` did not write whole. */
-export function decodeEntry(text: string): LedgerEntry {
+function decode(text: string): object {
   const [line = "", sum] = text.split("\n");
   if (sum !== checksum(line)) throw damaged("its checksum is wrong");
-  const plain = JSON.parse(line, (key, value: unknown) =>
+  const { version: found, ...record } = JSON.parse(line, (key, value: unknown) =>
     wideNumbers.has(key) && typeof value === "string" && /^\d+n$/.test(value)
       ? BigInt(value.slice(0, -1))
       : value,
-  ) as Stored;
-  if (plain.version !== version) throw damaged(`it is of version ${String(plain.version)}`);
-  const { spec: written } = plain.intent;
-  const spec = written === undefined ? undefined : fromJson(MachineSpecSchema, written);
-  return {
-    id: plain.id,
-    intent: { fence: plain.intent.fence, spec },
-    progress: { ...newProgress(0n), ...plain.progress },
-  };
+  ) as { readonly version: number };
+  if (found !== version) throw damaged(`it is of version ${String(found)}`);
+  return record;
 }
-
-interface Stored {
-  readonly version: number;
-  readonly id: string;
-  readonly intent: { readonly fence: Fence; readonly spec?: Parameters<typeof fromJson>[1] };
-  readonly progress: Progress;
-}
-
-/** The fields that are written as 64-bit numbers, with a suffix; a spec's own go through protobuf, without. */
-const wideNumbers = new Set(["epoch", "generation", "seq", "generationReached", "restarts", "crashes"]);
 
 function checksum(line: string): string {
   return createHash("sha256").update(line).digest("hex").slice(0, 16);

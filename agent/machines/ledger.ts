@@ -1,9 +1,10 @@
 /**
- * The agent's truth on disk: one file per machine, so that a damaged one takes no other with it.
+ * The agent's truth on disk: files per machine, so that a damaged one takes no other with it.
  *
- * Intent is durable before it is visible: a command that was answered survives a power cut. Progress is
- * visible at once and durable soon; what must not be lost waits for the promise of `note`. The two are
- * disjoint, so neither write can undo the other. What would break it: a second agent on the same folder.
+ * Intent is flushed before it is visible: a command that was answered survives a power cut. Progress has
+ * a file of its own, is visible at once and written soon, without a flush: it survives a kill, and what a
+ * power cut takes of it the machine's next pass finds out again. What would break it: a second agent on
+ * the same folder.
  */
 import { mkdir, readdir, readFile, unlink } from "node:fs/promises";
 import { join } from "node:path";
@@ -11,8 +12,10 @@ import { Fault, isFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { DurableFolder } from "./durable-file.ts";
 import {
-  decodeEntry,
-  encodeEntry,
+  decodeIntent,
+  decodeProgress,
+  encodeIntent,
+  encodeProgress,
   type Intent,
   type LedgerEntry,
   newProgress,
@@ -72,11 +75,13 @@ export class Ledger {
     for (const name of await readdir(options.directory)) {
       const path = join(options.directory, name);
       if (name.endsWith(".new")) await unlink(path); // a write that a kill cut off; the old file stands
-      if (!name.endsWith(".json")) continue;
+      if (!name.endsWith(".intent")) continue;
+      const id = name.slice(0, -".intent".length);
       try {
-        entries.push(decodeEntry(await readFile(path, "utf8")));
+        const intent = decodeIntent(id, await readFile(path, "utf8"));
+        entries.push({ id, intent, progress: await readProgress(options, id) });
       } catch (fault) {
-        damaged.add(name.slice(0, -".json".length));
+        damaged.add(id);
         options.log.error("ledger.damaged", { path, fault });
       }
     }
@@ -102,27 +107,26 @@ export class Ledger {
       const held = slot.entry?.intent;
       const verdict = this.#admit(id, held, intent, same);
       if (verdict === "replay") return verdict;
-      if (!slot.entry || slot.entry.progress.goneAtMs !== undefined) {
-        const entry = { id, intent, progress: this.#firstProgress(slot.entry) };
-        await this.#write(slot, entry);
-        slot.entry = entry;
-      } else {
-        await this.#write(slot, { ...slot.entry, intent });
-        // Progress noted meanwhile stays; its own write follows in the queue.
-        slot.entry = { ...slot.entry, intent };
-      }
+      await this.#folder.write(`${id}.intent`, encodeIntent(id, intent));
+      const { progress } = slot.entry ?? {};
+      const goesOn = progress && progress.goneAtMs === undefined;
+      slot.entry = { id, intent, progress: goesOn ? progress : this.#firstProgress(progress) };
+      if (!goesOn) this.noteSoon(id, {});
       return verdict;
     });
   }
 
-  /** Changes progress: visible at once, durable when the promise resolves. Unknown machines have none. */
+  /** Changes progress: visible at once, on disk when the promise resolves. Unknown machines have none. */
   note(id: string, change: Partial<Progress>): Promise<void> {
     const slot = this.#slot(id);
     if (!slot.entry) return Promise.resolve();
     slot.entry = { ...slot.entry, progress: { ...slot.entry.progress, ...change } };
     return (slot.noting ??= this.#queue(slot, async () => {
       slot.noting = undefined;
-      if (slot.entry) await this.#write(slot, slot.entry);
+      if (!slot.entry) return;
+      const { progress } = slot.entry;
+      await this.#folder.writeSoon(`${id}.progress`, encodeProgress(progress));
+      slot.seqOnDisk = progress.seq;
     }));
   }
 
@@ -148,7 +152,9 @@ export class Ledger {
       if ((slot.entry?.progress.goneAtMs ?? Infinity) > before) continue;
       await this.#queue(slot, async () => {
         if ((slot.entry?.progress.goneAtMs ?? Infinity) > before) return;
-        await this.#folder.remove(`${slot.id}.json`);
+        // Progress first: an intent without it is a machine to remove once more, which does no harm.
+        await this.#folder.remove(`${slot.id}.progress`);
+        await this.#folder.remove(`${slot.id}.intent`);
         this.#slots.delete(slot.id);
       });
     }
@@ -160,9 +166,8 @@ export class Ledger {
   }
 
   /** A life begins: it goes on counting from its tombstone, or, when nothing is known, from the clock. */
-  #firstProgress(tombstone: LedgerEntry | undefined): Progress {
-    // What was never seen may have been reported before its record was lost; the clock is past all of that.
-    return newProgress(tombstone?.progress.seq ?? BigInt(this.#now()) * 1000n);
+  #firstProgress(ended: Progress | undefined): Progress {
+    return newProgress(ended?.seq ?? seqByClock(this.#now()));
   }
 
   #admit(id: string, held: Intent | undefined, intent: Intent, same: (held: Intent) => boolean) {
@@ -187,14 +192,28 @@ export class Ledger {
     return slot;
   }
 
-  async #write(slot: Slot, entry: LedgerEntry): Promise<void> {
-    await this.#folder.write(`${slot.id}.json`, encodeEntry(entry));
-    slot.seqOnDisk = entry.progress.seq;
-  }
-
   #queue<T>(slot: Slot, work: () => Promise<T>): Promise<T> {
     const result = slot.tail.then(work);
     slot.tail = result.catch(() => undefined); // told to whoever asked for it
     return result;
   }
+}
+
+/** A power cut may have taken the file: then the machine is looked at as if for the first time. */
+async function readProgress(
+  { directory, log, now = Date.now }: LedgerOptions,
+  id: string,
+): Promise<Progress> {
+  const path = join(directory, `${id}.progress`);
+  try {
+    return decodeProgress(await readFile(path, "utf8"));
+  } catch (fault) {
+    log.warn("ledger.progress-lost", { path, fault });
+    return newProgress(seqByClock(now()));
+  }
+}
+
+/** Where counting begins when nothing is known: past all that may have been told before a record was lost. */
+function seqByClock(nowMs: number): bigint {
+  return BigInt(nowMs) * 1000n;
 }

@@ -303,10 +303,10 @@ await t.test("a damaged record takes no other with it", async (t) => {
   await host.ensure("vm-1", 1);
   await host.ensure("vm-2", 1);
   await host.kill();
-  const path = join(host.directory, "ledger", "vm-1.json");
+  const path = join(host.directory, "ledger", "vm-1.intent");
   const text = await readFile(path, "utf8");
   await writeFile(path, text.replace('"vcpus":1', '"vcpus":9'));
-  await writeFile(join(host.directory, "ledger", "vm-3.json.new"), "half a li");
+  await writeFile(join(host.directory, "ledger", "vm-3.intent.new"), "half a li");
   const next = await host.restart();
   await until(() => next.manager.get("vm-2").state === RUNNING);
   t.equal(next.manager.get("vm-1").reason, "LEDGER_DAMAGED");
@@ -315,5 +315,6 @@ await t.test("a damaged record takes no other with it", async (t) => {
   t.equal(await reasonOf(next.ensure("vm-1", 1)), "LEDGER_DAMAGED");
   t.equal(await reasonOf(next.remove("vm-1", 1)), "LEDGER_DAMAGED");
   await next.kill();
-  t.same((await readdir(join(host.directory, "ledger"))).sort(), ["vm-1.json", "vm-2.json"]);
+  const files = ["vm-1.intent", "vm-1.progress", "vm-2.intent", "vm-2.progress"];
+  t.same((await readdir(join(host.directory, "ledger"))).sort(), files);
 });

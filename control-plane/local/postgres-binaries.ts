@@ -50,7 +50,8 @@ interface Link {
   readonly target: string;
 }
 
-async function restoreLinks(root: string): Promise<void> {
+/** Makes the package's missing library links; those that are there stay. */
+export async function restoreLinks(root: string): Promise<void> {
   const list = path.join(root, "native", "pg-symlinks.json");
   const links = JSON.parse(await readFile(list, "utf8")) as readonly Link[];
   for (const { source, target } of links) {

@@ -53,7 +53,8 @@ const namespaced: PostgresUser = {
   gid: 0,
 };
 
-const realNobody: PostgresUser = {
+/** For systems, such as most containers, where root may not make a user namespace. */
+export const realNobody: PostgresUser = {
   prefix: [
     "setpriv",
     `--reuid=${String(nobody)}`,

@@ -5,7 +5,8 @@
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmod, chown, lstat, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
+import { once } from "node:events";
+import { chmod, chown, lstat, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -31,6 +32,7 @@ export interface EmbeddedPostgresOptions {
 const run = promisify(execFile);
 const databaseName = "skerry";
 const initLimitMs = 120_000;
+const exitLimitMs = 10_000;
 const startLimitMs = 60_000;
 /** `sun_path` holds 108 bytes with the closing zero; PostgreSQL adds this name to the folder. */
 const socketName = "/.s.PGSQL.5432.lock";
@@ -72,7 +74,7 @@ export class EmbeddedPostgres implements AsyncDisposable {
         logFile: options.logFile,
       });
       try {
-        await untilItAnswers(child, url, limit);
+        await untilItAnswers(child, url, dataDirectory, limit);
         return new EmbeddedPostgres(child, url);
       } catch (error) {
         await child.stop(postgresStopSteps);
@@ -127,8 +129,10 @@ async function initialise(
   const asUser = async (program: string, args: readonly string[], input = "") => {
     const [first, ...rest] = [...user.prefix, program, ...args] as const;
     const done = run(first, rest, { signal, timeout: initLimitMs, cwd: fresh, env: { LC_ALL: "C.UTF-8" } });
+    const exited = once(done.child, "exit", { signal: AbortSignal.timeout(initLimitMs + exitLimitMs) });
     done.child.stdin?.end(input);
-    await done;
+    // An abort is told at once; until the program has really ended it still writes to the folder.
+    await Promise.all([done.finally(() => exited), exited]);
   };
   try {
     const options = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8"];
@@ -194,7 +198,12 @@ function serverArguments(
   return ["-D", dataDirectory, ...flags];
 }
 
-async function untilItAnswers(child: Child, url: string, signal: AbortSignal): Promise<void> {
+async function untilItAnswers(
+  child: Child,
+  url: string,
+  dataDirectory: string,
+  signal: AbortSignal,
+): Promise<void> {
   for (;;) {
     signal.throwIfAborted();
     if (child.exit) {
@@ -203,9 +212,16 @@ async function untilItAnswers(child: Child, url: string, signal: AbortSignal): P
         detail: { last_lines: child.tail },
       });
     }
-    if (await answers(url)) return;
+    // The answer must be this server's, not that of one which still holds the folder.
+    if ((await holderOf(dataDirectory)) === child.pid && (await answers(url))) return;
     await sleep(20, signal);
   }
+}
+
+/** The pid in PostgreSQL's own lock. */
+async function holderOf(dataDirectory: string): Promise<number | undefined> {
+  const text = await readFile(path.join(dataDirectory, "postmaster.pid"), "utf8").catch(() => "");
+  return Number(text.split("\n", 1)[0]) || undefined;
 }
 
 async function answers(url: string): Promise<boolean> {

@@ -32,7 +32,11 @@ export class ImageContent {
   async upload(ctx: Ctx, id: string, content: AsyncIterable<Uint8Array>): Promise<void> {
     const { database, blobs, maxBytes } = this.#options;
     authorise(ctx.principal, image.access.create, "uploading an image");
-    requireWaiting((await readResource(database, ctx.principal, image, id)) as Image);
+    const found = (await readResource(database, ctx.principal, image, id)) as Image;
+    if (found.project !== ctx.principal.project) {
+      throw new Fault("denied", "the image belongs to another project", { reason: "OTHER_PROJECT" });
+    }
+    requireWaiting(found);
     const disk = await inspected(content);
     const { sha256, sizeBytes } = await blobs.writeStream(disk.content, maxBytes, ctx.signal);
     const file: ImageFile = { role: "disk", sha256, size_bytes: sizeBytes, url: "", format: disk.format };

@@ -9,10 +9,11 @@ import { resolveImageUrl, type UrlSource } from "./image.resolve.ts";
 export interface ImageControllerOptions {
   readonly egress: EgressPolicy;
   readonly maxBytes: number;
+  /** Most images are resolved within this; longer reading goes on between passes. Default 3 s. */
+  readonly patienceMs?: number;
 }
 
-/** Most images are resolved within this; longer reading goes on between passes. */
-const patienceMs = 3_000;
+const defaultPatienceMs = 3_000;
 
 /** Reading a whole image takes longer than a pass may; it goes on here, and the passes look in. */
 interface Reading {
@@ -31,10 +32,12 @@ export function createImageController(options: ImageControllerOptions): Controll
     if (source.type !== "url") return;
     const reading = readings.get(resource.id) ?? startReading(source, effects, options);
     readings.set(resource.id, reading);
-    const file = await within(reading.result, patienceMs).catch((error: unknown) => {
-      readings.delete(resource.id);
-      throw error;
-    });
+    const file = await within(reading.result, options.patienceMs ?? defaultPatienceMs).catch(
+      (error: unknown) => {
+        readings.delete(resource.id);
+        throw error;
+      },
+    );
     if (file) readings.delete(resource.id);
     const generation = file ? resource.generation : resource.observedGeneration;
     const status = file

@@ -116,10 +116,8 @@ export class HttpServer {
     } catch (thrown) {
       answer = this.#fail(progress, thrown, exchange.req);
     }
-    const { res } = exchange;
-    res.setHeader("X-Request-Id", context.requestId);
-    send(exchange, answer);
-    if (this.#stopping.signal.aborted) res.setHeader("Connection", "close");
+    const closing = this.#stopping.signal.aborted ? { Connection: "close" } : undefined;
+    send(exchange, answer, { "X-Request-Id": context.requestId, ...closing });
     this.#log(progress, exchange.req, answer.status, startedAt);
   }
 
@@ -241,18 +239,25 @@ export class HttpServer {
   }
 }
 
-function send(exchange: Koa.Context, answer: Answer): void {
-  exchange.status = answer.status;
-  const { headers } = answer;
-  for (const name of Object.keys(headers)) exchange.res.setHeader(name, headers[name] ?? "");
+function send(exchange: Koa.Context, answer: Answer, always: Readonly<Record<string, string>>): void {
+  const { res } = exchange;
   if ("raw" in answer) {
+    // Koa pipes streams, and ends them when the client leaves.
+    exchange.status = answer.status;
+    exchange.set({ ...answer.headers, ...always });
     exchange.body = answer.raw;
-  } else if (answer.body === null) {
-    exchange.body = null;
-  } else {
-    if (!exchange.res.hasHeader("Content-Type")) exchange.res.setHeader("Content-Type", jsonType);
-    exchange.body = JSON.stringify(answer.body);
+    return;
   }
+  // Most answers are small JSON: head and body leave in one write, without Koa's second look at them.
+  exchange.respond = false;
+  if (answer.body === null) {
+    res.writeHead(answer.status, { ...answer.headers, ...always }).end();
+    return;
+  }
+  const text = JSON.stringify(answer.body);
+  const length = Buffer.byteLength(text);
+  const headers = { "Content-Type": jsonType, "Content-Length": length, ...answer.headers, ...always };
+  res.writeHead(answer.status, headers).end(text);
 }
 
 /** True when so much of the body is still to come that it is better cut off than read to the end. */

@@ -34,5 +34,15 @@ export default tseslint.config(
       eqeqeq: "error",
     },
   },
+  {
+    files: ["test/**/*.ts"],
+    rules: {
+      // tap runs subtests in order and fails the parent with them: their promises need no one to wait.
+      "@typescript-eslint/no-floating-promises": [
+        "error",
+        { allowForKnownSafeCalls: [{ from: "package", package: "@tapjs/test", name: "test" }] },
+      ],
+    },
+  },
   ...restrictions,
 );

@@ -1,3 +1,4 @@
+import type { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { newId, parseId } from "#kernel/id.ts";
@@ -217,7 +218,7 @@ function parseSpec(
   spec: unknown,
   before: Resource | undefined,
 ): Record<string, unknown> {
-  const next = parseInput<Record<string, unknown>>(kind.spec, spec, "spec");
+  const next = parseInput(kind.spec as z.ZodType<Record<string, unknown>>, spec, "spec");
   const previous = before?.desired as Record<string, unknown> | undefined;
   const frozen = kind.immutable.find((field) => previous && !sameJson(previous[field], next[field]));
   if (frozen !== undefined) throw invalidField(`spec.${frozen}`, "cannot be changed after creation");

@@ -128,7 +128,7 @@ function matchesQuery(kind: AnyDefinition, resource: Resource, query: Omit<ListQ
     filters.every(([name, value]) => {
       const [column, field] = kind.filters[name]?.path ?? ["labels", name];
       const part = resource[column] as Readonly<Record<string, unknown>> | undefined;
-      return String(part?.[field] ?? "") === value;
+      return part?.[field] === value;
     })
   );
 }

@@ -56,8 +56,7 @@ export async function recomputeObserved(
   if (ids.length === 0) return;
   for (const row of await lockWithIncarnations(tx, ids)) {
     const before: Resource = toResource(row);
-    const derive = registry.controller(before.kind)?.deriveObserved;
-    const derived = derive?.(before, row.incarnations);
+    const derived = registry.controller(before.kind)?.deriveObserved?.(before, row.incarnations);
     const observed = derived?.observed;
     const observedGeneration = derived?.generation ?? before.observedGeneration;
     if (same(before.observed, observed) && before.observedGeneration === observedGeneration) continue;

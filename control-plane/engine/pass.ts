@@ -8,7 +8,7 @@ import { backoffMs } from "#kernel/retry.ts";
 import type { AgentPort } from "../agents/port.ts";
 import type { Problem, Resource } from "../resources/definition.ts";
 import type { Database } from "../store/database.ts";
-import type { AnyController, Decision, Effects, View } from "./controller.ts";
+import type { AnyController, Decision, Effects, Operation, View } from "./controller.ts";
 import type { Fleet } from "./fleet.ts";
 import type { KindRegistry } from "./observe.ts";
 import { advanceOperation, startOperation, type OperationEffects } from "./operation.ts";
@@ -113,7 +113,9 @@ async function takeStep(
   const effects = effectsFor(deps, claim, view, signal);
   if (view.operation) {
     const { name, version } = view.operation;
-    const operation = controller.operations.find((o) => o.name === name && o.version === version);
+    const operation: Operation | undefined = controller.operations.find(
+      (o) => o.name === name && o.version === version,
+    );
     if (!operation)
       throw new Fault("internal", `this release does not know operation ${name}@${String(version)}`);
     const progress = await advanceOperation(effects, view, operation);
@@ -146,7 +148,9 @@ async function follow(
       return { go: "on", did: decision.action };
     }
     case "start": {
-      const operation = controller.operations.findLast((o) => o.name === decision.operation);
+      const operation: Operation | undefined = controller.operations.findLast(
+        (o) => o.name === decision.operation,
+      );
       if (!operation) throw new Fault("internal", `there is no operation ${decision.operation}`);
       await startOperation(effects, view, operation, decision.input);
       return { go: "on", did: decision.operation };

@@ -95,7 +95,7 @@ export async function changeResource(
   log: Logger,
 ): Promise<Resource> {
   const changed = { ...before, ...change };
-  const phase: string = definition.phase(changed);
+  const phase = definition.phase(changed) as string;
   if (phase !== before.phase && !(definition.next[before.phase] ?? []).includes(phase)) {
     log.error("phase.illegal", { resource: before.id, from: before.phase, to: phase });
   }
@@ -161,7 +161,7 @@ export async function insertResource(
   definition: AnyDefinition,
   input: NewResource,
 ): Promise<Resource> {
-  const phase: string = definition.phase({
+  const phase = definition.phase({
     desired: input.desired,
     observed: input.observed,
     generation: 1,
@@ -169,7 +169,7 @@ export async function insertResource(
     problem: undefined,
     hostId: undefined,
     deletingAt: undefined,
-  });
+  }) as string;
   const [row] = await on.query<ResourceRow>(
     `with made as (
        insert into resource (id, kind, project, name, labels, desired, observed, refs, phase, schema_version)

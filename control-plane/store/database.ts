@@ -33,10 +33,12 @@ const statementTimeoutMs = 15_000;
 const connectTimeoutMs = 5_000;
 
 // bigint columns hold counters and byte sizes, all below 2^53.
-const types = {
-  getTypeParser: (oid: number, format?: "text" | "binary") =>
-    oid === int8 ? Number : (pg.types.getTypeParser(oid, format as "text") as (value: string) => unknown),
-} as pg.CustomTypesConfig;
+const types: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format: "text" | "binary") =>
+    oid === int8
+      ? Number
+      : (pg.types.getTypeParser(oid, format) as unknown)) as typeof pg.types.getTypeParser,
+};
 
 export class Database implements Queryable, AsyncDisposable {
   readonly #pool: pg.Pool;

@@ -12,6 +12,7 @@ import { FenceSchema, type Machine } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
 import type { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import type { Change, ChangeFeed } from "../machines/change-feed.ts";
+import { Waiters } from "../machines/waiters.ts";
 
 type Report = MessageInitShape<typeof ReportRequestSchema>;
 
@@ -65,6 +66,8 @@ const defaultTiming: ReporterTiming = {
 /** Samples kept while the control plane is away: the newest. */
 const mostSamples = 2000;
 const samplesPerReport = 500;
+/** Looked at again this often, though everything that matters ends the wait. */
+const longestWaitMs = 60_000;
 
 export class Reporter {
   readonly #options: ReporterOptions;
@@ -79,7 +82,7 @@ export class Reporter {
   /** When the next report goes out at the latest, and at the earliest; `performance.now()` times. */
   #dueAt = 0;
   #notBefore = 0;
-  #wake: () => void = () => undefined;
+  readonly #waiting = new Waiters();
 
   constructor(options: ReporterOptions) {
     this.#options = options;
@@ -104,7 +107,7 @@ export class Reporter {
       this.#dueAt = this.#notBefore = 0;
     }
     this.#connected = connected;
-    this.#wake();
+    this.#waiting.release();
   }
 
   /** Reports until the signal aborts. */
@@ -116,7 +119,7 @@ export class Reporter {
   #note(change: Change): void {
     this.#pending.set("changed" in change ? change.changed.id : change.removed.id, change);
     this.#dueAt = Math.min(this.#dueAt, performance.now() + this.#timing.coalesceMs);
-    this.#wake();
+    this.#waiting.release();
   }
 
   async #reportAll(signal: AbortSignal): Promise<void> {
@@ -150,9 +153,7 @@ export class Reporter {
     while (!signal.aborted) {
       const waitMs = Math.max(this.#dueAt, this.#notBefore) - performance.now();
       if (this.#connected && waitMs <= 0) return true;
-      using waking = new Waking(signal);
-      this.#wake = () => waking.abort();
-      await sleep(this.#connected ? Math.ceil(waitMs) : 60_000, waking.signal).catch(() => undefined); // woken: look again
+      await this.#waiting.wait(this.#connected ? Math.ceil(waitMs) : longestWaitMs, signal);
     }
     return false;
   }
@@ -196,25 +197,5 @@ export class Reporter {
       }
       await sleep(sampleMs, signal).catch(() => undefined); // aborted: the loop ends
     }
-  }
-}
-
-/** A signal that aborts when its parent does or when asked to. */
-class Waking implements Disposable {
-  readonly #controller = new AbortController();
-  readonly #parent: AbortSignal;
-  readonly abort = () => this.#controller.abort();
-
-  constructor(parent: AbortSignal) {
-    this.#parent = parent;
-    parent.addEventListener("abort", this.abort, { once: true });
-  }
-
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
-
-  [Symbol.dispose](): void {
-    this.#parent.removeEventListener("abort", this.abort);
   }
 }

@@ -4,7 +4,7 @@ import { fromJson, toJson } from "@bufbuild/protobuf";
 import { Fault } from "#kernel/fault.ts";
 import { type MachineSpec, MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { LocalImage } from "../drivers/driver.ts";
-import type { Fence } from "./fence.ts";
+import { compareFences, type Fence } from "./fence.ts";
 
 /** What the control plane wants. Changed only by accepting a command. */
 export interface Intent {
@@ -35,8 +35,8 @@ export interface Progress {
   readonly hostPorts: Readonly<Record<string, number>>;
   /** The files it was last made from, so that it can be found and stopped without fetching anything. */
   readonly image: LocalImage | undefined;
-  /** When it was gone for good; then the entry is a tombstone. */
-  readonly goneAtMs: number | undefined;
+  /** When, and under which intent, it was gone for good. */
+  readonly gone: { readonly atMs: number; readonly fence: Fence } | undefined;
 }
 
 export interface LedgerEntry {
@@ -56,8 +56,13 @@ export function newProgress(seq: bigint): Progress {
     halt: undefined,
     hostPorts: {},
     image: undefined,
-    goneAtMs: undefined,
+    gone: undefined,
   };
+}
+
+/** True for a tombstone: gone, and nothing has been wanted since. */
+export function isTombstone({ intent, progress }: LedgerEntry): boolean {
+  return progress.gone !== undefined && compareFences(progress.gone.fence, intent.fence) === 0;
 }
 
 const version = 1;

@@ -16,6 +16,7 @@ import {
   decodeProgress,
   encodeIntent,
   encodeProgress,
+  isTombstone,
   type Intent,
   type LedgerEntry,
   newProgress,
@@ -62,7 +63,9 @@ export class Ledger {
     this.damaged = damaged;
     for (const read of entries) {
       const seq = read.progress.seq + seqReserve;
-      const entry = { ...read, progress: { ...read.progress, seq } };
+      // A life that began after the tombstone and has noted nothing yet.
+      const stale = read.progress.gone !== undefined && !isTombstone(read);
+      const entry = { ...read, progress: stale ? newProgress(seq) : { ...read.progress, seq } };
       this.#slots.set(read.id, { ...emptySlot(read.id), entry, seqOnDisk: read.progress.seq });
     }
   }
@@ -108,10 +111,9 @@ export class Ledger {
       const verdict = this.#admit(id, held, intent, same);
       if (verdict === "replay") return verdict;
       await this.#folder.write(`${id}.intent`, encodeIntent(id, intent));
-      const { progress } = slot.entry ?? {};
-      const goesOn = progress && progress.goneAtMs === undefined;
-      slot.entry = { id, intent, progress: goesOn ? progress : this.#firstProgress(progress) };
-      if (!goesOn) this.noteSoon(id, {});
+      const before = slot.entry;
+      const goesOn = before && !isTombstone(before);
+      slot.entry = { id, intent, progress: goesOn ? before.progress : this.#firstProgress(before?.progress) };
       return verdict;
     });
   }
@@ -149,9 +151,11 @@ export class Ledger {
   async prune(): Promise<void> {
     const before = this.#now() - tombstoneLifeMs;
     for (const slot of [...this.#slots.values()]) {
-      if ((slot.entry?.progress.goneAtMs ?? Infinity) > before) continue;
+      const isOld = () =>
+        slot.entry && isTombstone(slot.entry) && (slot.entry.progress.gone?.atMs ?? 0) < before;
+      if (!isOld()) continue;
       await this.#queue(slot, async () => {
-        if ((slot.entry?.progress.goneAtMs ?? Infinity) > before) return;
+        if (!isOld()) return;
         // Progress first: an intent without it is a machine to remove once more, which does no harm.
         await this.#folder.remove(`${slot.id}.progress`);
         await this.#folder.remove(`${slot.id}.intent`);

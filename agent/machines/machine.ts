@@ -19,7 +19,7 @@ import {
 } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { DriverMachine, LocalImage, MachineDriver, MachineEvent } from "../drivers/driver.ts";
 import type { ChangeFeed } from "./change-feed.ts";
-import type { Halt, Intent, LedgerEntry } from "./entry.ts";
+import { type Halt, type Intent, isTombstone, type LedgerEntry, newProgress } from "./entry.ts";
 import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
 import type { Ledger } from "./ledger.ts";
 import { type Activity, toMachine } from "./machine-view.ts";
@@ -91,8 +91,8 @@ export class ManagedMachine {
 
   /** Nothing left to remember but the tombstone. */
   get isGone(): boolean {
-    const gone = this.#deps.ledger.find(this.id)?.progress.goneAtMs !== undefined;
-    return gone && !this.#working && this.#accepting === 0;
+    const entry = this.#deps.ledger.find(this.id);
+    return entry !== undefined && isTombstone(entry) && !this.#working && this.#accepting === 0;
   }
 
   /** The machine as last told; undefined when there is none. */
@@ -187,7 +187,7 @@ export class ManagedMachine {
 
   async #runPass(): Promise<void> {
     const entry = this.#deps.ledger.find(this.id);
-    if (!entry || entry.progress.goneAtMs !== undefined) return;
+    if (!entry || isTombstone(entry)) return;
     const pass = (this.#pass = new AbortController());
     const startedMs = this.#deps.now();
     const { epoch, generation } = entry.intent.fence;
@@ -242,10 +242,12 @@ export class ManagedMachine {
     this.#show(STOPPING);
     await driver.remove(this.id, this.#deps.directoryOf(this.id), signal);
     this.#observed = undefined;
-    await ledger.note(this.id, { goneAtMs: this.#deps.now(), hostPorts: {}, image: undefined });
+    const { fence } = entry.intent;
+    const seq = ledger.nextSeq(this.id);
+    await ledger.note(this.id, { ...newProgress(seq), gone: { atMs: this.#deps.now(), fence } });
     this.#told = undefined;
     this.#activity = undefined;
-    changes.publish({ removed: { id: this.id, seq: ledger.nextSeq(this.id), fence: entry.intent.fence } });
+    changes.publish({ removed: { id: this.id, seq, fence } });
   }
 
   /** A machine that has been made keeps its files; only a start wants them checked again. */
@@ -343,7 +345,7 @@ export class ManagedMachine {
   #tell(): void {
     const { ledger, driver, changes, now } = this.#deps;
     const entry = ledger.find(this.id);
-    if (!entry || entry.progress.goneAtMs !== undefined) return;
+    if (!entry || isTombstone(entry)) return;
     const view = toMachine({
       entry,
       observed: this.#observed,

@@ -4,7 +4,7 @@
  * started again, and half-done work is carried on, all without the control plane.
  */
 import type { MachinePlan } from "../drivers/driver.ts";
-import type { LedgerEntry } from "./entry.ts";
+import { isTombstone, type LedgerEntry } from "./entry.ts";
 import { withHostPorts } from "./host-ports.ts";
 import type { MachineDeps } from "./machine.ts";
 import type { MachineManager } from "./manager.ts";
@@ -16,7 +16,7 @@ export async function recoverMachines(
   signal: AbortSignal,
 ): Promise<void> {
   const startedMs = now();
-  const entries = ledger.list().filter(({ progress }) => progress.goneAtMs === undefined);
+  const entries = ledger.list().filter((entry) => !isTombstone(entry));
   const plans = entries.flatMap((entry) => planOf(entry, directoryOf) ?? []);
   const found = new Map((await driver.recover(plans, signal)).map((machine) => [machine.id, machine]));
   for (const { id } of entries) manager.adopt(id, found.get(id));

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -9,16 +9,20 @@ import {
   type MachineSpec,
   MachineSpecSchema,
   MachineState,
+  PortForwardSchema,
   Power,
   RestartPolicy,
 } from "#gen/skerry/agent/v1/machine_pb.js";
 import { FakeDriver } from "#agent/drivers/fake/driver.ts";
 import type { LocalImage } from "#agent/drivers/driver.ts";
 import { type Change, ChangeFeed } from "#agent/machines/change-feed.ts";
+import { ConsoleLog } from "#agent/machines/console-log.ts";
+import { Consoles } from "#agent/machines/console.ts";
 import { Ledger } from "#agent/machines/ledger.ts";
 import { defaultTiming, type ImageSource, type MachineDeps } from "#agent/machines/machine.ts";
 import { MachineManager } from "#agent/machines/manager.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
+import { decideRestart } from "#agent/machines/restart-policy.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
@@ -296,6 +300,145 @@ await t.test("the agent is killed and comes back", async (t) => {
   await until(() => fourth.manager.get("vm-1").state === RUNNING);
   t.pass("and the next start turns them on");
   await fourth.kill();
+});
+
+await t.test("a full disk refuses the command and loses nothing", async (t) => {
+  await using host = await Host.start();
+  const before = await host.ensure("vm-1", 1);
+  for (const id of ["vm-1", "vm-2"]) {
+    await symlink("/dev/full", join(host.directory, "ledger", `${id}.intent.new`));
+  }
+  t.equal(await reasonOf(host.ensure("vm-1", 2, { vcpus: 2 })), "HOST_DISK_FULL");
+  t.same(host.manager.get("vm-1").fence, before.fence, "the intent is the old one");
+  t.equal(await reasonOf(host.ensure("vm-2", 1)), "HOST_DISK_FULL");
+  t.equal(await reasonOf(() => host.manager.get("vm-2")), "NOT_FOUND");
+  t.equal((await host.ensure("vm-1", 2, { vcpus: 2 })).vcpus, 2, "with room again it is accepted");
+  t.equal((await host.ensure("vm-2", 1)).state, RUNNING);
+});
+
+await t.test("tombstones", async (t) => {
+  let nowMs = 1_000_000;
+  const directory = t.testdir();
+  const options = { directory, log: silentLogger, now: () => nowMs };
+  const fenceOf = (epoch: bigint) => ({ epoch, generation: 1n });
+  const same = () => false;
+  const ledger = await Ledger.open(options);
+  await ledger.accept("vm-1", { fence: fenceOf(1n), spec: specOf() }, same);
+  await ledger.note("vm-1", { generationReached: 1n, crashes: 3n });
+  const lastSeq = ledger.nextSeq("vm-1");
+  await ledger.accept("vm-1", { fence: fenceOf(2n), spec: undefined }, same);
+  await ledger.note("vm-1", { gone: { atMs: nowMs, fence: fenceOf(2n) } });
+  await ledger.accept("vm-2", { fence: fenceOf(1n), spec: undefined }, same);
+  await ledger.note("vm-2", { gone: { atMs: nowMs, fence: fenceOf(1n) } });
+
+  const later = await Ledger.open(options);
+  t.equal(await reasonOf(later.accept("vm-1", { fence: fenceOf(1n), spec: specOf() }, same)), "FENCE_STALE");
+  await later.accept("vm-1", { fence: fenceOf(3n), spec: specOf() }, same);
+  const reborn = await Ledger.open(options);
+  t.equal(reborn.find("vm-1")?.progress.generationReached, 0n, "a new life begins afresh");
+  t.equal(reborn.find("vm-1")?.progress.crashes, 0n);
+  t.ok(reborn.nextSeq("vm-1") > lastSeq, "but goes on counting");
+
+  nowMs += 8 * 24 * 3600 * 1000;
+  await reborn.prune();
+  t.same(
+    reborn.list().map(({ id }) => id),
+    ["vm-1"],
+    "after a week tombstones are forgotten, machines are not",
+  );
+});
+
+await t.test("decisions about an end that nobody asked for", async (t) => {
+  const limits = { crashes: 2, windowMs: 100 };
+  const { ALWAYS, ON_FAILURE, NEVER, UNSPECIFIED } = RestartPolicy;
+  const rows: [RestartPolicy, boolean, number[], object][] = [
+    [NEVER, false, [], { do: "rest", reason: "CRASHED" }],
+    [NEVER, true, [], { do: "rest", reason: "GUEST_POWERED_OFF" }],
+    [ON_FAILURE, true, [], { do: "rest", reason: "GUEST_POWERED_OFF" }],
+    [UNSPECIFIED, true, [], { do: "rest", reason: "GUEST_POWERED_OFF" }],
+    [ON_FAILURE, false, [], { do: "restart", attempt: 0 }],
+    [ALWAYS, true, [950], { do: "restart", attempt: 1 }],
+    [ALWAYS, true, [850, 950], { do: "restart", attempt: 1 }],
+    [ALWAYS, false, [920, 950], { do: "give-up" }],
+    [ALWAYS, false, [5000, 6000], { do: "restart", attempt: 0 }],
+  ];
+  for (const [policy, clean, crashes, wanted] of rows) {
+    t.same(
+      decideRestart(policy, clean, crashes, 1000, limits),
+      wanted,
+      JSON.stringify([policy, clean, crashes]),
+    );
+  }
+});
+
+await t.test("host ports that are left to the host", async (t) => {
+  await using host = await Host.start();
+  const forward = (guestPort: number, protocol = "tcp") =>
+    create(PortForwardSchema, { protocol, guestPort, hostAddress: "" });
+  const made = await host.ensure("vm-1", 1, { forwards: [forward(80), forward(22), forward(53, "udp")] });
+  const ports = made.forwards.map(({ hostPort }) => hostPort);
+  t.ok(ports.every((port) => port > 0));
+  t.not(ports[0], ports[1]);
+  const fewer = await host.ensure("vm-1", 2, { forwards: [forward(22)] });
+  t.equal(fewer.forwards[0]?.hostPort, ports[1], "a port once chosen is kept");
+  const bad = create(PortForwardSchema, { protocol: "tcp", guestPort: 80, hostAddress: "192.0.2.1" });
+  t.equal((await host.ensure("vm-2", 1, { forwards: [bad] })).reason, "HOST_ADDRESS_UNKNOWN");
+});
+
+await t.test("consoles: shared, followed, rotated", async (t) => {
+  await using host = await Host.start();
+  await host.ensure("vm-1", 1);
+  const { directoryOf } = host.deps;
+  const access = host.driver.console;
+  const consoles = new Consoles({
+    access,
+    manager: host.manager,
+    directoryOf,
+    log: silentLogger,
+    rotateBytes: 64,
+  });
+  const leave = new AbortController();
+  const seen = { text: "", offset: 0 };
+  const following = (async () => {
+    for await (const chunk of consoles.follow("vm-1", 0, leave.signal)) {
+      seen.text += Buffer.from(chunk.output).toString("latin1");
+      seen.offset = chunk.offset;
+    }
+  })();
+  using first = consoles.join("vm-1");
+  using second = consoles.join("vm-1");
+  await first.write(Buffer.from("one\r"));
+  await second.write(Buffer.from("two\r"));
+  await until(() => seen.text.includes("one") && seen.text.includes("two"));
+  t.equal(seen.offset, seen.text.length);
+
+  const log = new ConsoleLog(join(directoryOf("vm-1"), "console.log"), { rotateBytes: 8 });
+  t.equal(await log.rotate(), true);
+  t.equal(await log.rotate(), false, "a small log stays");
+  await first.write(Buffer.from("three"));
+  await until(() => seen.text.endsWith("three"));
+  t.equal(seen.offset, seen.text.length, "offsets go on over a rotation");
+  const whole = await consoles.read("vm-1", 0, 1000);
+  t.equal(Buffer.from(whole.output).toString("latin1"), seen.text.slice(0, -5), "the older file first");
+  t.equal(whole.endOffset, seen.text.length);
+  t.equal(Buffer.from((await consoles.read("vm-1", -1, 5)).output).toString(), "three");
+  t.equal(await log.rotate(), false);
+  await first.write(Buffer.from("long enough"));
+  await until(() => seen.text.endsWith("enough"));
+  await log.rotate();
+  const clamped = await consoles.read("vm-1", 0, 1000);
+  t.equal(clamped.offset, clamped.endOffset, "what is gone is skipped");
+  t.equal(Buffer.from(clamped.output).toString(), "threelong enough");
+
+  await host.ensure("vm-1", 2, { power: Power.OFF });
+  await first.write(Buffer.from("nobody hears this"));
+  await host.ensure("vm-1", 3);
+  await first.write(Buffer.from("back"));
+  await until(() => seen.text.endsWith("back"));
+  t.notMatch(seen.text, /nobody/);
+  leave.abort();
+  await following;
+  t.equal(await reasonOf(() => consoles.join("vm-2")), "NOT_FOUND");
 });
 
 await t.test("a damaged record takes no other with it", async (t) => {

@@ -6,6 +6,7 @@
  */
 import { Fault, isFault, toFault } from "#kernel/fault.ts";
 import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
+import { cancelled } from "./faults.ts";
 import { connectSocket, type Socket, type SocketFactory } from "./socket.ts";
 import type { RetryNotice, Transport } from "./transport.ts";
 
@@ -96,7 +97,8 @@ export function openConsole(transport: Transport, path: string, options: Console
           if (closing.signal.aborted) return;
           const fault = toFault(thrown);
           failures = Date.now() - startedAt > heldMs ? 1 : failures + 1;
-          if (signal.aborted || !fault.retryable || failures >= (options.attempts ?? 10)) throw fault;
+          if (signal.aborted) throw cancelled(signal);
+          if (!fault.retryable || failures >= (options.attempts ?? 10)) throw fault;
           const waitMs = backoffMs(failures - 1, backoff);
           options.onReconnect?.({ fault, attempt: failures, waitMs });
           await sleep(waitMs, signal);

@@ -1,10 +1,7 @@
 #!/usr/bin/env node
 /** The `skerry` program. */
-import { CommanderError } from "commander";
 import { Fault } from "#kernel/fault.ts";
-import { describeFault, exitCodeOf } from "./errors.ts";
-import { createProgram } from "./program.ts";
-import type { Terminal } from "./session.ts";
+import { runCommand } from "./run.ts";
 
 const interruption = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -19,17 +16,11 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-const terminal: Terminal = {
-  env: process.env,
-  stdin: process.stdin,
-  stdout: process.stdout,
-  stderr: process.stderr,
+const { env, stdin, stdout, stderr } = process;
+process.exitCode = await runCommand(process.argv.slice(2), {
+  env,
+  stdin,
+  stdout,
+  stderr,
   signal: interruption.signal,
-};
-
-try {
-  await createProgram(terminal).parseAsync(process.argv);
-} catch (thrown) {
-  process.exitCode = exitCodeOf(thrown);
-  if (!(thrown instanceof CommanderError)) process.stderr.write(describeFault(thrown));
-}
+});

@@ -313,6 +313,8 @@ export interface EnrolmentTokenStatus {
   readonly expires_at: string;
   readonly used_at: string | null;
   readonly used_by: string | null;
+  /** pin of the key that used it */
+  readonly used_key: string | null;
 }
 
 export type EnrolmentTokenPhase = "usable" | "used" | "deleting";

@@ -13,7 +13,6 @@ import { formatEnvironment, parseEnvironment } from "../systemd.ts";
 
 interface JoinOptions {
   readonly gateway: string;
-  readonly token: string;
   readonly data: string;
   readonly name?: string;
   readonly provider: string;
@@ -40,7 +39,7 @@ export function agentArguments(): readonly string[] {
 
 /** Writes the settings, runs the agent until it has its certificate, and stops it again. */
 export async function joinCloud(session: Session, options: JoinOptions): Promise<void> {
-  parseEnrolmentToken(options.token);
+  const token = enrolmentToken(session);
   const home = resolve(options.data);
   const known = await findAgentCertificate(home);
   if (known) {
@@ -49,16 +48,21 @@ export async function joinCloud(session: Session, options: JoinOptions): Promise
     });
   }
   const settings = await writeSettings(home, options);
-  const hostId = await enrol(
-    session,
-    home,
-    { ...settings, SKERRY_AGENT_TOKEN: options.token },
-    options.timeout,
-  );
+  const hostId = await enrol(session, home, { ...settings, SKERRY_AGENT_TOKEN: token }, options.timeout);
   session.out.done(`This machine is ${hostId}. Start its agent: skerry agent install`, {
     id: hostId,
     data: home,
   });
+}
+
+/** `--token` is an option of the whole command line; here it is the enrolment token. */
+function enrolmentToken({ globals, terminal }: Session): string {
+  const token = globals.token ?? terminal.env["SKERRY_AGENT_TOKEN"];
+  if (token === undefined) {
+    throw new Fault("invalid", "a token is needed: --token, or SKERRY_AGENT_TOKEN", { reason: "NO_TOKEN" });
+  }
+  parseEnrolmentToken(token);
+  return token;
 }
 
 async function writeSettings(home: string, options: JoinOptions): Promise<Record<string, string>> {

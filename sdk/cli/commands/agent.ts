@@ -18,8 +18,8 @@ export function agentCommand(run: Run): Command {
   agent
     .command("join")
     .description("join a cloud with a token of `skerry host token`")
+    .usage("--gateway <host:port> --token <token> [options]")
     .requiredOption("--gateway <host:port>", "where the cloud lets agents in")
-    .addOption(new Option("--token <token>", "the token").env("SKERRY_AGENT_TOKEN").makeOptionMandatory())
     .addOption(data())
     .option("--name <name>", "name of the host (default: its host name)")
     .option("--provider <name>", "whose machine it is", "local")

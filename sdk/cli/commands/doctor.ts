@@ -1,6 +1,6 @@
 /** `skerry doctor`: what is wrong and how to mend it. */
 import { Command } from "commander";
-import { isFault, toFault } from "#kernel/fault.ts";
+import { Fault, isFault, toFault } from "#kernel/fault.ts";
 import { findAgentHomes } from "../agent-home.ts";
 import { localHomes, type Connection } from "../connection.ts";
 import { checkCertificate } from "../doctor/certificates.ts";
@@ -8,7 +8,6 @@ import { canConnect, checkAccess, checkApi, checkPort } from "../doctor/cloud.ts
 import { fail, ok, warn, type Finding } from "../doctor/finding.ts";
 import { checkKvm } from "../doctor/kvm.ts";
 import { checkDisk, checkNode, checkQemu, checkTools } from "../doctor/machine.ts";
-import { exitCodes } from "../errors.ts";
 import { Output } from "../output.ts";
 import type { Run, Session } from "../session.ts";
 
@@ -30,7 +29,11 @@ export function doctorCommand(run: Run): Command {
         if (out.format === "table") {
           for (const { name, remedy } of findings) if (remedy !== "") out.raw(`${name}: ${remedy}\n`);
         }
-        if (findings.some((each) => each.status === "fail")) process.exitCode = exitCodes.fault;
+        const failed = findings.filter((each) => each.status === "fail").length;
+        if (failed > 0) {
+          const message = `${failed} of ${findings.length} checks failed`;
+          throw new Fault("conflict", message, { reason: "CHECKS_FAILED" });
+        }
       }),
     );
 }

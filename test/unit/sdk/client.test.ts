@@ -2,6 +2,7 @@ import t, { type Test } from "tap";
 import { Fault } from "#kernel/fault.ts";
 import { Skerry } from "#sdk/index.ts";
 import type { RetryNotice, Tokens } from "#sdk/index.ts";
+import { reasonOf } from "#test/support/reason-of.ts";
 import { anInstance, page, problem, ScriptedCloud } from "./scripted-cloud.ts";
 
 const instances = "/skerry/v1/instances";
@@ -75,7 +76,7 @@ await t.test("a cloud that stays away is given up after the attempts", async (t)
   const { server } = await world(t);
   server.on(`GET ${instances}/${id}`, problem(503, "unavailable", "AWAY", "away"));
   const cloud = new Skerry({ url: server.url, apiKey: "sk_1", attempts: 3 });
-  await t.rejects(cloud.instances.get(id), { reason: "AWAY" });
+  t.equal(await reasonOf(cloud.instances.get(id)), "AWAY");
   t.equal(server.asked.length, 3);
 });
 
@@ -107,7 +108,7 @@ await t.test("answers become faults, whoever gives them", async (t) => {
   server.on(`GET ${instances}/${id}`, { body: "<html>some other site</html>" });
   await t.rejects(cloud.hosts.update(id, {}), { code: "notFound" });
   server.on(`GET ${instances}`, { body: "<html>some other site</html>" });
-  await t.rejects(cloud.instances.list().all(), { reason: "ANSWER_MALFORMED" });
+  t.equal(await reasonOf(cloud.instances.list().all()), "ANSWER_MALFORMED");
 });
 
 await t.test("a silent cloud costs the time limit and no more; a caller may leave at any time", async (t) => {
@@ -119,10 +120,11 @@ await t.test("a silent cloud costs the time limit and no more; a caller may leav
   const leaving = new AbortController();
   const asking = cloud.instances.get(id, { signal: leaving.signal });
   leaving.abort(new Fault("unavailable", "enough", { reason: "INTERRUPTED" }));
-  await t.rejects(asking, { reason: "INTERRUPTED" });
-  await t.rejects(new Skerry({ url: "http://127.0.0.1:9", attempts: 1 }).whoami(), {
-    reason: "CONNECTION_FAILED",
-  });
+  t.equal(await reasonOf(asking), "INTERRUPTED");
+  t.equal(
+    await reasonOf(new Skerry({ url: "http://127.0.0.1:9", attempts: 1 }).whoami()),
+    "CONNECTION_FAILED",
+  );
 });
 
 await t.test("lists are fetched page by page, and no page too many", async (t) => {

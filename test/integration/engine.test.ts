@@ -5,15 +5,23 @@
 import t, { type Test } from "tap";
 import { instance } from "#cp/resources/instance/instance.resource.ts";
 import { leaseMs } from "#cp/engine/work.ts";
-import { createInstance, quietly, testCtx, World, type Replica } from "#test/support/engine-world.ts";
+import {
+  createInstance,
+  quietly,
+  testCtx,
+  World,
+  type Replica,
+  type WorldOptions,
+} from "#test/support/engine-world.ts";
+import { verifyDeaths, verifyOperation, type Scenario } from "#test/support/verify-operation.ts";
 import { withDatabase } from "#test/support/postgres.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
 const GiB = 1024 ** 3;
 
-async function worldOf(t: Test, hosts = 2): Promise<World> {
-  const world = await World.start(await withDatabase(t), { hosts });
+async function worldOf(t: Test, options: WorldOptions = {}): Promise<World> {
+  const world = await World.start(await withDatabase(t), options);
   t.teardown(() => world.stop());
   return world;
 }
@@ -24,56 +32,7 @@ async function replicaOf(t: Test, world: World, options = {}): Promise<Replica> 
   return replica;
 }
 
-/** A commit that follows from an intent, as a user makes it; each is tried with a death after each commit. */
-interface Scenario {
-  readonly name: string;
-  prepare(world: World, replica: Replica): Promise<string>;
-  act(replica: Replica, id: string): Promise<void>;
-  /** The phase that must be reached in the end; undefined: gone. */
-  readonly ends: string | undefined;
-}
-
 const patch = (spec: object) => ({ spec });
-
-const scenarios: readonly Scenario[] = [
-  {
-    name: "create",
-    prepare: async (_world, { resources }) => createInstance(resources),
-    act: async () => undefined,
-    ends: "running",
-  },
-  {
-    name: "stop",
-    prepare: runningInstance,
-    act: async ({ resources }, id) =>
-      void (await resources.invoke(testCtx(), instance, id, "stop", {}, quietly)),
-    ends: "stopped",
-  },
-  {
-    name: "start",
-    async prepare(world, replica) {
-      const id = await createInstance(replica.resources, { power: "off" });
-      await world.untilPhase(id, "stopped");
-      return id;
-    },
-    act: async ({ resources }, id) =>
-      void (await resources.invoke(testCtx(), instance, id, "start", {}, quietly)),
-    ends: "running",
-  },
-  {
-    name: "resize",
-    prepare: runningInstance,
-    act: async ({ resources }, id) =>
-      void (await resources.update(testCtx(), instance, id, patch({ cpus: 2, memory_bytes: GiB }), quietly)),
-    ends: "running",
-  },
-  {
-    name: "delete",
-    prepare: runningInstance,
-    act: async ({ resources }, id) => void (await resources.delete(testCtx(), instance, id, quietly)),
-    ends: undefined,
-  },
-];
 
 async function runningInstance(world: World, { resources }: Replica): Promise<string> {
   const id = await createInstance(resources);
@@ -81,42 +40,64 @@ async function runningInstance(world: World, { resources }: Replica): Promise<st
   return id;
 }
 
-/** More commits than any of these takes: the last runs end without a death and prove that all were tried. */
-const deaths = 7;
+async function stoppedInstance(world: World, { resources }: Replica): Promise<string> {
+  const id = await createInstance(resources, { power: "off" });
+  await world.untilPhase(id, "stopped");
+  return id;
+}
 
-for (const scenario of scenarios) {
-  t.test(`${scenario.name}: a replica dies after each of its commits`, async (t) => {
-    const world = await worldOf(t);
-    const healthy = await world.replica();
-    const prepared: string[] = [];
-    for (let n = 0; n < deaths; n++) {
-      // A create begins with the very first commit, so its instance is made while nobody works on it.
-      if (scenario.name !== "create") prepared.push(await scenario.prepare(world, healthy));
-    }
-    await healthy.stop();
+const scenarios = {
+  create: { prepare: undefined, act: ({ resources }) => createInstance(resources), ends: "running" },
+  stop: {
+    prepare: runningInstance,
+    async act({ resources }, id) {
+      await resources.invoke(testCtx(), instance, id, "stop", {}, quietly);
+      return id;
+    },
+    ends: "stopped",
+  },
+  start: {
+    prepare: stoppedInstance,
+    async act({ resources }, id) {
+      await resources.invoke(testCtx(), instance, id, "start", {}, quietly);
+      return id;
+    },
+    ends: "running",
+  },
+  resize: {
+    prepare: runningInstance,
+    async act({ resources }, id) {
+      await resources.update(testCtx(), instance, id, patch({ cpus: 2, memory_bytes: GiB }), quietly);
+      return id;
+    },
+    ends: "running",
+  },
+  delete: {
+    prepare: runningInstance,
+    async act({ resources }, id) {
+      await resources.delete(testCtx(), instance, id, quietly);
+      return id;
+    },
+    ends: undefined,
+  },
+} satisfies Record<string, Scenario>;
 
-    for (let commits = 1; commits <= deaths; commits++) {
-      const idle = await world.replica({ diesAfterCommits: Infinity, url: "http://api" });
-      const ids = prepared.slice(commits - 1, commits);
-      await idle.engine[Symbol.asyncDispose](); // it takes requests, and leaves the work to others
-      if (scenario.name === "create") ids.push(await scenario.prepare(world, idle));
-      const id = ids[0] ?? "";
-      await scenario.act(idle, id);
-
-      const mortal = await world.replica({ diesAfterCommits: commits });
-      await Promise.race([mortal.died, world.untilPhase(id, scenario.ends).catch(() => undefined)]);
-      await mortal.stop();
-      const successor = await world.replica();
-      await world.untilPhase(id, scenario.ends);
-      t.strictSame(await world.lastingViolations(), [], `after ${String(commits)} commits`);
-      await successor.stop();
-      await idle.stop();
-    }
+for (const [name, scenario] of Object.entries(scenarios)) {
+  t.test(`${name}: a replica dies after each of its commits`, async (t) => {
+    await verifyDeaths(t, await worldOf(t, { cpus: 64 }), name, scenario);
   });
 }
 
+t.test("create stands doubled and failing steps", async (t) => {
+  await verifyOperation(t, await worldOf(t, { cpus: 64 }), "create", scenarios.create, "failed");
+});
+
+t.test("resize stands doubled and failing steps", async (t) => {
+  await verifyOperation(t, await worldOf(t, { cpus: 64 }), "resize", scenarios.resize, "running");
+});
+
 t.test("two replicas share the work and nothing is done twice at once", async (t) => {
-  const world = await worldOf(t, 3);
+  const world = await worldOf(t, { hosts: 3 });
   const one = await replicaOf(t, world, { url: "http://one" });
   const two = await replicaOf(t, world, { url: "http://two" });
   const ids = await Promise.all(
@@ -136,7 +117,7 @@ t.test("two replicas share the work and nothing is done twice at once", async (t
 });
 
 t.test("a reply that is lost after its effect does not double the effect", async (t) => {
-  const world = await worldOf(t, 1);
+  const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
   const [host] = world.hosts;
   if (host) host.loseReplies = 2;
@@ -146,7 +127,7 @@ t.test("a reply that is lost after its effect does not double the effect", async
 });
 
 t.test("a host that refuses is passed over, and the refusal leaves nothing behind", async (t) => {
-  const world = await worldOf(t, 2);
+  const world = await worldOf(t, { hosts: 2 });
   const [first, second] = world.hosts;
   const replica = await replicaOf(t, world);
   const refusal = {
@@ -164,7 +145,7 @@ t.test("a host that refuses is passed over, and the refusal leaves nothing behin
 });
 
 t.test("what no host can take is failed with the reason and holds nothing", async (t) => {
-  const world = await worldOf(t, 1);
+  const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
   const id = await createInstance(replica.resources, { cpus: 64 });
   await world.untilPhase(id, "failed");
@@ -177,7 +158,7 @@ t.test("what no host can take is failed with the reason and holds nothing", asyn
 });
 
 t.test("growing beyond the host keeps the machine running and shows why", async (t) => {
-  const world = await worldOf(t, 1);
+  const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
   const id = await runningInstance(world, replica);
   await replica.resources.update(testCtx(), instance, id, patch({ cpus: 64 }), quietly);
@@ -192,7 +173,7 @@ t.test("growing beyond the host keeps the machine running and shows why", async 
 });
 
 t.test("deleting while it is being created undoes the creation", async (t) => {
-  const world = await worldOf(t, 1);
+  const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
   const [host] = world.hosts;
   if (host) host.connected = false;
@@ -207,7 +188,7 @@ t.test("deleting while it is being created undoes the creation", async (t) => {
 });
 
 t.test("a machine of an erased instance is removed, one that nobody knows is shown", async (t) => {
-  const world = await worldOf(t, 1);
+  const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
   const id = await runningInstance(world, replica);
   const [host] = world.hosts;
@@ -236,7 +217,7 @@ t.test("a machine of an erased instance is removed, one that nobody knows is sho
 });
 
 t.test("reports that come twice, late and in any order leave the newest", async (t) => {
-  const world = await worldOf(t, 1);
+  const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
   const [host] = world.hosts;
   if (!host) return;
@@ -254,7 +235,7 @@ t.test("reports that come twice, late and in any order leave the newest", async 
 });
 
 t.test("a claim that was lost can write nothing and command nothing", async (t) => {
-  const world = await worldOf(t, 1);
+  const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
   const id = await runningInstance(world, replica);
   const [host] = world.hosts;

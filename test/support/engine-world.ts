@@ -138,9 +138,20 @@ export class WorldHost {
   }
 }
 
+export interface WorldOptions {
+  readonly hosts?: number;
+  /** Of each host; memory and disk in proportion. */
+  readonly cpus?: number;
+  readonly log?: Logger;
+}
+
 export interface ReplicaOptions {
   readonly diesAfterCommits?: number;
   readonly url?: string;
+  /** False: it takes requests and leaves the work to others. */
+  readonly works?: boolean;
+  /** Instead of the real one of instances. */
+  readonly controller?: typeof instanceController;
 }
 
 export interface Replica {
@@ -156,7 +167,8 @@ export class World {
   readonly #url: string;
   readonly #log: Logger;
 
-  static async start(url: string, { hosts = 2, log = silentLogger } = {}): Promise<World> {
+  static async start(url: string, options: WorldOptions = {}): Promise<World> {
+    const { hosts = 2, cpus = 4, log = silentLogger } = options;
     const world = new World(url, log);
     await insertResource(world.database, imageKind, {
       id: newId("img"),
@@ -171,7 +183,7 @@ export class World {
       },
       refs: {},
     });
-    for (let n = 1; n <= hosts; n++) await world.addHost(`site-${String(n)}`);
+    for (let n = 1; n <= hosts; n++) await world.addHost(`site-${String(n)}`, cpus);
     return world;
   }
 
@@ -181,9 +193,9 @@ export class World {
     this.database = new Database({ url, maxConnections: 4, log: silentLogger });
   }
 
-  async addHost(name: string, cpus = 4): Promise<WorldHost> {
+  async addHost(name: string, cpus: number): Promise<WorldHost> {
     const id = newId("host");
-    const capacity = { cpus, memory_bytes: 8 * GiB, disk_bytes: 64 * GiB };
+    const capacity = { cpus, memory_bytes: cpus * 2 * GiB, disk_bytes: cpus * 16 * GiB };
     const facts = create(HostFactsSchema, { architecture: "x86_64", driver: "fake" });
     await insertResource(this.database, hostKind, {
       id,
@@ -232,11 +244,17 @@ export class World {
   }
 
   /** Starts a replica; the default address makes it the successor of the one before. */
-  async replica({ diesAfterCommits, url = "http://replica" }: ReplicaOptions = {}): Promise<Replica> {
+  async replica(options: ReplicaOptions = {}): Promise<Replica> {
+    const {
+      diesAfterCommits,
+      url = "http://replica",
+      works = true,
+      controller = instanceController,
+    } = options;
     const mortal =
       diesAfterCommits === undefined ? undefined : new MortalDatabase(this.#url, diesAfterCommits);
     const database = mortal ?? new Database({ url: this.#url, maxConnections: 6, log: silentLogger });
-    const controllers = [instanceController, hostController];
+    const controllers = [controller, hostController];
     const engine = new Engine({
       database,
       registry: createRegistry(controllers),
@@ -252,8 +270,8 @@ export class World {
       sweepMs: 200,
     });
     const resources = new ResourceService({ database, events: engine.events, onChange: () => engine.hint() });
-    const reporting = this.hosts.map((host) => this.#report(host, engine));
-    await engine.start();
+    const reporting = works ? this.hosts.map((host) => this.#report(host, engine)) : [];
+    if (works) await engine.start();
     return {
       engine,
       resources,

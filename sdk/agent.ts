@@ -16,6 +16,8 @@ export { ConsoleService, HostService, ImageService, MachineService, MetricsServi
 export interface AgentClientOptions {
   /** host:port, as `status.listen_address` of a host tells. */
   readonly address: string;
+  /** Id of the host: its certificate carries that name, wherever the host is reached. */
+  readonly hostId: string;
   /** PEM of the operator's certificate, its key, and the authorities to trust. */
   readonly certificate: string;
   readonly key: string;
@@ -34,12 +36,12 @@ export interface AgentClients {
 
 /** Clients of all services of one agent. */
 export function createAgentClients(options: AgentClientOptions): AgentClients {
-  const { address, certificate, key, authorities, timeoutMs } = options;
+  const { address, hostId, certificate, key, authorities, timeoutMs } = options;
   const transport = createConnectTransport({
     baseUrl: `https://${address}`,
     httpVersion: "2",
     defaultTimeoutMs: timeoutMs ?? 30_000,
-    nodeOptions: { cert: certificate, key, ca: authorities },
+    nodeOptions: { cert: certificate, key, ca: authorities, servername: hostId },
   });
   return {
     machines: createClient(MachineService, transport),

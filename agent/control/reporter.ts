@@ -128,8 +128,7 @@ export class Reporter {
       this.#dueAt = Infinity;
       const { report, acknowledge } = this.#compose();
       try {
-        using limit = deadline(this.#timing.sendLimitMs, "the report", signal);
-        const answer = await this.#options.send(report, limit);
+        const answer = await this.#send(report, signal);
         acknowledge();
         this.#attempt = 0;
         this.#fault = undefined;
@@ -146,6 +145,12 @@ export class Reporter {
         this.#options.log.warn("report.failed", { attempt: this.#attempt, waitMs, fault: this.#fault });
       }
     }
+  }
+
+  /** On its own, because a `using` in a loop remembers an earlier round's error when it is compiled by esbuild. */
+  async #send(report: Report, signal: AbortSignal): ReturnType<ReporterOptions["send"]> {
+    using limit = deadline(this.#timing.sendLimitMs, "the report", signal);
+    return await this.#options.send(report, limit);
   }
 
   /** False when the signal aborted instead. */

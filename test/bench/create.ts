@@ -1,0 +1,92 @@
+import { cpus } from "node:os";
+import type { Skerry } from "#sdk/index.ts";
+import { parseTopology } from "#cp/local/topology.ts";
+import type { BenchContext, Benchmark } from "./support/benchmark.ts";
+import { benchCloud, roomyControlPlane, smallest } from "./support/cloud.ts";
+import { timeInFlight } from "./support/in-flight.ts";
+import { median, percentile, round } from "./support/statistics.ts";
+import { InstanceWatch } from "./support/instance-watch.ts";
+
+const rounds = 3;
+const creates = 500;
+const inFlight = 16;
+const warmUpCreates = 100;
+/** A host may promise its CPUs this many times. */
+const overcommit = Number(roomyControlPlane.SKERRY_OVERCOMMIT_CPUS);
+
+export const benchmark: Benchmark = {
+  summary:
+    `${creates} creates with ${inFlight} in flight on agents with the fake driver and a database with durable writes: ` +
+    `from the request until a client's watch shows \`running\`; ${rounds} rounds, medians of their figures.`,
+
+  async run(bench) {
+    const { client } = await benchCloud(bench, {
+      agents: listHosts(),
+      controlPlaneEnv: roomyControlPlane,
+    });
+    await using watch = await InstanceWatch.open(client, bench.signal);
+    bench.say("Warming up ...");
+    await runRound(client, watch, bench, "warm", warmUpCreates);
+    const results = [];
+    for (let index = 1; index <= rounds; index++) {
+      const result = await runRound(client, watch, bench, `r${index}`, creates);
+      bench.say(
+        `round ${index}: median ${result.medianMs.toFixed(0)} ms, p99 ${result.p99Ms.toFixed(0)} ms, ` +
+          `${result.perSecond.toFixed(0)} creates/s, ${result.deletesPerSecond.toFixed(0)} deletes/s`,
+      );
+      results.push(result);
+    }
+    return {
+      median_ms: round(median(results.map(({ medianMs }) => medianMs))),
+      p99_ms: round(median(results.map(({ p99Ms }) => p99Ms))),
+      creates_per_s: round(median(results.map(({ perSecond }) => perSecond))),
+      deletes_per_s: round(median(results.map(({ deletesPerSecond }) => deletesPerSecond))),
+    };
+  },
+};
+
+/** As few hosts as can promise all instances a CPU. */
+function listHosts() {
+  const count = Math.max(2, Math.ceil(creates / (cpus().length * overcommit)));
+  const hosts = Array.from({ length: count }, (_, index) => ({
+    name: `host-${index + 1}`,
+    provider: "bench",
+    region: "here",
+    driver: "fake",
+    share: 1,
+  }));
+  return parseTopology(JSON.stringify({ hosts })).hosts;
+}
+
+/** Creates, waits for each to run, deletes all again. */
+async function runRound(
+  client: Skerry,
+  watch: InstanceWatch,
+  { signal }: BenchContext,
+  label: string,
+  count: number,
+) {
+  const ids: string[] = [];
+  const started = performance.now();
+  const durations = await timeInFlight(count, inFlight, async (index) => {
+    const name = `${label}-${index}`;
+    const running = watch.untilRunning(name);
+    const { id } = await client.instances.create({ name, spec: smallest }, { signal });
+    ids.push(id);
+    await running;
+  });
+  const createdSeconds = (performance.now() - started) / 1000;
+  const deleting = performance.now();
+  await timeInFlight(count, inFlight, async (index) => {
+    const id = ids[index] ?? "";
+    const gone = watch.untilGone(id);
+    await client.instances.delete(id, { signal });
+    await gone;
+  });
+  return {
+    medianMs: median(durations),
+    p99Ms: percentile(durations, 0.99),
+    perSecond: count / createdSeconds,
+    deletesPerSecond: count / ((performance.now() - deleting) / 1000),
+  };
+}

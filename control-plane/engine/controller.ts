@@ -137,12 +137,12 @@ export interface Step<R extends Resource = Resource> {
   /** May run twice. */
   run(effects: Effects, view: View<R>, operation: OperationRecord): Promise<StepResult>;
   /** May run twice; also called for the step that failed, whose output is undefined. */
-  undo?(
+  readonly undo?: (
     effects: Effects,
     view: View<R>,
     operation: OperationRecord,
     output: Json | undefined,
-  ): Promise<StepResult>;
+  ) => Promise<StepResult>;
 }
 
 export interface Operation<R extends Resource = Resource> {

@@ -24,6 +24,8 @@ export type PlaceResult =
       readonly unplaceable: Json;
       /** Why no host will do, in a sentence. */
       readonly why: string;
+      /** A host that cannot be reached now would do. */
+      readonly offlineWouldDo: boolean;
     };
 
 export interface Fleet {
@@ -63,9 +65,9 @@ export class CachedFleet implements Fleet {
     // A host may have come or gone since; only a fresh look may say that there is no room.
     if ("unplaceable" in result && fresh) {
       this.forget();
-      return this.#toResult(await this.hosts(), this.#place(await this.hosts(), request));
+      return this.#toResult(await this.hosts(), request, this.#place(await this.hosts(), request));
     }
-    return this.#toResult(await this.hosts(), result);
+    return this.#toResult(await this.hosts(), request, result);
   }
 
   /** The next choice reads the database again. */
@@ -89,9 +91,12 @@ export class CachedFleet implements Fleet {
     return place(hosts, request, { ...this.#policy, seed: request.seed });
   }
 
-  #toResult(hosts: readonly HostSnapshot[], placement: Placement): PlaceResult {
+  #toResult(hosts: readonly HostSnapshot[], request: PlaceRequest, placement: Placement): PlaceResult {
     if ("unplaceable" in placement) {
-      return { unplaceable: placement.unplaceable, why: summarise(placement.unplaceable) };
+      const { unplaceable } = placement;
+      const ifAllWereOnline = hosts.map((host) => ({ ...host, online: true }));
+      const offlineWouldDo = !("unplaceable" in this.#place(ifAllWereOnline, request));
+      return { unplaceable, why: summarise(unplaceable), offlineWouldDo };
     }
     const byId = new Map(hosts.map((host) => [host.id, host]));
     const ids = [placement.host, ...placement.alternates];

@@ -2,10 +2,11 @@
  * Claims due keys and runs passes on them, a limited number at a time. Woken by hints, and by its own
  * clock when none come: polling alone does all the work, only later.
  */
+import { setMaxListeners } from "node:events";
 import { isFault } from "#kernel/fault.ts";
-import { backoffMs } from "#kernel/retry.ts";
+import { backoffMs, deadline } from "#kernel/retry.ts";
 import { runPass, type PassDependencies } from "./pass.ts";
-import { WorkQueue, type Claim } from "./work.ts";
+import { leaseMs, WorkQueue, type Claim } from "./work.ts";
 
 export interface LoopOptions {
   readonly concurrency: number;
@@ -28,6 +29,7 @@ export class Loop implements AsyncDisposable {
   constructor(deps: PassDependencies, options: LoopOptions) {
     this.#deps = deps;
     this.#options = options;
+    setMaxListeners(0, this.#stop.signal);
     this.#queue = new WorkQueue(deps.database, options.holder);
   }
 
@@ -74,7 +76,8 @@ export class Loop implements AsyncDisposable {
     const { log, now } = this.#deps;
     const started = now();
     try {
-      const outcome = await runPass(this.#deps, claim, this.#stop.signal);
+      using limit = deadline(leaseMs, "the pass", this.#stop.signal);
+      const outcome = await runPass(this.#deps, claim, limit);
       await this.#queue.settle(claim, outcome);
       log.debug("engine.pass", {
         key: claim.key,

@@ -42,8 +42,9 @@ export interface BuildMicroOptions {
 const recipeVersion = 1;
 
 const commandLines: Record<GuestArchitecture, string> = {
-  // earlyprintk: the serial port speaks before the kernel has a driver for it.
-  x86_64: "console=ttyS0 earlyprintk=ttyS0,115200 loglevel=4 panic=-1",
+  // earlyprintk: the serial port speaks before the kernel has a driver for it. swiotlb: with room for memory
+  // to be plugged in, the kernel would set 64 MiB aside for devices that cannot reach it; there are none.
+  x86_64: "console=ttyS0 earlyprintk=ttyS0,115200 loglevel=4 panic=-1 swiotlb=noforce",
   aarch64: "console=ttyAMA0 earlycon loglevel=4 panic=-1",
 };
 

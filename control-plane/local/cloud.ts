@@ -133,7 +133,7 @@ export class LocalCloud implements AsyncDisposable {
     const { settings, topology, env, tell } = this.#options;
     const imageOverridesFile = path.join(settings.home, "image-overrides.json");
     await writeFile(imageOverridesFile, JSON.stringify(topology.images));
-    const microDirectory = settings.microDirectory ?? path.join(settings.home, "cache", "micro");
+    const microDirectory = this.#microDirectory();
     const logFile = this.#logFile("control-plane");
     this.#controlPlane = this.#supervise("the control plane", controlPlaneStop, (ready) =>
       Child.spawn({
@@ -177,13 +177,14 @@ export class LocalCloud implements AsyncDisposable {
     const labelsFile = path.join(dataDirectory, "labels.json");
     await writeFile(labelsFile, JSON.stringify(toHostLabels(host)));
     const gateway = `${reachable(settings.gatewayListen)}:${String(settings.gatewayPort)}`;
+    const microDirectory = this.#microDirectory();
     const name = `the agent of ${host.name}`;
     const logFile = this.#logFile(`agent-${host.name}`);
     return this.#supervise(name, agentStop, async (ready) => {
       const child = await Child.spawn({
         name,
         argv: nodeProgram("agent/main"),
-        env: agentEnvironment(env, { host, gateway, dataDirectory, labelsFile, token }),
+        env: agentEnvironment(env, { host, gateway, dataDirectory, labelsFile, microDirectory, token }),
         directory: root,
         logFile,
         // Guests outlive their agent; the next start finds them again.
@@ -223,6 +224,11 @@ export class LocalCloud implements AsyncDisposable {
   async #startEssential(part: Supervisor): Promise<void> {
     await part.start(startLimitMs, this.#options.signal);
     void part.failed.then(this.#fail);
+  }
+
+  #microDirectory(): string {
+    const { home, microDirectory } = this.#options.settings;
+    return microDirectory ?? path.join(home, "cache", "micro");
   }
 
   #logFile(name: string): string {

@@ -64,7 +64,7 @@ Skerry is ready.
   (with the password in ${path.join(home, "credentials.json")})
 
 Try, in another terminal:
-
+${home === path.join(root, ".skerry") ? "" : `\n  export SKERRY_HOME=${home}`}
   npx skerry vm create web --image micro --wait
   npx skerry vm console web
   npx skerry vm rm web

@@ -52,6 +52,8 @@ export interface AgentOptions {
   readonly gateway: string;
   readonly dataDirectory: string;
   readonly labelsFile: string;
+  /** The guest that proves acceleration by booting. */
+  readonly microDirectory: string;
   /** Empty once the host has joined. */
   readonly token: string;
 }
@@ -72,6 +74,7 @@ export function agentEnvironment(base: Environment, options: AgentOptions): Envi
     SKERRY_AGENT_LISTEN_HOST: "127.0.0.1",
     SKERRY_AGENT_LISTEN_PORT: "0",
     SKERRY_AGENT_STOP_MACHINES: "true",
+    SKERRY_AGENT_PROBE_GUEST: options.microDirectory,
     ...(options.token === "" ? {} : { SKERRY_AGENT_TOKEN: options.token }),
   };
 }

@@ -16,7 +16,8 @@ const [mode, ...rest] = process.argv.slice(2).some((argument) => argument.starts
   ? process.argv.slice(2)
   : ["--start", ...process.argv.slice(2)];
 
-const home = path.resolve(root, process.env.SKERRY_HOME ?? ".skerry");
+// Fake machines and real ones do not share a data folder.
+const home = path.resolve(root, process.env.SKERRY_HOME ?? (mode === "--dev" ? ".skerry-dev" : ".skerry"));
 // Tests share one build of the guest per clone, wherever their data folders are.
 const testMicro = path.join(root, "node_modules", ".cache", "skerry", "micro");
 
@@ -24,11 +25,17 @@ const modes = {
   "--start": async () => {
     await buildSources();
     const micro = await buildMicro(path.join(home, "cache", "micro"), runBuilt);
-    return runToEnd(runBuilt("control-plane/local/main", rest), { SKERRY_MICRO_DIR: micro });
+    return runToEnd(runBuilt("control-plane/local/main", rest), {
+      SKERRY_HOME: home,
+      SKERRY_MICRO_DIR: micro,
+    });
   },
   "--dev": async () => {
     const micro = await buildMicro(path.join(home, "cache", "micro"), runSource);
-    return runToEnd(runSource("control-plane/local/main", ["--dev", ...rest]), { SKERRY_MICRO_DIR: micro });
+    return runToEnd(runSource("control-plane/local/main", ["--dev", ...rest]), {
+      SKERRY_HOME: home,
+      SKERRY_MICRO_DIR: micro,
+    });
   },
   "--test": async () => {
     const micro = await buildMicro(testMicro, runSource);

@@ -70,7 +70,7 @@ export async function launchCloud(options: TestCloudOptions): Promise<TestCloud>
     const agents = await Promise.all(
       listHosts(options).map(async (host) => {
         const token = await api.createEnrolmentToken(host.name, signal);
-        const agent = await prepareAgent({ host, home, token, gatewayPort, env: options.agentEnv });
+        const agent = await prepareAgent({ host, token, settings, gatewayPort, env: options.agentEnv });
         await agent.program.start();
         return agent;
       }),
@@ -196,18 +196,19 @@ async function prepareControlPlane(
 
 async function prepareAgent(options: {
   readonly host: TopologyHost;
-  readonly home: string;
+  readonly settings: LocalSettings;
   readonly token: string;
   readonly gatewayPort: number;
   readonly env: Environment | undefined;
 }): Promise<TestAgent> {
-  const { host, home, token } = options;
+  const { host, settings, token } = options;
+  const { home, microDirectory = "" } = settings;
   const dataDirectory = path.join(home, host.name);
   await mkdir(dataDirectory, { mode: 0o700 });
   const labelsFile = path.join(home, `${host.name}.labels.json`);
   await writeFile(labelsFile, JSON.stringify(toHostLabels(host)));
   const gateway = `127.0.0.1:${String(options.gatewayPort)}`;
-  const given = { host, gateway, dataDirectory, labelsFile, token };
+  const given = { host, gateway, dataDirectory, labelsFile, microDirectory, token };
   const program = new Program({
     name: `the agent of ${host.name}`,
     argv: nodeProgram("agent/main"),

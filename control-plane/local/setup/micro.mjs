@@ -1,5 +1,5 @@
 // The built-in image, made once; its builder has the last word on whether it is still good.
-import { existsSync, statSync, utimesSync } from "node:fs";
+import { existsSync, mkdirSync, statSync, utimesSync } from "node:fs";
 import path from "node:path";
 import { listFiles } from "./build.mjs";
 import { root, run, say } from "./steps.mjs";
@@ -16,6 +16,7 @@ export async function buildMicro(directory, program) {
     ...listFiles("agent/images/micro").map((file) => statSync(path.join(root, file)).mtimeMs),
   );
   if (existsSync(manifest) && statSync(manifest).mtimeMs >= changed) return directory;
+  mkdirSync(path.dirname(directory), { recursive: true, mode: 0o700 }); // the data folder is nobody else's
   say("Building the image `micro` from the distribution's kernel and busybox ...");
   run(program("agent/images/micro/build", [directory]), { failure: "the image could not be built" });
   const now = new Date();

@@ -120,6 +120,7 @@ await t.test("each program gets its own settings and no other's", async (t) => {
     gateway: "127.0.0.1:8001",
     dataDirectory: "/data",
     labelsFile: "/labels.json",
+    microDirectory: "/micro",
   };
   const agent = agentEnvironment({ ...base, ...controlPlane }, { ...given, token: "" });
   t.match(agent, { HOME: "/home/someone", SKERRY_AGENT_NAME: "site-a", SKERRY_AGENT_LOG_LEVEL: "debug" });

@@ -160,10 +160,9 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     [native, novacron].map((surface) => [surface.name, openApiDocument(surface, version)]),
   );
   const checks = [{ name: "database", check: async () => void (await database.query("select 1")) }];
-  const system = systemSurface({ checks, documents });
   const http = new HttpServer({
-    surfaces: [native, novacron, system],
-    fallback: system,
+    surfaces: [native, novacron],
+    fallback: systemSurface({ checks, documents }),
     authenticator: tokens,
     log,
   });

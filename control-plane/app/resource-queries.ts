@@ -100,10 +100,18 @@ function encodeCursor(at: string, id: string): string {
 function decodeCursor(cursor: string): { at: string; id: string } {
   try {
     const [at, id] = JSON.parse(Buffer.from(cursor, "base64url").toString()) as unknown[];
-    if (typeof at === "string" && typeof id === "string" && /^\d{4}-\d\d-\d\d[ \d:.+-]+$/.test(at))
-      return { at, id };
+    if (typeof at === "string" && typeof id === "string" && isTimestamp(at)) return { at, id };
   } catch {
     // told below, as any other malformed cursor
   }
   throw invalidField("cursor", "is not a cursor of this list");
+}
+
+const timestamp = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,6})?)[+-](?:0\d|1[0-4])(?::[0-5]\d)?$/;
+
+/** What PostgreSQL would refuse must not reach it: 30 February is no cursor either. */
+function isTimestamp(text: string): boolean {
+  const [, day = "", time = ""] = timestamp.exec(text) ?? [];
+  const parsed = new Date(`${day}T${time}Z`);
+  return !Number.isNaN(parsed.getTime()) && parsed.toISOString().startsWith(day);
 }

@@ -50,7 +50,7 @@ export function nativeSurface({ kinds, resources, extras = [] }: NativeOptions):
   const replaced = new Set(extras.map((route) => `${route.method} ${route.path}`));
   const derived = kinds.flatMap((kind) => kindRoutes(kind, resources));
   return {
-    name: "native",
+    name: "skerry",
     title: "Skerry",
     prefixes: [base],
     routes: [...derived.filter((route) => !replaced.has(`${route.method} ${route.path}`)), ...extras],

@@ -33,12 +33,14 @@ export const timeParameter = (description: string, edge: "start" | "end") =>
   z
     .string()
     .transform((text, context) => {
+      const day = text.slice(0, 10);
       const time = dateOnly.test(text)
         ? Date.parse(`${text}T00:00:00Z`) + (edge === "end" ? 86_400_000 - 1 : 0)
         : dateTime.test(text)
           ? Date.parse(text)
           : NaN;
-      if (Number.isNaN(time)) {
+      // The parser takes 30 February for 2 March.
+      if (Number.isNaN(time) || !new Date(`${day}T00:00:00Z`).toISOString().startsWith(day)) {
         context.addIssue({ code: "custom", message: "must be an RFC 3339 time or a date" });
         return z.NEVER;
       }

@@ -31,10 +31,10 @@ export class Router {
   readonly #root = newNode();
   readonly #fallback: Surface;
 
-  /** @param fallback words the errors of paths below no prefix */
+  /** @param fallback words the errors of paths below no prefix, and serves its own routes */
   constructor(surfaces: readonly Surface[], fallback: Surface) {
     this.#fallback = fallback;
-    for (const surface of surfaces) {
+    for (const surface of new Set([...surfaces, fallback])) {
       for (const prefix of surface.prefixes) this.#grow(prefix).node.surface = surface;
       for (const route of surface.routes) this.#add(route);
     }

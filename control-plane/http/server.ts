@@ -23,7 +23,7 @@ import { parseQuery } from "./query.ts";
 
 export interface HttpServerOptions {
   readonly surfaces: readonly Surface[];
-  /** Words the errors of paths below no prefix. */
+  /** Serves what belongs to no API, and words the errors of paths below no prefix. */
   readonly fallback: Surface;
   readonly authenticator: Authenticator;
   readonly log: Logger;

@@ -456,6 +456,7 @@ void t.test("errors and limits", async (t) => {
       "limit=1e3",
       "watch=maybe",
       "name=%00",
+      `cursor=${Buffer.from('["9999-99-99 00:00","x"]').toString("base64url")}`,
     ]) {
       t.equal((await call("GET", `/skerry/v1/instances?${query}`)).status, 400, query);
     }

@@ -90,7 +90,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   };
   const system = systemSurface({ checks: options.checks ?? [], documents });
   const server = new HttpServer({
-    surfaces: [native, novacron, system],
+    surfaces: [native, novacron],
     fallback: system,
     authenticator: tokens,
     log,

@@ -130,6 +130,8 @@ void t.test("query", async (t) => {
     "__proto__.x=1",
     "watch=maybe",
     "since=2025-13-01",
+    "since=2025-02-30",
+    "since=2025-02-28T25:00:00Z",
     "since=1",
     "label.a=%00",
   ]) {

@@ -17,7 +17,7 @@ export interface Scenario {
   /** Leaves an instance that is at rest; undefined when the intent itself makes it. */
   readonly prepare: ((world: World, replica: Replica) => Promise<string>) | undefined;
   /** Says what the user wants; gives the instance's id. */
-  act(replica: Replica, prepared: string): Promise<string>;
+  readonly act: (replica: Replica, prepared: string) => Promise<string>;
   /** The phase that it comes to in the end; undefined: gone. */
   readonly ends: string | undefined;
 }

@@ -5,6 +5,7 @@ import type {
   Incarnation,
   MachineObservation,
   Operation,
+  OperationRecord,
   Step,
   StepResult,
   View,
@@ -19,6 +20,9 @@ import type { Instance, InstanceStatus } from "./instance.resource.ts";
 const lookAgainMs = 15_000;
 /** A download over a slow line takes its time; after this it is given up. */
 const provisionLimitMs = 2 * 3600_000;
+/** Agents are back within half a minute of a restart of theirs or ours; a host away for longer is lost. */
+const hostsBackLimitMs = 10 * 60_000;
+const hostsBackPauseMs = { least: 500, most: 15_000 };
 
 const place: Step<Instance> = {
   name: "place",
@@ -37,6 +41,9 @@ const place: Step<Instance> = {
       seed: operation.id,
     });
     if ("unplaceable" in choice) {
+      if (choice.offlineWouldDo && effects.now() - operation.createdAt.getTime() < hostsBackLimitMs) {
+        return awaitHosts(effects, resource, operation, choice.why);
+      }
       throw new Fault("exhausted", `no host can take it: ${choice.why}`, {
         reason: "NO_HOST",
         detail: { explanation: choice.unplaceable },
@@ -47,6 +54,7 @@ const place: Step<Instance> = {
       commit: async (writes) => {
         const host = await reserveFirst(writes, choice.hosts, amounts);
         const { provider, region, zone } = host;
+        await writes.setProblem(undefined);
         await writes.place({ host_id: host.id, provider, region, zone, explanation: choice.explanation });
         return { host_id: host.id } satisfies PlacedOutput;
       },
@@ -63,6 +71,22 @@ const place: Step<Instance> = {
     };
   },
 };
+
+/** A host that would do is out of reach: says so, and looks again ever more seldom. */
+async function awaitHosts(
+  effects: Effects,
+  resource: Instance,
+  { createdAt }: OperationRecord,
+  why: string,
+): Promise<StepResult> {
+  const since = new Date(effects.now()).toISOString();
+  const message = `waiting for a host: ${why}`;
+  const problem = { reason: "HOSTS_OFFLINE", message, stuck: false, generation: resource.generation, since };
+  await effects.write((writes) => writes.setProblem(problem));
+  const waitedMs = effects.now() - createdAt.getTime();
+  const pauseMs = Math.min(Math.max(waitedMs / 4, hostsBackPauseMs.least), hostsBackPauseMs.most);
+  return { wait: effects.now() + pauseMs, why };
+}
 
 /** Planning was optimistic: the promise is taken from the best host that still has room. */
 async function reserveFirst(

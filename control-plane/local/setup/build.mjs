@@ -14,7 +14,7 @@ export async function buildSources() {
   const stamp = digestOf(files);
   if (readStamp() === stamp) return;
   say("Building (the sources have changed, or this is the first time) ...");
-  run([process.execPath, "node_modules/typescript/bin/tsc", "-p", ".config/tsconfig.build.json"], {
+  await run([process.execPath, "node_modules/typescript/bin/tsc", "-p", ".config/tsconfig.build.json"], {
     failure: "the sources do not compile",
   });
   // Migrations, and the files of the built-in guest: programs read them beside their own code.

@@ -18,7 +18,7 @@ export async function buildMicro(directory, program) {
   if (existsSync(manifest) && statSync(manifest).mtimeMs >= changed) return directory;
   mkdirSync(path.dirname(directory), { recursive: true, mode: 0o700 }); // the data folder is nobody else's
   say("Building the image `micro` from the distribution's kernel and busybox ...");
-  run(program("agent/images/micro/build", [directory]), { failure: "the image could not be built" });
+  await run(program("agent/images/micro/build", [directory]), { failure: "the image could not be built" });
   const now = new Date();
   utimesSync(manifest, now, now);
   return directory;

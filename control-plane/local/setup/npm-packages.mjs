@@ -12,7 +12,7 @@ export async function ensureNpmPackages() {
   if (!reason) return;
   say(`Installing npm packages (${reason}) ...`);
   // Types and tests need the development packages, whatever NODE_ENV says.
-  run(["npm", "ci", "--include=dev", "--no-audit", "--no-fund"], {
+  await run(["npm", "ci", "--include=dev", "--no-audit", "--no-fund"], {
     failure: "the npm packages could not be installed",
     retries: 2,
   });

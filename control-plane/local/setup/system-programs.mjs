@@ -68,7 +68,7 @@ async function apt(argv) {
   const waits = [5, 15, 30, 60];
   for (let attempt = 0; ; attempt++) {
     try {
-      return run(argv, { failure: "the packages could not be installed" });
+      return await run(argv, { failure: "the packages could not be installed" });
     } catch (error) {
       if (attempt >= waits.length) throw error;
       say(

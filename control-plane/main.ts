@@ -92,6 +92,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     concurrency: settings.concurrency,
     pollMs: settings.pollMs,
     sweepMs: settings.sweepMs,
+    chores: { blob_unreferenced: () => blobs.removeUnreferenced() },
   });
   const onChange = () => engine.hint();
   const resources = new ResourceService({ database, events: engine.events, onChange });

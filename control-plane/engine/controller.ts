@@ -72,7 +72,13 @@ export type Decision =
   | { readonly do: "act"; readonly action: string; readonly input?: Json }
   | { readonly do: "start"; readonly operation: string; readonly input: Json }
   /** Look again when something changes, at the latest at `until` (Unix ms). */
-  | { readonly do: "wait"; readonly until: number; readonly why: string }
+  | {
+      readonly do: "wait";
+      readonly until: number;
+      readonly why: string;
+      /** Shown to the owner meanwhile. */
+      readonly problem?: { readonly reason: string; readonly message: string };
+    }
   /** Nothing more to try until the owner changes something; the reason is shown. */
   | { readonly do: "stick"; readonly reason: string; readonly message: string };
 

@@ -13,7 +13,7 @@ import { Orphans } from "./orphans.ts";
 import type { PassDependencies } from "./pass.ts";
 import { Presence } from "./presence.ts";
 import { ReportStore } from "./reports.ts";
-import { Sweep } from "./sweep.ts";
+import { Sweep, type SweepOptions } from "./sweep.ts";
 
 export interface EngineOptions {
   readonly database: Database;
@@ -29,6 +29,7 @@ export interface EngineOptions {
   readonly concurrency: number;
   readonly pollMs: number;
   readonly sweepMs: number;
+  readonly chores?: NonNullable<SweepOptions["chores"]>;
   readonly pausePoint?: NonNullable<PassDependencies["pausePoint"]>;
 }
 
@@ -75,6 +76,7 @@ export class Engine implements AsyncDisposable {
       everyMs: sweepMs,
       reconciledKinds,
       onChange,
+      chores: options.chores ?? {},
     });
     this.#hints.onHint(() => {
       this.#loop.poke();

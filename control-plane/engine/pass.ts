@@ -137,6 +137,10 @@ async function follow(
       if (view.resource.problem) await effects.write((writes) => writes.setProblem(undefined));
       return { go: "rest", until: undefined };
     case "wait":
+      if (decision.problem) {
+        const problem = toProblem(view, decision.problem, false, effects.now());
+        await effects.write((writes) => writes.setProblem(problem));
+      }
       return { go: "rest", until: decision.until };
     case "stick":
       await effects.write((writes) => writes.setProblem(toProblem(view, decision, true, effects.now())));

@@ -17,6 +17,8 @@ export interface SweepOptions {
   /** Kinds that have a controller. */
   readonly reconciledKinds: readonly string[];
   readonly onChange: () => void;
+  /** What else there is to tidy up; each gives how much it found. */
+  readonly chores?: Readonly<Record<string, () => Promise<number>>>;
 }
 
 /** Statements and what they are for; each takes little at a time. */
@@ -85,7 +87,7 @@ export class Sweep implements AsyncDisposable {
 
   /** One sweep; does nothing when another replica is at it. */
   async run(): Promise<void> {
-    const { database, log, reconciledKinds, presence, onChange } = this.#options;
+    const { database, log, reconciledKinds, presence, onChange, chores = {} } = this.#options;
     const found: Record<string, number> = {};
     for (const { name, sql } of statements) {
       const count = await database.transaction(async (tx) => {
@@ -94,6 +96,10 @@ export class Sweep implements AsyncDisposable {
         ]);
         return lock?.mine ? (await tx.query(sql, [reconciledKinds])).length : 0;
       });
+      if (count > 0) found[name] = count;
+    }
+    for (const [name, tidy] of Object.entries(chores)) {
+      const count = await tidy();
       if (count > 0) found[name] = count;
     }
     await presence.sweep();

@@ -56,7 +56,10 @@ function decidePlacement({ resource, references, lastOperation }: View<Instance>
     };
   }
   if (image.phase !== "available") {
-    return { do: "wait", until: now + lookAgainMs, why: "the image is being made available" };
+    const { reason, message } = image.problem ?? {};
+    const problem =
+      reason && message ? { problem: { reason, message: `image ${image.name}: ${message}` } } : {};
+    return { do: "wait", until: now + lookAgainMs, why: "the image is being made available", ...problem };
   }
   const failed =
     lastOperation?.name === "create" && lastOperation.status !== "done" ? lastOperation : undefined;

@@ -69,6 +69,7 @@ export class Tokens {
   readonly #apiKeys: ApiKeyOwners;
   readonly #now: () => number;
   readonly #lifeSeconds: number;
+  readonly #lookups = new Map<string, Promise<Principal>>();
   readonly #known = new BoundedCache<Known>(cachedTokens);
 
   private constructor(pair: KeyPairPem, options: TokensOptions) {
@@ -128,7 +129,16 @@ export class Tokens {
     this.#known.clear();
   }
 
-  async #checkApiKey(secret: string): Promise<Principal> {
+  /** Requests that come while a key is being looked up share the answer. */
+  #checkApiKey(secret: string): Promise<Principal> {
+    const running = this.#lookups.get(secret);
+    if (running) return running;
+    const lookup = this.#lookUp(secret).finally(() => this.#lookups.delete(secret));
+    this.#lookups.set(secret, lookup);
+    return lookup;
+  }
+
+  async #lookUp(secret: string): Promise<Principal> {
     const principal = await this.#apiKeys.findOwner(digestOf(secret));
     if (!principal) {
       this.#known.delete(secret);

@@ -10,7 +10,7 @@ import { enrolmentToken } from "../resources/enrolment-token/enrolment-token.res
 import { image } from "../resources/image/image.resource.ts";
 import { instance } from "../resources/instance/instance.resource.ts";
 import { labelsSchema, listSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
-import { reply } from "./native.ts";
+import { reply } from "./native-kind.ts";
 import { timeParameter } from "./parameters.ts";
 import { defineRoute, type Route } from "./route.ts";
 

@@ -7,6 +7,7 @@ import { request as httpsRequest } from "node:https";
 import type { Duplex } from "node:stream";
 import type { Ctx } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
+import { deadline } from "#kernel/retry.ts";
 import type { RawAnswer } from "./route.ts";
 
 /** Where a host's connection is; throws `unavailable` when no replica holds it. */
@@ -30,7 +31,8 @@ export async function elsewhere(
 
 /** Passes a plain request without a body on and answers with what the other replica says. */
 export async function relayRequest(ctx: Ctx, url: string, request: IncomingMessage): Promise<RawAnswer> {
-  const outgoing = open(ctx, url, request, withoutHopByHop(request.headers));
+  using limit = deadline(connectLimitMs, "reaching the other replica", ctx.signal);
+  const outgoing = open(ctx, url, request, withoutHopByHop(request.headers), limit);
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
     outgoing.once("response", resolve).once("error", (cause) => reject(unreachable(cause)));
     outgoing.end();
@@ -47,7 +49,8 @@ export async function relayUpgrade(
   socket: Duplex,
   head: Buffer,
 ): Promise<void> {
-  const outgoing = open(ctx, url, request, request.headers);
+  using limit = deadline(connectLimitMs, "reaching the other replica", ctx.signal);
+  const outgoing = open(ctx, url, request, request.headers, limit);
   await new Promise<void>((resolve, reject) => {
     outgoing.once("error", (cause) => reject(unreachable(cause)));
     outgoing.once("response", (response) => {
@@ -75,15 +78,23 @@ export async function relayUpgrade(
   });
 }
 
-function open(ctx: Ctx, url: string, request: IncomingMessage, headers: IncomingHttpHeaders) {
+/** @param limit for the answer to begin; after that the stream lives as long as the client's */
+function open(
+  ctx: Ctx,
+  url: string,
+  request: IncomingMessage,
+  headers: IncomingHttpHeaders,
+  limit: AbortSignal,
+) {
   const target = new URL(request.url ?? "/", url);
   const send = target.protocol === "https:" ? httpsRequest : httpRequest;
-  return send(target, {
+  const outgoing = send(target, {
     method: request.method ?? "GET",
     headers: { ...headers, [relayedHeader]: "1", "x-request-id": ctx.requestId },
     signal: ctx.signal,
-    timeout: connectLimitMs,
   });
+  limit.addEventListener("abort", () => outgoing.destroy(limit.reason as Error), { once: true });
+  return outgoing;
 }
 
 function withoutHopByHop(headers: IncomingHttpHeaders): IncomingHttpHeaders {

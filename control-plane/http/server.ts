@@ -56,6 +56,8 @@ export class HttpServer {
   readonly #now: () => number;
   readonly #stopping = new AbortController();
   readonly #server: Server;
+  /** Sockets that are WebSockets now, which the server no longer closes by itself. */
+  readonly #upgraded = new Set<Duplex>();
 
   constructor(options: HttpServerOptions) {
     this.#options = options;
@@ -100,7 +102,10 @@ export class HttpServer {
     this.#stopping.abort(new Fault("unavailable", "the server is stopping", { reason: "STOPPING" }));
     // Connections of streams become idle only now, one by one.
     const sweep = setInterval(() => this.#server.closeIdleConnections(), idleSweepMs);
-    const cutOff = setTimeout(() => this.#server.closeAllConnections(), graceMs);
+    const cutOff = setTimeout(() => {
+      this.#server.closeAllConnections();
+      for (const socket of this.#upgraded) socket.destroy();
+    }, graceMs);
     await closed;
     clearInterval(sweep);
     clearTimeout(cutOff);
@@ -201,6 +206,8 @@ export class HttpServer {
 
   async #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     const startedAt = performance.now();
+    this.#upgraded.add(socket);
+    socket.once("close", () => this.#upgraded.delete(socket));
     socket.on("error", (error) => this.#options.log.debug("http.upgrade_socket", { error }));
     const progress = this.#begin(request, socket);
     let status = 101;

@@ -57,17 +57,20 @@ export class Collection<K extends KindTypes> {
   }
 
   /** Gets one by id. */
-  async get(id: string, options: CallOptions = {}): Promise<Resource<K>> {
-    return (await this.getWithETag(id, options)).resource;
+  get(id: string, options: CallOptions = {}): Promise<Resource<K>> {
+    return this.#transport.required({ ...options, method: "GET", path: this.path(id) });
   }
 
   /** Gets one together with the ETag that `ifMatch` takes. */
-  async getWithETag(id: string, options: CallOptions = {}): Promise<{ resource: Resource<K>; etag: string }> {
-    const response = await this.#transport.response({ ...options, method: "GET", path: this.path(id) });
-    return {
-      resource: (await response.json()) as Resource<K>,
-      etag: response.headers.get("etag") ?? "",
-    };
+  async getWithETag(
+    id: string,
+    options: CallOptions = {},
+  ): Promise<{ readonly resource: Resource<K>; readonly etag: string }> {
+    const call = { ...options, method: "GET", path: this.path(id) } as const;
+    const { body, headers } = await this.#transport.exchange<Resource<K>>(call);
+    const etag = headers.get("etag");
+    if (body && etag !== null) return { resource: body, etag };
+    throw new Fault("internal", `${id} was answered without an ETag`, { reason: "ANSWER_MALFORMED" });
   }
 
   /**

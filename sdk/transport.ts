@@ -80,9 +80,14 @@ export class Transport {
 
   /** The JSON body of the answer; undefined when it has none. */
   async json<T>(call: Call): Promise<T | undefined> {
+    return (await this.exchange<T>(call)).body;
+  }
+
+  /** The JSON body of the answer together with its headers. */
+  exchange<T>(call: Call): Promise<{ readonly body: T | undefined; readonly headers: Headers }> {
     return this.#perform(call, async (response) => {
       const text = await response.text();
-      return text === "" ? undefined : parseAnswer<T>(text);
+      return { headers: response.headers, body: text === "" ? undefined : parseAnswer<T>(text) };
     });
   }
 
@@ -90,9 +95,8 @@ export class Transport {
   async required<T>(call: Call): Promise<T> {
     const body = await this.json<T>(call);
     if (body !== undefined) return body;
-    throw new Fault("internal", `${call.method} ${call.path} was answered without a body`, {
-      reason: "ANSWER_MALFORMED",
-    });
+    const message = `${call.method} ${call.path} was answered without a body`;
+    throw new Fault("internal", message, { reason: "ANSWER_MALFORMED" });
   }
 
   /** The answer as soon as its headers are there; its body is the caller's to read, without time limit. */

@@ -499,6 +499,34 @@ await t.test("the console types what stdin has and shows what comes", async (t) 
   t.equal(server.asked.find(({ path }) => path.endsWith("/console"))?.query.get("offset"), "0");
 });
 
+await t.test("on a terminal the console is raw, and Ctrl-] leaves it", async (t) => {
+  const { server, env } = await world(t);
+  server.on(`GET ${instances}`, page([web]));
+  const typed: string[] = [];
+  server.onConsole((socket) => {
+    socket.on("message", (data: Buffer) => typed.push(data.toString()));
+    socket.send(Buffer.from("# "));
+  });
+  const modes: boolean[] = [];
+  const keyboard = Object.assign(new PassThrough(), {
+    isTTY: true,
+    setRawMode: (raw: boolean) => modes.push(raw),
+  });
+  const [stdout, stderr] = [new PassThrough(), new PassThrough()];
+  const stdin = keyboard as unknown as Terminal["stdin"];
+  const { signal } = new AbortController();
+  const leaving = runCommand(["vm", "console", "web"], { stdin, stdout, stderr, env, signal });
+  await until(() => stdout.readableLength > 0);
+  keyboard.write("\u0003top\r");
+  await until(() => typed.length > 0);
+  keyboard.write("q\u001dnever sent");
+  t.equal(await leaving, 0);
+  t.equal(typed[0], "\u0003top\r", "Ctrl-C belongs to the guest");
+  t.notMatch(typed.join(""), "never");
+  t.same(modes, [true, false], "the terminal is given back as it was");
+  t.match(String(stderr.read()), /Joining web; Ctrl-\] leaves\.\n\nLeft web\./);
+});
+
 await t.test("with a real cloud: create, show, resize, stop, start, remove", async (t) => {
   let gateway = 0;
   const gatewayPort = (port: number) => Promise.resolve((gateway = port));

@@ -106,9 +106,10 @@ await t.test("answers become faults, whoever gives them", async (t) => {
     await t.rejects(cloud.instances.get(id), { code, retryable: false }, `${status}`);
   }
   server.on(`GET ${instances}/${id}`, { body: "<html>some other site</html>" });
-  await t.rejects(cloud.hosts.update(id, {}), { code: "notFound" });
-  server.on(`GET ${instances}`, { body: "<html>some other site</html>" });
-  t.equal(await reasonOf(cloud.instances.list().all()), "ANSWER_MALFORMED");
+  await t.rejects(cloud.instances.get(id), { code: "internal", reason: "ANSWER_MALFORMED" });
+  await t.rejects(cloud.instances.getWithETag(id), { code: "internal", reason: "ANSWER_MALFORMED" });
+  server.on(`GET ${instances}/${id}`, { status: 204 });
+  await t.rejects(cloud.instances.get(id), { code: "internal", reason: "ANSWER_MALFORMED" });
 });
 
 await t.test("a silent cloud costs the time limit and no more; a caller may leave at any time", async (t) => {

@@ -101,10 +101,12 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     memory: settings.overcommitMemory,
     disk: settings.overcommitDisk,
   };
+  let gatewayPort = settings.gatewayPort;
   const enrolment = new Enrolment({
     database,
     resources,
     pin: authority.pin,
+    gateway: () => `${settings.gatewayNames[0] ?? settings.gatewayListen}:${String(gatewayPort)}`,
     overcommit,
     log,
     now,
@@ -125,6 +127,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     keepAliveMs: settings.gatewayKeepAliveMs,
   });
 
+  gatewayPort = gateway.port;
   using _removed = engine.events.subscribe((events) => {
     for (const { type, resourceId } of events) if (type === "host.deleted") gateway.disconnect(resourceId);
   });

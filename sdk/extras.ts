@@ -134,7 +134,11 @@ export function hostExtras(transport: Transport) {
 }
 
 /** The answer to creating an enrolment token: the only time that it is shown. */
-export type IssuedEnrolmentToken = EnrolmentToken & { readonly token: string };
+export type IssuedEnrolmentToken = EnrolmentToken & {
+  readonly token: string;
+  /** host:port that the new host's agent dials. */
+  readonly gateway: string;
+};
 
 /** Letting hosts join. */
 export function enrolmentTokenExtras(tokens: Pick<Collection<EnrolmentTokenKind>, "create">) {

@@ -29,6 +29,8 @@ export interface EnrolmentOptions {
   readonly resources: ResourceService;
   /** Pin of the cloud's authority, see kernel/pin. */
   readonly pin: string;
+  /** host:port at which agents reach the cloud. */
+  readonly gateway: () => string;
   readonly overcommit: HostSpec["overcommit"];
   readonly log: Logger;
   readonly now: () => number;
@@ -45,8 +47,11 @@ export class Enrolment implements HostRegistry {
   }
 
   /** Makes a token; its text is in this answer only, the database keeps a digest. */
-  async createToken(ctx: Ctx, input: CreateInput): Promise<{ resource: Resource; token: string }> {
-    const { resources, now, pin } = this.#options;
+  async createToken(
+    ctx: Ctx,
+    input: CreateInput,
+  ): Promise<{ resource: Resource; token: string; gateway: string }> {
+    const { resources, now, pin, gateway } = this.#options;
     const { expires_in_seconds } = parseInput(enrolmentTokenSpec, input.spec ?? {}, "spec");
     const secret = randomBytes(24).toString("base64url");
     const observed: EnrolmentTokenStatus = {
@@ -63,7 +68,8 @@ export class Enrolment implements HostRegistry {
     };
     await resources.create(ctx, enrolmentToken, input, { respond }, { observed });
     if (!made) throw new Fault("internal", "the token was not stored");
-    return { resource: made, token: formatEnrolmentToken({ id: made.id, secret, pin }) };
+    const token = formatEnrolmentToken({ id: made.id, secret, pin });
+    return { resource: made, token, gateway: gateway() };
   }
 
   async enrol(request: HostToEnrol): Promise<{ hostId: string }> {

@@ -22,7 +22,10 @@ export interface ExtrasOptions {
   readonly imageContent: { upload(ctx: Ctx, id: string, content: IncomingMessage): Promise<unknown> };
   /** Makes a token and its secret, which is never seen again. */
   readonly enrolmentTokens: {
-    create(ctx: Ctx, input: CreateInput): Promise<{ readonly resource: Resource; readonly token: string }>;
+    create(
+      ctx: Ctx,
+      input: CreateInput,
+    ): Promise<{ readonly resource: Resource; readonly token: string; readonly gateway: string }>;
   };
   readonly metrics: Pick<MetricsQuery, "machine">;
   issueOperatorCertificate(
@@ -191,13 +194,16 @@ function hostRoutes(options: ExtrasOptions): Route[] {
       answers: {
         201: {
           description: "the token",
-          schema: resourceSchema(enrolmentToken).extend({ token: z.string() }),
+          schema: resourceSchema(enrolmentToken).extend({
+            token: z.string(),
+            gateway: z.string().describe("host:port that the new host's agent dials"),
+          }),
         },
       },
       async handle({ ctx, body: { name, labels, spec } }) {
         const input = { name, ...(labels && { labels }), spec: spec ?? {} };
-        const { resource, token } = await options.enrolmentTokens.create(ctx, input);
-        return { status: 201, headers: secret, body: { ...toNative(resource), token } };
+        const { resource, token, gateway } = await options.enrolmentTokens.create(ctx, input);
+        return { status: 201, headers: secret, body: { ...toNative(resource), token, gateway } };
       },
     }),
     defineRoute({

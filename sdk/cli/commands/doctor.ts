@@ -86,7 +86,7 @@ async function freePorts({ terminal: { env } }: Session): Promise<readonly Findi
   ];
 }
 
-const gatewayPort = (env: Session["terminal"]["env"]): number => Number(env["SKERRY_GATEWAY_PORT"] ?? 8443);
+const gatewayPort = (env: Session["terminal"]["env"]): number => Number(env["SKERRY_GATEWAY_PORT"] ?? 8001);
 
 async function checkGateway({ terminal: { env } }: Session, hostname: string): Promise<Finding> {
   const port = gatewayPort(env);

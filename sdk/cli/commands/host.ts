@@ -88,10 +88,9 @@ async function issueToken(session: Session, options: { name?: string; expires?: 
   const issued = await enrolmentTokens.issue({ name: name ?? "enrolment", spec }, { signal: session.signal });
   session.out.raw(session.out.format === "table" ? `${issued.token}\n` : "");
   if (session.out.format !== "table") session.out.done("", issued);
-  const { hostname } = new URL((await session.connection()).url);
   session.note("Shown this once. On the new host run:");
   session.note(
-    `  skerry agent join --gateway ${hostname}:8443${name ? ` --name ${name}` : ""} --token <token>`,
+    `  skerry agent join --gateway ${issued.gateway}${name ? ` --name ${name}` : ""} --token <token>`,
   );
 }
 

@@ -169,7 +169,8 @@ async function makeSocketDirectory(directory: string, user: PostgresUser): Promi
   await mkdir(chosen, { recursive: true, mode: 0o700 });
   // Below a folder that all may write to, somebody else may have been first.
   const found = await lstat(chosen);
-  if (!found.isDirectory() || ![process.getuid?.(), user.uid].includes(found.uid)) {
+  const isOurs = found.isDirectory() && [process.getuid?.(), user.uid].includes(found.uid);
+  if (chosen === short && !isOurs) {
     throw new Fault("unavailable", "the folder for PostgreSQL's socket belongs to somebody else", {
       reason: "SOCKET_FOLDER_TAKEN",
       detail: { folder: chosen },

@@ -4,25 +4,29 @@
  * looks at what is true now. So nothing is lost when several arrive at once or the agent restarts.
  */
 import { equals } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Fault, isFault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs } from "#kernel/retry.ts";
 import {
   type Image,
   type Machine,
-  MachineSchema,
   type MachineSpec,
   MachineSpecSchema,
   MachineState,
   Power,
 } from "#gen/skerry/agent/v1/machine_pb.js";
-import type { DriverMachine, LocalImage, MachineDriver, MachineEvent } from "../drivers/driver.ts";
+import type {
+  DriverMachine,
+  LocalImage,
+  MachineDriver,
+  MachineEvent,
+  MachinePlan,
+} from "../drivers/driver.ts";
 import type { ChangeFeed } from "./change-feed.ts";
 import { type Halt, type Intent, isTombstone, type LedgerEntry, newProgress } from "./entry.ts";
 import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
 import type { Ledger } from "./ledger.ts";
-import { type Activity, toMachine } from "./machine-view.ts";
+import { MachineStatus } from "./machine-status.ts";
 import { decideRestart, recentCrashes, type RestartLimits } from "./restart-policy.ts";
 import { Waiters } from "./waiters.ts";
 
@@ -70,11 +74,7 @@ export class ManagedMachine {
   readonly id: string;
   readonly #deps: MachineDeps;
   readonly #idle = new Waiters();
-  #observed: DriverMachine | undefined;
-  #activity: Activity | undefined;
-  #image = { done: 0n, total: 0n };
-  #imageToldMs = 0;
-  #told: Machine | undefined;
+  readonly #status: MachineStatus;
   #accepting = 0;
   #attempt = 0;
   #unconverged = false;
@@ -87,6 +87,9 @@ export class ManagedMachine {
   constructor(id: string, deps: MachineDeps) {
     this.id = id;
     this.#deps = deps;
+    const { ledger, changes, now, timing } = deps;
+    const { progressMs } = timing;
+    this.#status = new MachineStatus({ id, driver: deps.driver.name, ledger, changes, now, progressMs });
   }
 
   /** Nothing left to remember but the tombstone. */
@@ -97,13 +100,13 @@ export class ManagedMachine {
 
   /** The machine as last told; undefined when there is none. */
   get view(): Machine | undefined {
-    return this.#told;
+    return this.#status.view;
   }
 
   /** What recovery found of it. */
   adopt(observed: DriverMachine | undefined): void {
-    this.#observed = observed;
-    this.#tell();
+    this.#status.observed = observed;
+    this.#status.tell();
     this.#converge();
   }
 
@@ -120,8 +123,8 @@ export class ManagedMachine {
     }
     this.#attempt = 0;
     // What became of the last intent says nothing about this one.
-    if (!this.#pass) this.#activity = undefined;
-    this.#tell();
+    if (this.#pass) this.#status.tell();
+    else this.#status.settle();
     this.#converge();
   }
 
@@ -150,7 +153,7 @@ export class ManagedMachine {
   async pullPlug(signal: AbortSignal): Promise<void> {
     const entry = this.#deps.ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
-    if (!entry || !spec || !isRunning(this.#observed)) return;
+    if (!entry || !spec || !this.#status.isRunning) return;
     const off = { ...spec, power: Power.OFF, stopTimeoutSeconds: 0 };
     await this.#deps.driver.ensure(this.#plan(entry, off), signal);
   }
@@ -168,7 +171,9 @@ export class ManagedMachine {
       .catch((thrown: unknown) => this.#giveUp(toFault(thrown)))
       .finally(() => {
         this.#working = undefined;
-        if (!this.#wait) this.#idle.release();
+        // Something may have come between the loop's last look and now.
+        if (this.#unconverged || this.#event) this.#work();
+        else if (!this.#wait) this.#idle.release();
       });
   }
 
@@ -198,7 +203,7 @@ export class ManagedMachine {
       this.#attempt = 0;
       this.#deps.log.info("machine.pass", { ...facts, ms: this.#deps.now() - startedMs });
     } catch (thrown) {
-      this.#observed = await this.#deps.driver.inspect(this.id); // half done: see how far it came
+      this.#status.observed = await this.#deps.driver.inspect(this.id); // half done: see how far it came
       if (pass.signal.aborted) return; // a newer intent or the agent's end is why; both are dealt with
       const fault = toFault(thrown);
       this.#deps.log.warn("machine.pass", { ...facts, ms: this.#deps.now() - startedMs, fault });
@@ -216,7 +221,7 @@ export class ManagedMachine {
       if (intent.fence.generation <= progress.halt.generation) return this.#rest(progress.halt);
       ledger.noteSoon(this.id, { halt: undefined });
     }
-    if (!this.#observed && intent.fence.generation <= progress.generationReached) throw lost();
+    if (!this.#status.observed && intent.fence.generation <= progress.generationReached) throw lost();
     const image = await this.#findImage(progress.image, spec, signal);
     const hostPorts = await chooseHostPorts(spec.forwards, progress.hostPorts, (port) =>
       isPromised(ledger, this.id, port),
@@ -224,30 +229,26 @@ export class ManagedMachine {
     // On disk before the driver starts: recovery can only find what it has the files' names of.
     if (!progress.image) await ledger.note(this.id, { image, hostPorts });
     else ledger.noteSoon(this.id, { image, hostPorts });
-    if (on && spec.restarts > progress.restarts && isRunning(this.#observed)) {
-      this.#show(STOPPING);
-      this.#observed = await driver.ensure(this.#plan(entry, { ...spec, power: Power.OFF }), signal);
+    if (on && spec.restarts > progress.restarts && this.#status.isRunning) {
+      this.#status.show(STOPPING);
+      this.#status.observed = await driver.ensure(this.#plan(entry, { ...spec, power: Power.OFF }), signal);
     }
     // Noted while it is off: a restart of the agent from here on starts it and does not stop it again.
     if (spec.restarts > progress.restarts) await ledger.note(this.id, { restarts: spec.restarts });
-    if (on !== isRunning(this.#observed)) this.#show(on ? STARTING : STOPPING);
-    this.#observed = await driver.ensure(this.#plan(entry, spec), signal);
+    if (on !== this.#status.isRunning) this.#status.show(on ? STARTING : STOPPING);
+    this.#status.observed = await driver.ensure(this.#plan(entry, spec), signal);
     ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
-    this.#activity = undefined;
-    this.#tell();
+    this.#status.settle();
   }
 
   async #remove(entry: LedgerEntry, signal: AbortSignal): Promise<void> {
-    const { driver, ledger, changes } = this.#deps;
-    this.#show(STOPPING);
+    const { driver, ledger } = this.#deps;
+    this.#status.show(STOPPING);
     await driver.remove(this.id, this.#deps.directoryOf(this.id), signal);
-    this.#observed = undefined;
-    const { fence } = entry.intent;
     const seq = ledger.nextSeq(this.id);
-    await ledger.note(this.id, { ...newProgress(seq), gone: { atMs: this.#deps.now(), fence } });
-    this.#told = undefined;
-    this.#activity = undefined;
-    changes.publish({ removed: { id: this.id, seq, fence } });
+    const gone = { atMs: this.#deps.now(), fence: entry.intent.fence };
+    await ledger.note(this.id, { ...newProgress(seq), gone });
+    this.#status.forget();
   }
 
   /** A machine that has been made keeps its files; only a start wants them checked again. */
@@ -256,21 +257,21 @@ export class ManagedMachine {
     spec: MachineSpec,
     signal: AbortSignal,
   ): Promise<LocalImage> {
-    if (known && (spec.power !== Power.ON || isRunning(this.#observed))) return known;
+    if (known && (spec.power !== Power.ON || this.#status.isRunning)) return known;
     if (!spec.image) throw new Fault("invalid", "the machine has no image", { reason: "IMAGE_MISSING" });
-    if (!this.#observed) this.#show(PREPARING);
-    return this.#deps.images.ensure(spec.image, (done, total) => this.#tellImage(done, total), signal);
+    if (!this.#status.observed) this.#status.show(PREPARING);
+    return this.#deps.images.ensure(spec.image, (done, total) => this.#status.showImage(done, total), signal);
   }
 
   /** Looks at what an event was about. An end that nobody asked for is answered by the restart policy. */
   async #look(event: MachineEvent): Promise<void> {
     const { driver, ledger, log, now, timing } = this.#deps;
-    this.#observed = await driver.inspect(this.id);
-    this.#tell();
+    this.#status.observed = await driver.inspect(this.id);
+    this.#status.tell();
     const entry = ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
-    if (!entry || spec?.power !== Power.ON || this.#wait || isRunning(this.#observed)) return;
-    if (!this.#observed) return this.#converge();
+    if (!entry || spec?.power !== Power.ON || this.#wait || this.#status.isRunning) return;
+    if (!this.#status.observed) return this.#converge();
     if (event.type !== "ended") return;
 
     const { progress, intent } = entry;
@@ -295,7 +296,7 @@ export class ManagedMachine {
     ledger.noteSoon(this.id, { crashes: progress.crashes + 1n, crashedAtMs });
     if (decision.do === "give-up") {
       const message = `the machine ended ${String(crashedAtMs.length)} times in a short while`;
-      return this.#show(FAILED, "CRASH_LOOP", message);
+      return this.#status.show(FAILED, "CRASH_LOOP", message);
     }
     this.#later(
       decision.attempt,
@@ -306,18 +307,18 @@ export class ManagedMachine {
   }
 
   #rest({ reason, message }: Halt): void {
-    this.#show(STOPPED, reason, message);
+    this.#status.show(STOPPED, reason, message);
   }
 
   #retryOrGiveUp(fault: Fault): void {
     if (!fault.retryable || this.#attempt + 1 >= this.#deps.timing.attempts) return this.#giveUp(fault);
-    const state = this.#activity?.state ?? STARTING;
+    const state = this.#status.activity?.state ?? STARTING;
     this.#later(this.#attempt++, state, fault.reason, fault.message);
   }
 
   #giveUp(fault: Fault): void {
     if (isFault(fault, "internal")) this.#deps.log.error("machine.bug", { machine: this.id, fault });
-    this.#show(FAILED, fault.reason, fault.message);
+    this.#status.show(FAILED, fault.reason, fault.message);
   }
 
   /** Converges again after a wait, and says so meanwhile. */
@@ -325,44 +326,10 @@ export class ManagedMachine {
     if (this.#closed || this.#unconverged) return;
     const waitMs = backoffMs(attempt, this.#deps.timing.backoff);
     this.#wait = setTimeout(() => this.#converge(), waitMs);
-    this.#show(state, reason, `${why}; trying again in ${(waitMs / 1000).toFixed(1)} s`);
+    this.#status.show(state, reason, `${why}; trying again in ${(waitMs / 1000).toFixed(1)} s`);
   }
 
-  #show(state: MachineState, reason = "", message = ""): void {
-    this.#activity = { state, reason, message };
-    this.#tell();
-  }
-
-  #tellImage(done: bigint, total: bigint): void {
-    this.#image = { done, total };
-    const now = this.#deps.now();
-    if (done < total && now - this.#imageToldMs < this.#deps.timing.progressMs) return;
-    this.#imageToldMs = now;
-    this.#tell();
-  }
-
-  /** Publishes the machine when it differs from what was told last. */
-  #tell(): void {
-    const { ledger, driver, changes, now } = this.#deps;
-    const entry = ledger.find(this.id);
-    if (!entry || isTombstone(entry)) return;
-    const view = toMachine({
-      entry,
-      observed: this.#observed,
-      activity: this.#activity,
-      driver: driver.name,
-      image: this.#image,
-    });
-    const told = this.#told;
-    if (told) {
-      const { seq, observedAt } = told;
-      if (equals(MachineSchema, Object.assign({ ...view }, { seq, observedAt }), told)) return;
-    }
-    this.#told = Object.assign(view, { seq: ledger.nextSeq(this.id), observedAt: timestampFromMs(now()) });
-    changes.publish({ changed: this.#told });
-  }
-
-  #plan(entry: LedgerEntry, spec: MachineSpec) {
+  #plan(entry: LedgerEntry, spec: MachineSpec): MachinePlan {
     const { progress } = this.#deps.ledger.find(this.id) ?? entry;
     if (!progress.image) throw new Fault("internal", "the machine's files are not known");
     return {
@@ -372,10 +339,6 @@ export class ManagedMachine {
       directory: this.#deps.directoryOf(this.id),
     };
   }
-}
-
-function isRunning(observed: DriverMachine | undefined): boolean {
-  return observed !== undefined && observed.state !== "stopped";
 }
 
 function isSame(a: Intent, b: Intent): boolean {

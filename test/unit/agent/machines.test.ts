@@ -1,6 +1,7 @@
 import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import t from "tap";
 import { create } from "@bufbuild/protobuf";
 import { silentLogger } from "#kernel/log.ts";
@@ -439,6 +440,51 @@ await t.test("consoles: shared, followed, rotated", async (t) => {
   leave.abort();
   await following;
   t.equal(await reasonOf(() => consoles.join("vm-2")), "NOT_FOUND");
+});
+
+await t.test("whatever comes in whatever order, the newest intent is reached", async (t) => {
+  const restarts = { crashes: 1000, windowMs: 60_000 };
+  await using host = await Host.start({
+    timing: { ...defaultTiming, backoff: { baseMs: 2, capMs: 5 }, restarts },
+  });
+  for (const id of ["vm-a", "vm-b"]) await host.ensure(id, 2);
+  const step = fc.record({
+    machine: fc.constantFrom("vm-a", "vm-b"),
+    act: fc.constantFrom("on", "off", "restart", "remove", "crash", "late", "pause"),
+  });
+  let generation = 2;
+  let asked = 0n;
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 12 }), fc.nat(2), async (steps, delayMs) => {
+      host.driver.set({ delayMs });
+      const wanted = new Map<string, "on" | "off" | "gone">();
+      const work: Promise<unknown>[] = [];
+      for (const { machine, act } of steps) {
+        const next = ++generation;
+        if (act === "on" || act === "off") {
+          work.push(
+            host.ensure(machine, next, { power: act === "on" ? Power.ON : Power.OFF, restarts: asked }, 0),
+          );
+          wanted.set(machine, act);
+        } else if (act === "restart") {
+          work.push(host.ensure(machine, next, { restarts: ++asked }, 0));
+          wanted.set(machine, "on");
+        } else if (act === "remove") {
+          work.push(host.remove(machine, next, 0));
+          wanted.set(machine, "gone");
+        } else if (act === "crash") await host.driver.end(machine, false);
+        else if (act === "late") work.push(reasonOf(host.ensure(machine, 1, { vcpus: 9 }, 0)));
+        else await new Promise(setImmediate);
+      }
+      await Promise.allSettled(work);
+      for (const [id, state] of wanted) {
+        const reached = { on: "running", off: "stopped", gone: undefined }[state];
+        await until(async () => (await host.driver.inspect(id))?.state === reached);
+        t.not(host.ledger.find(id)?.intent.spec?.vcpus, 9, "a late command had no effect");
+      }
+    }),
+    { numRuns: 60 },
+  );
 });
 
 await t.test("a damaged record takes no other with it", async (t) => {

@@ -1,7 +1,7 @@
 import { cpus } from "node:os";
 import type { Skerry } from "#sdk/index.ts";
 import { parseTopology } from "#cp/local/topology.ts";
-import type { BenchContext, Benchmark } from "./support/benchmark.ts";
+import type { Benchmark } from "./support/benchmark.ts";
 import { benchCloud, roomyControlPlane, smallest } from "./support/cloud.ts";
 import { timeInFlight } from "./support/in-flight.ts";
 import { median, percentile, round } from "./support/statistics.ts";
@@ -26,10 +26,10 @@ export const benchmark: Benchmark = {
     });
     await using watch = await InstanceWatch.open(client, bench.signal);
     bench.say("Warming up ...");
-    await runRound(client, watch, bench, "warm", warmUpCreates);
+    await runRound(client, watch, "warm", warmUpCreates);
     const results = [];
     for (let index = 1; index <= rounds; index++) {
-      const result = await runRound(client, watch, bench, `r${index}`, creates);
+      const result = await runRound(client, watch, `r${index}`, creates);
       bench.say(
         `round ${index}: median ${result.medianMs.toFixed(0)} ms, p99 ${result.p99Ms.toFixed(0)} ms, ` +
           `${result.perSecond.toFixed(0)} creates/s, ${result.deletesPerSecond.toFixed(0)} deletes/s`,
@@ -59,19 +59,13 @@ function listHosts() {
 }
 
 /** Creates, waits for each to run, deletes all again. */
-async function runRound(
-  client: Skerry,
-  watch: InstanceWatch,
-  { signal }: BenchContext,
-  label: string,
-  count: number,
-) {
+async function runRound(client: Skerry, watch: InstanceWatch, label: string, count: number) {
   const ids: string[] = [];
   const started = performance.now();
   const durations = await timeInFlight(count, inFlight, async (index) => {
     const name = `${label}-${index}`;
     const running = watch.untilRunning(name);
-    const { id } = await client.instances.create({ name, spec: smallest }, { signal });
+    const { id } = await client.instances.create({ name, spec: smallest });
     ids.push(id);
     await running;
   });
@@ -80,7 +74,7 @@ async function runRound(
   await timeInFlight(count, inFlight, async (index) => {
     const id = ids[index] ?? "";
     const gone = watch.untilGone(id);
-    await client.instances.delete(id, { signal });
+    await client.instances.delete(id);
     await gone;
   });
   return {

@@ -58,7 +58,7 @@ export class InstanceWatch implements AsyncDisposable {
 
   #wait(key: string, what: string): Promise<void> {
     if (this.#failure) return Promise.reject(this.#failure);
-    const limit = deadline(waitLimitMs, `waiting for ${what}`, this.#stop.signal);
+    const limit = deadline(waitLimitMs, `waiting for ${what}`);
     return new Promise<void>((resolve, reject) => {
       const end = (failure?: Error) => (failure ? reject(failure) : resolve());
       this.#waiting.set(key, end);

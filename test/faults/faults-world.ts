@@ -75,7 +75,12 @@ export async function listMachines(cloud: TestCloud): Promise<readonly (Machine 
 
 /** Folders of machines on the hosts' disks, by id. */
 export async function listMachineFolders(cloud: TestCloud): Promise<string[]> {
-  const folders = cloud.agents.map(({ dataDirectory }) => readdir(join(dataDirectory, "machines")));
+  const folders = cloud.agents.map(({ dataDirectory }) =>
+    readdir(join(dataDirectory, "machines")).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === "ENOENT") return []; // a host that never had a machine
+      throw error;
+    }),
+  );
   return (await Promise.all(folders)).flat().sort();
 }
 

@@ -186,9 +186,9 @@ async function commitStep(
 ): Promise<void> {
   const output = (await result.commit?.(writes)) ?? result.done;
   await recordStep(writes.tx, operation, record, step, "done", output);
-  if (step === operation.steps.at(-1)) await setStatus(writes.tx, record.id, "done", undefined);
 }
 
+/** Stores a step's outcome; the last step that is done ends the operation with it. */
 async function recordStep(
   tx: Tx,
   operation: Operation,
@@ -197,12 +197,14 @@ async function recordStep(
   status: "done" | "undone",
   output: Json,
 ): Promise<void> {
+  const ends = status === "done" && step === operation.steps.at(-1);
   await tx.query(
     `with step as (
        insert into operation_step (operation_id, name, position, status, output) values ($1, $2, $3, $4, $5)
        on conflict (operation_id, name) do update set status = $4, output = $5, updated_at = now())
-     update operation set attempt = 0, updated_at = now() where id = $1`,
-    [record.id, step.name, operation.steps.indexOf(step), status, JSON.stringify(output)],
+     update operation set attempt = 0, updated_at = now(), status = case when $6 then 'done' else status end,
+       ended_at = case when $6 then now() end where id = $1`,
+    [record.id, step.name, operation.steps.indexOf(step), status, JSON.stringify(output), ends],
     "operation_step",
   );
 }

@@ -79,12 +79,7 @@ export class ReportStore {
     await tx.query("select 1 from work where key = any($1) order by key for update", [named], "work_lock");
 
     const changed = await observeMachines(tx, registry, hostId, report.machines.map(toObservation), log);
-    const gone = await tx.query<{ id: string }>(
-      `delete from incarnation i using jsonb_to_recordset($2) as x(id text, seq bigint)
-       where i.host_id = $1 and i.resource_id = x.id and i.seq < x.seq returning i.resource_id as id`,
-      [hostId, JSON.stringify(report.removed.map(({ id, seq }) => ({ id, seq: Number(seq) })))],
-      "incarnation_removed",
-    );
+    const gone = report.removed.length > 0 ? await this.#storeRemoved(tx, hostId, report.removed) : [];
     const { absent, doubtful } = report.full
       ? await this.#markAbsent(
           tx,
@@ -92,14 +87,27 @@ export class ReportStore {
           report.machines.map(({ id }) => id),
         )
       : { absent: [], doubtful: false };
-    const lost = [...gone.map(({ id }) => id), ...absent];
+    const lost = [...gone, ...absent];
     await recomputeObserved(tx, registry, lost, log);
-    await tx.query(
-      "update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()) where key = any($1)",
-      [[...changed, ...lost]],
-      "work_dirty",
-    );
+    const dirty = [...changed, ...lost];
+    if (dirty.length > 0) {
+      await tx.query(
+        "update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()) where key = any($1)",
+        [dirty],
+        "work_dirty",
+      );
+    }
     return doubtful;
+  }
+
+  async #storeRemoved(tx: Tx, hostId: string, removed: ReportRequest["removed"]): Promise<string[]> {
+    const gone = await tx.query<{ id: string }>(
+      `delete from incarnation i using jsonb_to_recordset($2) as x(id text, seq bigint)
+       where i.host_id = $1 and i.resource_id = x.id and i.seq < x.seq returning i.resource_id as id`,
+      [hostId, JSON.stringify(removed.map(({ id, seq }) => ({ id, seq: Number(seq) })))],
+      "incarnation_removed",
+    );
+    return gone.map(({ id }) => id);
   }
 
   /** Machines that a full report does not name do not exist there, unless they are newer than the report may be. */

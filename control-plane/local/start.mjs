@@ -10,6 +10,7 @@ import { buildSources, runBuilt, runSource } from "./setup/build.mjs";
 import { ensureNpmPackages } from "./setup/npm-packages.mjs";
 import { requireNode } from "./setup/node-version.mjs";
 import { ensureSystemPrograms } from "./setup/system-programs.mjs";
+import { ensureTapPlugins } from "./setup/tap.mjs";
 import { root, SetupError, runToEnd } from "./setup/steps.mjs";
 
 const [mode, ...rest] = process.argv.slice(2).some((argument) => argument.startsWith("--"))
@@ -38,10 +39,12 @@ const modes = {
     });
   },
   "--test": async () => {
+    await ensureTapPlugins();
     const micro = await buildMicro(testMicro, runSource);
     return runToEnd(runSource("test/support/run", rest), { SKERRY_MICRO_DIR: micro });
   },
   "--setup-only": async () => {
+    await ensureTapPlugins();
     await buildMicro(testMicro, runSource);
     return 0;
   },

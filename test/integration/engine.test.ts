@@ -20,8 +20,10 @@ import { until } from "#test/support/until.ts";
 
 const GiB = 1024 ** 3;
 
+const databaseUrl = await withDatabase(t);
+
 async function worldOf(t: Test, options: WorldOptions = {}): Promise<World> {
-  const world = await World.start(await withDatabase(t), options);
+  const world = await World.start(databaseUrl, options);
   t.teardown(() => world.stop());
   return world;
 }

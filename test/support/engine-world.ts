@@ -170,6 +170,7 @@ export class World {
   static async start(url: string, options: WorldOptions = {}): Promise<World> {
     const { hosts = 2, cpus = 4, log = silentLogger } = options;
     const world = new World(url, log);
+    await world.#clear();
     await insertResource(world.database, imageKind, {
       id: newId("img"),
       project: "root",
@@ -191,6 +192,14 @@ export class World {
     this.#url = url;
     this.#log = log;
     this.database = new Database({ url, maxConnections: 4, log: silentLogger });
+  }
+
+  /** Tests of a file share its database, one after the other. */
+  async #clear(): Promise<void> {
+    const tables = await this.database.query<{ name: string }>(
+      "select tablename as name from pg_tables where schemaname = 'public' and tablename <> 'schema_migration'",
+    );
+    await this.database.query(`truncate ${tables.map(({ name }) => name).join(", ")} cascade`);
   }
 
   async addHost(name: string, cpus: number): Promise<WorldHost> {

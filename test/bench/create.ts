@@ -3,9 +3,10 @@ import type { Skerry } from "#sdk/index.ts";
 import { parseTopology } from "#cp/local/topology.ts";
 import type { Benchmark } from "./support/benchmark.ts";
 import { benchCloud, roomyControlPlane, smallest } from "./support/cloud.ts";
-import { timeInFlight } from "./support/in-flight.ts";
-import { median, percentile, round } from "./support/statistics.ts";
 import { InstanceWatch } from "./support/instance-watch.ts";
+import { timeInFlight } from "./support/in-flight.ts";
+import { cpuSeconds, cpuSecondsOfFamily } from "./support/process-usage.ts";
+import { median, percentile, round } from "./support/statistics.ts";
 
 const rounds = 3;
 const creates = 500;
@@ -20,16 +21,22 @@ export const benchmark: Benchmark = {
     `from the request until a client's watch shows \`running\`; ${rounds} rounds, medians of their figures.`,
 
   async run(bench) {
-    const { client } = await benchCloud(bench, {
+    const { cloud, client, database } = await benchCloud(bench, {
       agents: listHosts(),
       controlPlaneEnv: roomyControlPlane,
     });
     await using watch = await InstanceWatch.open(client, bench.signal);
+    /** CPU time of all that works on a create, so that a machine with other work can be seen through. */
+    const usage = async () => ({
+      controlPlane: await cpuSeconds(cloud.controlPlane.pid),
+      database: await cpuSecondsOfFamily(database.pid),
+      agents: await sum(cloud.agents.map(({ program }) => cpuSeconds(program.pid))),
+    });
     bench.say("Warming up ...");
-    await runRound(client, watch, "warm", warmUpCreates);
+    await runRound(client, watch, usage, "warm", warmUpCreates);
     const results = [];
     for (let index = 1; index <= rounds; index++) {
-      const result = await runRound(client, watch, `r${index}`, creates);
+      const result = await runRound(client, watch, usage, `r${index}`, creates);
       bench.say(
         `round ${index}: median ${result.medianMs.toFixed(0)} ms, p99 ${result.p99Ms.toFixed(0)} ms, ` +
           `${result.perSecond.toFixed(0)} creates/s, ${result.deletesPerSecond.toFixed(0)} deletes/s`,
@@ -40,10 +47,23 @@ export const benchmark: Benchmark = {
       median_ms: round(median(results.map(({ medianMs }) => medianMs))),
       p99_ms: round(median(results.map(({ p99Ms }) => p99Ms))),
       creates_per_s: round(median(results.map(({ perSecond }) => perSecond))),
+      control_plane_cpu_ms: round(median(results.map(({ cpuMsPerCreate }) => cpuMsPerCreate.controlPlane))),
+      database_cpu_ms: round(median(results.map(({ cpuMsPerCreate }) => cpuMsPerCreate.database))),
+      agents_cpu_ms: round(median(results.map(({ cpuMsPerCreate }) => cpuMsPerCreate.agents))),
       deletes_per_s: round(median(results.map(({ deletesPerSecond }) => deletesPerSecond))),
     };
   },
 };
+
+interface Usage {
+  readonly controlPlane: number;
+  readonly database: number;
+  readonly agents: number;
+}
+
+async function sum(values: readonly Promise<number>[]): Promise<number> {
+  return (await Promise.all(values)).reduce((total, value) => total + value, 0);
+}
 
 /** As few hosts as can promise all instances a CPU. */
 function listHosts() {
@@ -59,8 +79,15 @@ function listHosts() {
 }
 
 /** Creates, waits for each to run, deletes all again. */
-async function runRound(client: Skerry, watch: InstanceWatch, label: string, count: number) {
+async function runRound(
+  client: Skerry,
+  watch: InstanceWatch,
+  usage: () => Promise<Usage>,
+  label: string,
+  count: number,
+) {
   const ids: string[] = [];
+  const before = await usage();
   const started = performance.now();
   const durations = await timeInFlight(count, inFlight, async (index) => {
     const name = `${label}-${index}`;
@@ -70,6 +97,7 @@ async function runRound(client: Skerry, watch: InstanceWatch, label: string, cou
     await running;
   });
   const createdSeconds = (performance.now() - started) / 1000;
+  const after = await usage();
   const deleting = performance.now();
   await timeInFlight(count, inFlight, async (index) => {
     const id = ids[index] ?? "";
@@ -80,6 +108,11 @@ async function runRound(client: Skerry, watch: InstanceWatch, label: string, cou
   return {
     medianMs: median(durations),
     p99Ms: percentile(durations, 0.99),
+    cpuMsPerCreate: {
+      controlPlane: ((after.controlPlane - before.controlPlane) * 1000) / count,
+      database: ((after.database - before.database) * 1000) / count,
+      agents: ((after.agents - before.agents) * 1000) / count,
+    },
     perSecond: count / createdSeconds,
     deletesPerSecond: count / ((performance.now() - deleting) / 1000),
   };

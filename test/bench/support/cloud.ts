@@ -1,11 +1,12 @@
 import { launchCloud, type TestCloud, type TestCloudOptions } from "#test/support/cloud.ts";
 import { Skerry } from "#sdk/index.ts";
 import type { BenchContext } from "./benchmark.ts";
-import { benchDatabase } from "./database.ts";
+import { benchDatabase, type BenchDatabase } from "./database.ts";
 
 export interface BenchCloud {
   readonly cloud: TestCloud;
   readonly client: Skerry;
+  readonly database: BenchDatabase;
 }
 
 /** Database, control plane and agents, each a process as in production, that go when the benchmark has ended. */
@@ -13,10 +14,10 @@ export async function benchCloud(
   bench: BenchContext,
   options: Omit<TestCloudOptions, "databaseUrl">,
 ): Promise<BenchCloud> {
-  const databaseUrl = await benchDatabase(bench);
-  const cloud = await launchCloud({ ...options, databaseUrl });
+  const database = await benchDatabase(bench);
+  const cloud = await launchCloud({ ...options, databaseUrl: database.url });
   bench.teardown(() => cloud[Symbol.asyncDispose]());
-  return { cloud, client: new Skerry({ url: cloud.url, apiKey: cloud.apiKey }) };
+  return { cloud, database, client: new Skerry({ url: cloud.url, apiKey: cloud.apiKey }) };
 }
 
 /** Room for many small machines on any computer, as far as promises go; fake ones need no more. */

@@ -1,7 +1,8 @@
 /** The embedded PostgreSQL as a process: it starts, keeps what it was given, and never outlives its parent. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmod, cp, lstat, mkdir, readdir, stat, unlink } from "node:fs/promises";
+import { chmod, cp, lstat, mkdir, mkdtemp, readdir, rm, stat, unlink } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import pg from "pg";
@@ -11,8 +12,8 @@ import { findPostgres, restoreLinks } from "#cp/local/postgres-binaries.ts";
 import { choosePostgresUser, realNobody } from "#cp/local/postgres-user.ts";
 import { nodeProgram, root } from "#cp/local/programs.ts";
 import { silentLogger } from "#kernel/log.ts";
-import { withDatabase } from "#test/support/postgres.ts";
-import { findProcessesOf } from "#test/support/processes.ts";
+import { withDatabase, type Teardown } from "#test/support/postgres.ts";
+import { findProcessesOf, killProcessesOf } from "#test/support/processes.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
@@ -26,6 +27,18 @@ function start(directory: string, options: { signal?: AbortSignal } = {}): Promi
   });
 }
 
+/** A folder that goes after the servers in it have stopped: teardowns run last one first. */
+async function makeDirectory(t: Teardown, ...parts: readonly string[]): Promise<string> {
+  const top = await mkdtemp(path.join(tmpdir(), "skp-"));
+  t.teardown(async () => {
+    await killProcessesOf(top);
+    await rm(top, { recursive: true, force: true });
+  });
+  const directory = path.join(top, ...parts, "pg");
+  await mkdir(path.dirname(directory), { recursive: true });
+  return directory;
+}
+
 async function query<R extends pg.QueryResultRow>(url: string, text: string): Promise<R[]> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
@@ -37,7 +50,7 @@ async function query<R extends pg.QueryResultRow>(url: string, text: string): Pr
 }
 
 await t.test("a folder becomes a database, and stays one", async (t) => {
-  const directory = path.join(t.testdir({}), "pg");
+  const directory = await makeDirectory(t);
   const first = await start(directory);
   t.teardown(() => first.stop());
   await query(first.url, "create table kept (id int); insert into kept values (7)");
@@ -59,7 +72,7 @@ await t.test("a folder becomes a database, and stays one", async (t) => {
 });
 
 await t.test("a second server on the same folder is refused, and the first does not notice", async (t) => {
-  const directory = path.join(t.testdir({}), "pg");
+  const directory = await makeDirectory(t);
   const first = await start(directory);
   t.teardown(() => first.stop());
   const second = start(directory, { signal: AbortSignal.timeout(2_000) });
@@ -68,8 +81,7 @@ await t.test("a second server on the same folder is refused, and the first does 
 });
 
 await t.test("a folder with a long path has its socket elsewhere", async (t) => {
-  const directory = path.join(t.testdir({}), "long".repeat(30), "pg");
-  await mkdir(directory, { recursive: true });
+  const directory = await makeDirectory(t, "long".repeat(30));
   const server = await start(directory);
   t.teardown(() => server.stop());
   t.strictSame(await query(server.url, "select 1 as one"), [{ one: 1 }]);
@@ -77,10 +89,10 @@ await t.test("a folder with a long path has its socket elsewhere", async (t) => 
 });
 
 await t.test("an interrupted first start leaves nothing half made", async (t) => {
-  const directory = path.join(t.testdir({}), "pg");
+  const directory = await makeDirectory(t);
   const stopping = new AbortController();
   const starting = start(directory, { signal: stopping.signal });
-  await until(async () => (await readdir(directory).catch((): string[] => [])).includes("data.new"));
+  await until(async () => (await readdir(directory).catch((): string[] => [])).includes("data.new"), 30_000);
   stopping.abort();
   t.ok(await reasonOf(starting));
   t.notOk((await readdir(directory)).includes("data"));
@@ -90,7 +102,7 @@ await t.test("an interrupted first start leaves nothing half made", async (t) =>
 });
 
 await t.test("kill -9 of its parent ends the server", async (t) => {
-  const directory = path.join(t.testdir({}), "pg");
+  const directory = await makeDirectory(t);
   const [program, ...args] = [...nodeProgram("test/support/postgres-holder"), directory] as const;
   const holder = spawn(program, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
   t.teardown(() => holder.kill("SIGKILL"));

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import { EmbeddedPostgres } from "#cp/local/postgres.ts";
+import { MachineState } from "#gen/skerry/agent/v1/machine_pb.js";
 import { silentLogger } from "#kernel/log.ts";
 import { startCloud } from "#test/support/cloud.ts";
 import { StallingProxy } from "#test/support/stalling-proxy.ts";
@@ -92,7 +93,8 @@ await t.test("without a control plane hosts go on by themselves, and tell later"
     20_000,
   );
   await until(
-    async () => (await machines()).filter(({ state }) => state === 3).length === ids.length,
+    async () =>
+      (await machines()).filter(({ state }) => state === MachineState.RUNNING).length === ids.length,
     20_000,
   );
   t.pass("what crashed was started again");

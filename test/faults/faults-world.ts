@@ -38,7 +38,10 @@ interface Seen {
   readonly machines: readonly { readonly host: string; readonly state: string; readonly cpus: number }[];
 }
 
-export function clientOf(cloud: { readonly url: string; readonly apiKey: string }): Skerry {
+/** A cloud, or the same one seen through another replica. */
+export type Door = Pick<TestCloud, "url" | "apiKey" | "agents">;
+
+export function clientOf(cloud: Pick<Door, "url" | "apiKey">): Skerry {
   return new Skerry({ url: cloud.url, apiKey: cloud.apiKey });
 }
 
@@ -49,7 +52,7 @@ export function openDatabase(t: Teardown, cloud: TestCloud): Database {
 }
 
 /** Clients of the agents' own ports, by host id: what they say needs no control plane to be believed. */
-export async function agentClients(cloud: TestCloud): Promise<ReadonlyMap<string, AgentClients>> {
+export async function agentClients(cloud: Door): Promise<ReadonlyMap<string, AgentClients>> {
   const { hosts } = clientOf(cloud);
   const privateKey = newPrivateKey();
   const issued = await hosts.issueCertificate(createCertificateRequest(privateKey));
@@ -65,7 +68,7 @@ export async function agentClients(cloud: TestCloud): Promise<ReadonlyMap<string
 }
 
 /** Every machine that the agents admit to, with its host. */
-export async function listMachines(cloud: TestCloud): Promise<readonly (Machine & { hostId: string })[]> {
+export async function listMachines(cloud: Door): Promise<readonly (Machine & { hostId: string })[]> {
   const lists = [...(await agentClients(cloud))].map(async ([hostId, { machines }]) => {
     const listed = await machines.listMachines({});
     return listed.machines.map((machine) => Object.assign(machine, { hostId }));
@@ -74,7 +77,7 @@ export async function listMachines(cloud: TestCloud): Promise<readonly (Machine 
 }
 
 /** Folders of machines on the hosts' disks, by id. */
-export async function listMachineFolders(cloud: TestCloud): Promise<string[]> {
+export async function listMachineFolders(cloud: Door): Promise<string[]> {
   const folders = cloud.agents.map(({ dataDirectory }) =>
     readdir(join(dataDirectory, "machines")).catch((error: NodeJS.ErrnoException) => {
       if (error.code === "ENOENT") return []; // a host that never had a machine
@@ -114,7 +117,7 @@ export function expectedState(wanted: readonly Wanted[]): object {
 }
 
 /** How the cloud looks: API, tables and agents held against one another. */
-export async function observeState(cloud: TestCloud, database: Database): Promise<object> {
+export async function observeState(cloud: Door, database: Database): Promise<object> {
   const [machines, folders, tables] = await Promise.all([
     listMachines(cloud),
     listMachineFolders(cloud),

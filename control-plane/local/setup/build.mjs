@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 import { root, run, say } from "./steps.mjs";
 
 const sources = ["proto/kernel", "agent", "control-plane", "sdk"];
@@ -63,3 +64,5 @@ function readStamp() {
     throw error;
   }
 }
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await buildSources();

@@ -372,10 +372,13 @@ await t.test("images are imported from files and URLs; half an upload leaves not
 
 await t.test("tokens, operators' certificates and the agent's unit", async (t) => {
   const { server, home, skerry } = await world(t);
-  server.on("POST /skerry/v1/enrolment-tokens", { status: 201, body: { token: "tok-1.s.p" } });
+  server.on("POST /skerry/v1/enrolment-tokens", {
+    status: 201,
+    body: { token: "tok-1.s.p", gateway: "cloud.example:8001" },
+  });
   const token = await skerry("host", "token", "--name", "edge-1", "--expires", "10m");
   t.equal(token.out, "tok-1.s.p\n", "nothing else on stdout: it is made for $(...)");
-  t.match(token.err, /skerry agent join --gateway 127\.0\.0\.1:8443 --name edge-1 --token <token>/);
+  t.match(token.err, /skerry agent join --gateway cloud\.example:8001 --name edge-1 --token <token>/);
   t.same(server.askedOf("POST /skerry/v1/enrolment-tokens")[0]?.body, {
     name: "edge-1",
     spec: { host_name: "edge-1", expires_in_seconds: 600 },

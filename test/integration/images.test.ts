@@ -173,7 +173,8 @@ await t.test("downloads survive what servers do", async (t) => {
   t.equal(await fetched("/flaky"), undefined);
   t.equal(await fetched("/stalls"), "IMAGE_SERVER_STALLED");
   t.equal(await fetched("/always-cut"), "IMAGE_CONNECTION_FAILED", "no progress: it gives up");
-  t.equal(server.asked("/always-cut").length, 3, "after the attempts it has");
+  // Whether the bytes before the cut arrive is up to the network: they count as progress, once.
+  t.ok([3, 4].includes(server.asked("/always-cut").length), "after the attempts it has");
   t.equal(await fetched("/wrong"), "IMAGE_DIGEST_MISMATCH");
   t.equal(server.asked("/wrong").length, 1, "which no retry would mend");
   t.equal(await fetched("/longer"), "IMAGE_TOO_LARGE");

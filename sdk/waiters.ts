@@ -55,7 +55,9 @@ function hasArrived<K extends KindTypes>(
   const caughtUp = resource.observed_generation >= resource.generation;
   const { phase, problem } = resource;
   if (phases?.includes(phase) && (caughtUp || !info.settled.includes(phase))) return true;
-  const stuck = phase === "failed" || problem?.stuck === true;
+  // A problem with what was wanted before says nothing about what is wanted now.
+  const stuck =
+    phase === "failed" || (problem !== null && problem.stuck && problem.generation >= resource.generation);
   if (!stuck && !(caughtUp && info.settled.includes(phase))) return false;
   if (!phases && !stuck) return true;
   throw new Fault("conflict", `${resource.name} is ${phase}${problem ? `: ${problem.message}` : ""}`, {

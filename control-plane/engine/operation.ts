@@ -156,6 +156,16 @@ async function undoNext(
     const fault = toFault(error);
     if (fault.code === "stale") throw fault;
     if (fault.retryable) return tryAgainLater(effects, record, record.error);
+    // What a full host is to forget it forgets once there is room; until then its owner sees why.
+    if (fault.code === "exhausted") {
+      const { reason, message } = fault;
+      const since = new Date(effects.now()).toISOString();
+      const { generation } = view.resource;
+      await effects.write((writes) =>
+        writes.setProblem({ reason, message, stuck: false, generation, since }),
+      );
+      return tryAgainLater(effects, record, record.error);
+    }
     return giveUp(effects, view, record, { ...toOperationError(fault), reason: "UNDO_FAILED" });
   }
   if ("wait" in result) return { go: "wait", until: result.wait, why: result.why };

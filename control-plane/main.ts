@@ -3,7 +3,7 @@ import "reflect-metadata";
 import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { z } from "zod";
-import { createLogger, type Logger } from "#kernel/log.ts";
+import { batchLines, createLogger, type Logger } from "#kernel/log.ts";
 import { defaultEgressPolicy } from "#kernel/egress.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
@@ -212,7 +212,7 @@ async function main(): Promise<void> {
     }
     const log = createLogger({
       level: settings.logLevel,
-      write: (line) => process.stderr.write(`${line}\n`),
+      write: batchLines(process.stderr),
     });
     await serve(settings, log, stopSignal());
     process.exitCode = 0;

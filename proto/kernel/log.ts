@@ -41,6 +41,24 @@ export function createLogger(options: LoggerOptions, bound: LogFields = {}): Log
   };
 }
 
+/**
+ * Writes lines to a stream in batches: what one turn of the loop logs leaves in one system call, because a pipe makes each
+ * of them wait for the kernel. What is left when the process exits is written then; a `kill -9` takes one turn's lines.
+ */
+export function batchLines(stream: { write(text: string): unknown }): (line: string) => void {
+  let pending = "";
+  const flush = () => {
+    const text = pending;
+    pending = "";
+    if (text !== "") stream.write(text);
+  };
+  process.once("exit", flush);
+  return (line) => {
+    if (pending === "") setImmediate(flush);
+    pending += `${line}\n`;
+  };
+}
+
 export const silentLogger: Logger = createLogger({ level: "silent", write: () => undefined });
 
 function replaceErrors(_key: string, value: unknown): unknown {

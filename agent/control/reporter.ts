@@ -41,7 +41,10 @@ export interface ReporterOptions {
 export interface ReporterTiming {
   /** Between reports when nothing changes, until the control plane says otherwise. */
   readonly idleMs: number;
-  /** Changes so close together go in one report. */
+  /**
+   * Changes so close together go in one report. Longer than most commands take: their answers tell the
+   * control plane what became of a machine, and a report of each step on the way would only be work.
+   */
   readonly coalesceMs: number;
   readonly sendLimitMs: number;
   readonly backoff: { readonly baseMs: number; readonly capMs: number };
@@ -59,7 +62,7 @@ export interface ReporterState {
 
 const defaultTiming: ReporterTiming = {
   idleMs: 5000,
-  coalesceMs: 5,
+  coalesceMs: 50,
   sendLimitMs: 15_000,
   backoff: { baseMs: 500, capMs: 30_000 },
 };

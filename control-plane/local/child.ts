@@ -7,7 +7,7 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { createWriteStream } from "node:fs";
-import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
 import { Fault } from "#kernel/fault.ts";
 
 export type Argv = readonly [string, ...string[]];
@@ -57,14 +57,14 @@ export class Child {
     this.#process = child;
     const log = createWriteStream(options.logFile, { flags: "a", mode: 0o600 });
     // A log on a full disk must not take the cloud down; the lines still reach `onLine` and the tail.
-    log.on("error", (error) => this.#remember(`log file: ${error.message}`));
-    const take = (line: string) => {
-      log.write(`${line}\n`);
-      this.#remember(line);
-      options.onLine?.(line);
+    log.on("error", (error) => this.#remember([`log file: ${error.message}`]));
+    const take = (lines: readonly string[]) => {
+      log.write(`${lines.join("\n")}\n`);
+      this.#remember(lines);
+      if (options.onLine) for (const line of lines) options.onLine(line);
     };
     const streams = [child.stdout, child.stderr].filter((stream) => stream !== null);
-    for (const input of streams) createInterface({ input, crlfDelay: Infinity }).on("line", take);
+    for (const stream of streams) readLines(stream, take);
     this.exited = new Promise((resolve) => {
       child.once("exit", (code, signal) => {
         this.#exit = { code, signal };
@@ -149,10 +149,27 @@ export class Child {
     }
   }
 
-  #remember(line: string): void {
-    this.#tail.push(line);
-    if (this.#tail.length > tailLines) this.#tail.shift();
+  #remember(lines: readonly string[]): void {
+    this.#tail.push(...lines.slice(-tailLines));
+    this.#tail.splice(0, this.#tail.length - tailLines);
   }
+}
+
+/**
+ * Hands on whole lines, as many as have come at once: a control plane logs thousands in a second, and
+ * whoever reads them takes its time from what it measures or serves beside it.
+ */
+function readLines(stream: Readable, take: (lines: readonly string[]) => void): void {
+  let rest = "";
+  stream.setEncoding("utf8");
+  stream.on("data", (text: string) => {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop() ?? "";
+    if (lines.length > 0) take(lines);
+  });
+  stream.once("end", () => {
+    if (rest !== "") take([rest]);
+  });
 }
 
 /** How an exit reads on the screen. */

@@ -34,8 +34,11 @@ interface Entry {
   readonly level: string;
 }
 
+/** What the few lines that matter have in them: most are dropped before the cost of parsing. */
+const mayMatter = /"(?:ready|error)"/;
+
 function parseEntry(line: string): Entry | undefined {
-  if (!line.startsWith("{")) return undefined;
+  if (!line.startsWith("{") || !mayMatter.test(line)) return undefined;
   try {
     const { event, level } = JSON.parse(line) as Partial<Entry>;
     return { event: String(event), level: String(level) };

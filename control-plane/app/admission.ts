@@ -36,7 +36,7 @@ export async function resolveReferences(
     const resource = await findByName(on, project, reference.kind, wanted);
     if (!resource) {
       throw invalidField(
-        reference.field,
+        `spec.${reference.field}`,
         `there is no ${reference.kind} called ${JSON.stringify(wanted.slice(0, 80))}`,
         {
           known: await knownNames(on, project, reference.kind),
@@ -88,7 +88,8 @@ export async function checkSite(on: Queryable, site: Site): Promise<void> {
   );
   if (matches) return;
   const providers = known.map(({ provider }) => provider);
-  const field = site.provider !== null && !providers.includes(site.provider) ? "provider" : "region";
+  const field =
+    site.provider !== null && !providers.includes(site.provider) ? "spec.provider" : "spec.region";
   throw invalidField(field, "no host is there", {
     known: known.map(({ provider, region }) => ({ provider, region })),
   });

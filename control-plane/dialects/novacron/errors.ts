@@ -33,11 +33,17 @@ export function encodeFault(fault: Fault, { now, params }: ErrorContext): Json {
   return {
     error: {
       code: fault.code === "notFound" ? "RESOURCE_NOT_FOUND" : (codes[fault.reason] ?? fault.reason),
-      message: missing === undefined ? fault.message : `VM with ID ${missing.slice(0, 80)} not found`,
+      message: missing === undefined ? toMessage(fault) : `VM with ID ${missing.slice(0, 80)} not found`,
       details: missing === undefined ? toDetails(fault) : { vm_id: missing.slice(0, 80) },
       timestamp: new Date(now).toISOString(),
     },
   };
+}
+
+/** Messages about one field begin with its name. */
+function toMessage(fault: Fault): string {
+  const [, field, rest] = /^(spec\.[\w.]+|labels[^:]*)(: .*)$/s.exec(fault.message) ?? [];
+  return field && rest ? `${toVmField(field)}${rest}` : fault.message;
 }
 
 /** The fault's detail, with the names that this API gives the fields. */

@@ -92,7 +92,9 @@ const fieldNames: Readonly<Record<string, string>> = {
   disk_bytes: "disk",
   labels: "tags",
 };
+/** Only what the core said of its spec is renamed: a field of the request itself is called as it was sent. */
 export function toVmField(field: string): string {
+  if (!field.startsWith("spec.") && !field.startsWith("labels")) return field;
   const [first = "", ...rest] = field.replace(/^spec\./, "").split(".");
   return [fieldNames[first] ?? first, ...rest].join(".");
 }

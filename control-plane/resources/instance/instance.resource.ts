@@ -127,7 +127,7 @@ function refuseShrinking(next: InstanceSpec, previous: InstanceSpec | undefined)
   if (previous && next.disk_bytes < previous.disk_bytes) {
     throw new Fault("invalid", "a disk cannot shrink", {
       reason: "DISK_CANNOT_SHRINK",
-      detail: { field: "disk_bytes", minimum: previous.disk_bytes },
+      detail: { field: "spec.disk_bytes", minimum: previous.disk_bytes },
     });
   }
 }

@@ -9,7 +9,7 @@ import { percentOf } from "../progress.ts";
 import type { Run, Session } from "../session.ts";
 import { collect, collectPair, formatSize, parseDuration } from "../units.ts";
 import { awaitPhases, describeImage } from "../waiting.ts";
-import { fieldsOf } from "./image.ts";
+import { fieldsOf } from "./image-view.ts";
 
 interface ImportOptions {
   readonly name?: string;

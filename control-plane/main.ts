@@ -179,8 +179,8 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
 }
 
 /** The operator's names for images: name -> another image's name, a file or a URL. */
-async function readOverrides(file: string): Promise<Record<string, string>> {
-  if (file === "") return {};
+async function readOverrides(file: string): Promise<Record<string, string> | undefined> {
+  if (file === "") return undefined;
   return parseInput(z.record(z.string(), z.string()), JSON.parse(await readFile(file, "utf8")), file);
 }
 

@@ -32,8 +32,11 @@ export interface ImageSeedOptions {
   readonly blobs: BlobStore;
   /** A folder with a manifest, as the build of `micro` makes it; undefined: no `micro`. */
   readonly microDirectory: string | undefined;
-  /** Name or alias -> another image's name, a URL, a disk file, or a folder with a manifest. */
-  readonly overrides: Readonly<Record<string, string>>;
+  /**
+   * Name or alias -> another image's name, a URL, a disk file, or a folder with a manifest. Undefined: this
+   * replica was not told, so it adds what is missing and takes nothing of the others' away.
+   */
+  readonly overrides: Readonly<Record<string, string>> | undefined;
   readonly maxBytes: number;
   readonly log: Logger;
   readonly signal: AbortSignal;
@@ -50,6 +53,10 @@ export async function seedImages(options: ImageSeedOptions): Promise<void> {
   await database.transaction(async (tx) => {
     await tx.query("select pg_advisory_xact_lock($1)", [seedLock]);
     const present = new Map((await readSeeded(tx)).map((resource) => [resource.id, resource]));
+    if (options.overrides === undefined) {
+      for (const seed of seeds) if (!present.has(seed.id)) await insertSeed(tx, seed, log);
+      return;
+    }
     for (const seed of seeds) await putSeed(tx, seed, present.get(seed.id), log);
     const wanted = new Set(seeds.map(({ id }) => id));
     const gone = [...present.values()].filter(({ id, deletingAt }) => !wanted.has(id) && !deletingAt);
@@ -81,7 +88,7 @@ async function collectSeeds(options: ImageSeedOptions, known: readonly Resource[
       toSeed("micro", { ...spec, description: "The small guest that comes with Skerry" }, []),
     );
   }
-  const overrides = Object.entries(options.overrides);
+  const overrides = Object.entries(options.overrides ?? {});
   // All targets are looked up before any name changes its meaning.
   const targets = await Promise.all(
     overrides.map(async ([, target]) => find(target)?.spec ?? (await importImage(target, describe, options))),

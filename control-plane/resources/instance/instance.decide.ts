@@ -41,7 +41,14 @@ export function decideInstance(view: View<Instance>, now: number): Decision {
   }
   const accepted = owner !== undefined && owner.acceptedGeneration >= resource.generation;
   if (!accepted) return { do: "act", action: "ensure" };
-  if (owner.state === "failed") return { do: "settle" };
+  if (owner.state === "failed") {
+    const { reason, message } = owner.observed as unknown as InstanceStatus;
+    return {
+      do: "stick",
+      reason: reason || "MACHINE_FAILED",
+      message: message || "the host could not run it",
+    };
+  }
   return { do: "wait", until: now + lookAgainMs, why: "the host is working on it" };
 }
 

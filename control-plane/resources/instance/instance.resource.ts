@@ -116,7 +116,7 @@ function phase(r: PhaseInput<InstanceSpec, InstanceStatus>): InstancePhase {
     case "stopped":
       return on && !reached ? "building" : "stopped";
     case "failed":
-      return reached || r.observed.reason !== "" ? "failed" : "building";
+      return reached ? "failed" : "building";
   }
 }
 

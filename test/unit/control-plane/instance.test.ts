@@ -83,6 +83,11 @@ const phases: readonly [string, Partial<Instance>, InstancePhase][] = [
   ["stopped as asked", { desired: off, observed: status({ state: "stopped" }) }, "stopped"],
   ["stopped by its guest", { observed: status({ state: "stopped" }) }, "stopped"],
   ["stopped, asked to start", { generation: 4, observed: status({ state: "stopped" }) }, "building"],
+  [
+    "failed before, asked again",
+    { generation: 4, observed: status({ state: "failed", reason: "X" }) },
+    "building",
+  ],
   ["failed on its host", { observed: status({ state: "failed", reason: "CRASH_LOOP" }) }, "failed"],
   ["stuck before it was placed", { observed: undefined, hostId: undefined, problem: problem(3) }, "failed"],
   ["unstuck by its owner", { observed: undefined, hostId: undefined, problem: problem(2) }, "pending"],
@@ -197,7 +202,7 @@ const decisions: readonly [string, Partial<View<Instance>>, Partial<Decision>][]
   [
     "accepted, failed",
     { resource: behind, incarnations: [incarnation({ acceptedGeneration: 4, state: "failed" })] },
-    { do: "settle" },
+    { do: "stick", reason: "MACHINE_FAILED" },
   ],
   [
     "machine lost",

@@ -3,18 +3,8 @@
  * inside them. Replicas can be made to die after any commit; replies of agents can get lost.
  */
 import { create } from "@bufbuild/protobuf";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { HostFactsSchema } from "#gen/skerry/agent/v1/host_pb.js";
-import type { LocalImage } from "#agent/drivers/driver.ts";
-import { FakeDriver } from "#agent/drivers/fake/driver.ts";
-import { ChangeFeed } from "#agent/machines/change-feed.ts";
-import { Ledger } from "#agent/machines/ledger.ts";
-import { defaultTiming, type MachineDeps } from "#agent/machines/machine.ts";
-import { MachineManager } from "#agent/machines/manager.ts";
-import { recoverMachines } from "#agent/machines/recover.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
 import type { Reply } from "#cp/app/resource-api.ts";
 import type { AgentPort } from "#cp/agents/port.ts";
@@ -28,115 +18,17 @@ import { instanceController } from "#cp/resources/instance/instance.controller.t
 import { instance, type Instance } from "#cp/resources/instance/instance.resource.ts";
 import { createRegistry } from "#cp/resources/registry.ts";
 import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
-import { Database, type Tx } from "#cp/store/database.ts";
+import { Database } from "#cp/store/database.ts";
 import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
 import { silentLogger, type Logger } from "#kernel/log.ts";
+import { MortalDatabase } from "./mortal-database.ts";
 import { until } from "./until.ts";
+import { WorldHost } from "./world-host.ts";
 
 const GiB = 1024 ** 3;
 const never = new AbortController().signal;
-
-/**
- * The database of a replica that dies right after the n-th commit of its engine: a claim, a fenced
- * transaction or a settlement.
- */
-export class MortalDatabase extends Database {
-  #commitsLeft: number;
-  readonly died: Promise<void>;
-  #die: () => void = () => undefined;
-
-  constructor(url: string, commitsLeft: number) {
-    super({ url, maxConnections: 4, log: silentLogger });
-    this.#commitsLeft = commitsLeft;
-    this.died = new Promise((resolve) => (this.#die = resolve));
-  }
-
-  override async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
-    this.#assertAlive();
-    let fenced = false;
-    const result = await super.transaction((tx) => {
-      const query: Tx["query"] = (text, values, name) => {
-        fenced ||= name === "work_fence";
-        return tx.query(text, values, name);
-      };
-      return work({ ...tx, query });
-    });
-    if (fenced) this.#countCommit();
-    return result;
-  }
-
-  override async query<R>(text: string, values?: readonly unknown[], name?: string): Promise<R[]> {
-    this.#assertAlive();
-    const rows = await super.query<R>(text, values, name);
-    if (name === "work_settle" || (name === "work_claim" && rows.length > 0)) this.#countCommit();
-    return rows;
-  }
-
-  #countCommit(): void {
-    if (--this.#commitsLeft > 0) return;
-    this.#die();
-    this.#assertAlive();
-  }
-
-  #assertAlive(): void {
-    if (this.#commitsLeft <= 0) throw new Fault("unavailable", "this replica is dead", { reason: "DEAD" });
-  }
-}
-
-/** One host: what an agent has between its transport and its driver. */
-export class WorldHost {
-  readonly id: string;
-  readonly driver: FakeDriver;
-  readonly manager: MachineManager;
-  readonly changes = new ChangeFeed();
-  readonly #directory: string;
-  readonly #stop = new AbortController();
-  connected = true;
-  /** Thrown after the effect, instead of the reply. */
-  loseReplies = 0;
-  readonly commands: string[] = [];
-
-  static async start(id: string): Promise<WorldHost> {
-    const directory = await mkdtemp(join(tmpdir(), "skerry-world-"));
-    const ledger = await Ledger.open({ directory: join(directory, "ledger"), log: silentLogger });
-    const world = new WorldHost(id, directory, ledger);
-    return world;
-  }
-
-  private constructor(id: string, directory: string, ledger: Ledger) {
-    this.id = id;
-    this.#directory = directory;
-    this.driver = new FakeDriver({ log: silentLogger });
-    const localImage: LocalImage = { type: "disk", path: "/nowhere", format: "raw" };
-    const deps: MachineDeps = {
-      driver: this.driver,
-      images: { ensure: async () => localImage },
-      ledger,
-      changes: this.changes,
-      log: silentLogger,
-      timing: { ...defaultTiming, backoff: { baseMs: 10, capMs: 20 }, attempts: 4 },
-      now: Date.now,
-      directoryOf: (machine) => join(directory, "machines", machine),
-    };
-    this.manager = new MachineManager(deps);
-    void this.manager.run(this.#stop.signal);
-    void recoverMachines(this.manager, deps, never);
-  }
-
-  reply<T>(value: T): T {
-    if (this.loseReplies <= 0) return value;
-    this.loseReplies--;
-    throw new Fault("unavailable", "the connection was cut off", { reason: "HOST_NOT_CONNECTED" });
-  }
-
-  async stop(): Promise<void> {
-    this.#stop.abort();
-    await this.manager.close({ pullPlugs: true }, never);
-    await rm(this.#directory, { recursive: true, force: true });
-  }
-}
 
 export interface WorldOptions {
   readonly hosts?: number;
@@ -352,6 +244,15 @@ export class World {
         },
       );
     }
+  }
+
+  /** The phase has been reached and nothing is left to do: no lease is held and no work is due. */
+  async untilSettled(id: string, phase: string | undefined): Promise<void> {
+    await this.untilPhase(id, phase);
+    await until(async () => {
+      const busy = "select 1 from work where key = $1 and (run_at is not null or lease_until is not null)";
+      return (await this.database.query(busy, [id])).length === 0;
+    });
   }
 
   /**

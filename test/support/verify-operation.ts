@@ -55,7 +55,7 @@ export async function verifyDeaths(t: Test, world: World, name: string, scenario
   for (let commits = 1; ; commits++) {
     const ids = await intend(world, scenario);
     const mortal = await world.replica({ diesAfterCommits: commits });
-    const finished = world.untilPhase(ids, scenario.ends).then(() => "finished" as const);
+    const finished = world.untilSettled(ids, scenario.ends).then(() => "finished" as const);
     const outcome = await Promise.race([mortal.died.then(() => "died" as const), finished]);
     finished.catch(() => undefined); // with a dead replica it may well time out; the successor is waited for below
     await mortal.stop();

@@ -4,7 +4,7 @@ import path from "node:path";
 import { Child, type Environment } from "#cp/local/child.ts";
 import { root } from "#cp/local/programs.ts";
 import { pickPort } from "#test/support/ports.ts";
-import { killProcessesOf } from "#test/support/processes.ts";
+import { findProcessesOf, killProcessesOf } from "#test/support/processes.ts";
 import { until } from "#test/support/until.ts";
 import type { Benchmark } from "./support/benchmark.ts";
 import { median } from "./support/statistics.ts";
@@ -53,7 +53,9 @@ export const benchmark: Benchmark = {
         await until(() => complete || ended(), startLimitMs);
         return { readyMs, completeMs: performance.now() - started };
       } finally {
-        await child.stop([{ signal: "SIGTERM", waitMs: stopLimitMs }]);
+        // As Ctrl-C does: to the whole group, of which npm may be gone before what it started.
+        if (!child.exit) process.kill(-child.pid, "SIGINT");
+        await until(async () => (await findProcessesOf(home)).length === 0, stopLimitMs);
       }
     };
 

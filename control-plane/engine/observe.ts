@@ -26,13 +26,14 @@ export async function observeMachines(
   machines: readonly MachineObservation[],
   log: Logger,
 ): Promise<string[]> {
+  // Looked up one by one, because the planner would rather scan all resources for the few that came in.
   const rows = await tx.query<{ id: string }>(
     `with incoming as (
        select * from jsonb_to_recordset($2) as x(id text, seq bigint, epoch bigint, accepted_generation bigint,
          generation bigint, state text, observed jsonb))
      insert into incarnation (resource_id, host_id, seq, epoch, accepted_generation, generation, state, observed)
      select i.id, $1, i.seq, i.epoch, i.accepted_generation, i.generation, i.state, i.observed
-     from incoming i join resource r on r.id = i.id order by i.id
+     from incoming i where (select true from resource r where r.id = i.id) order by i.id
      on conflict (resource_id, host_id) do update set seq = excluded.seq, epoch = excluded.epoch,
        accepted_generation = excluded.accepted_generation, generation = excluded.generation,
        state = excluded.state, observed = excluded.observed, updated_at = clock_timestamp()

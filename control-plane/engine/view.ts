@@ -37,13 +37,18 @@ const incarnationsJson = `(
       'observed', i.observed, 'updatedAt', i.updated_at))
   from incarnation i where i.resource_id = r.id)`;
 
+/**
+ * References are looked up one by one: joined, they are planned as if there were a hundred, by a scan of
+ * every resource there is.
+ */
 const viewQuery = `select ${resourceColumns},
     ${incarnationsJson} as incarnations,
     (select jsonb_agg(jsonb_build_object('hostId', v.host_id, 'cpus', v.cpus, 'memoryBytes', v.memory_bytes,
         'diskBytes', v.disk_bytes)) from reservation v where v.resource_id = r.id) as reserved,
     ${operationJson("in ('running', 'undoing')")} as active,
     ${operationJson("in ('done', 'undone', 'failed')")} as ended,
-    (select jsonb_object_agg(f.key, to_jsonb(x)) from jsonb_each_text(r.refs) f join resource x on x.id = f.value) as referred,
+    (select jsonb_object_agg(f.key, x.row) from jsonb_each_text(r.refs) f
+      cross join lateral (select to_jsonb(t) as row from resource t where t.id = f.value limit 1) x) as referred,
     case r.kind when 'host' then (select count(*) from resource t where t.host_id = r.id)
       when 'image' then (select count(*) from resource t where t.refs @> jsonb_build_object('image', r.id))
       else 0 end as dependents

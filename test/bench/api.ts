@@ -32,7 +32,6 @@ export const benchmark: Benchmark = {
     const bare = await startBareServer(bench, {
       databaseUrl: cloud.databaseUrl,
       connections: databaseConnections,
-      project: vm.project,
     });
     const path = `/v1/vms/${vm.id}`;
     const servers = {

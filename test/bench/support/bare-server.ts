@@ -13,19 +13,18 @@ import { readOptions } from "./programs.ts";
 export interface BareServerOptions {
   readonly databaseUrl: string;
   readonly connections: number;
-  readonly project: string;
 }
 
-const { databaseUrl, connections, project } = readOptions<BareServerOptions>();
+const { databaseUrl, connections } = readOptions<BareServerOptions>();
 const pool = new pg.Pool({ connectionString: databaseUrl, max: connections });
-const text = `select ${resourceColumns} from resource where id = $1 and kind = $2 and project = any($3)`;
+const text = `select ${resourceColumns} from resource where id = $1`;
 
 async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
   const id = request.url?.split("/").at(-1);
   const { rows } = await pool.query<ResourceRow>({
     name: "read",
     text,
-    values: [id, "instance", [project]],
+    values: [id],
   });
   const [row] = rows;
   const body = row ? JSON.stringify(vmKind.encode(toResource(row) as Instance)) : "{}";

@@ -119,6 +119,11 @@ export interface Effects {
   now(): number;
   /** Chooses a host; pure but for reading the fleet. Writes nothing. */
   choose(request: PlaceRequest): Promise<PlaceResult>;
+  /**
+   * Takes a promise of capacity for a resource that has none yet, ahead of the transaction that puts it on
+   * the host (see ADR 6); one on another host is given back. Throws `exhausted` NO_CAPACITY.
+   */
+  promise(request: Reserved): Promise<void>;
   /** One transaction, refused as `stale` when the claim is lost. */
   write(work: (writes: Writes) => Promise<void>): Promise<void>;
 }

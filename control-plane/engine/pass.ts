@@ -185,6 +185,7 @@ function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: Ab
     nextFence: () => ({ epoch: deps.commands(), generation: BigInt(resource.generation) }),
     now: deps.now,
     choose: (request) => deps.fleet.choose(request),
+    promise: (request) => writeRecord((writes) => writes.promise(request)),
     write: writeRecord,
   };
   return { ...effects, writeRecord };

@@ -2,7 +2,7 @@
  * Rows of `resource` as {@link Resource}s, and the one function that changes them: it computes the
  * phase, raises the revision and writes the event in the same statement.
  *
- * Lock order, everywhere: host_capacity, then work, then resource, then the rest; by id within each.
+ * Lock order, everywhere: work, then host_capacity, then resource, then the rest; by id within each.
  */
 import { Fault } from "#kernel/fault.ts";
 import { newIdSuffix } from "#kernel/id.ts";

@@ -49,7 +49,10 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
   {
     name: "reservation_leftover",
     sql: `delete from reservation v where v.created_at < now() - interval '1 minute' and $1::text[] is not null
-        and not exists (select 1 from resource r where r.id = v.resource_id) returning 1`,
+        and not exists (select 1 from resource r where r.id = v.resource_id and r.host_id = v.host_id)
+        and not exists (select 1 from work w where w.key = v.resource_id and (w.lease_until is not null or w.run_at is not null))
+        and not exists (select 1 from operation o where o.resource_id = v.resource_id and o.status in ('running', 'undoing'))
+      returning 1`,
   },
   { name: "idempotency_old", sql: retention("idempotency", "created_at", "24 hours") },
   { name: "outbox_old", sql: retention("outbox", "created_at", "24 hours") },

@@ -50,8 +50,9 @@ export class FencedWrites implements Writes {
     return this.#change({ placement, hostId: placement.host_id });
   }
 
+  /** Without a host there is nothing to see: a report that came late must not be what is shown. */
   unplace(): Promise<void> {
-    return this.#change({ placement: undefined, hostId: undefined });
+    return this.#change({ placement: undefined, hostId: undefined, observed: undefined });
   }
 
   async setProblem(problem: Problem | undefined): Promise<void> {
@@ -67,6 +68,19 @@ export class FencedWrites implements Writes {
 
   reserve(request: Reserved): Promise<void> {
     return reserve(this.tx, this.#id, request);
+  }
+
+  /**
+   * A reservation by itself, committed without waiting for the disk: the host's capacity row is locked for a
+   * moment only. Whatever is committed durably later makes this durable too, for the log is one.
+   */
+  async promise(request: Reserved): Promise<void> {
+    await this.tx.query("set local synchronous_commit = off");
+    await this.tx.query("delete from reservation where resource_id = $1 and host_id <> $2", [
+      this.#id,
+      request.hostId,
+    ]);
+    await reserve(this.tx, this.#id, request);
   }
 
   release(hostId: string): Promise<void> {

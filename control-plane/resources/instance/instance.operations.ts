@@ -49,23 +49,21 @@ const place: Step<Instance> = {
         detail: { explanation: choice.unplaceable },
       });
     }
+    const host = await promiseFirst(effects, choice.hosts, amounts);
     return {
-      done: null,
+      done: { host_id: host.id } satisfies PlacedOutput,
       commit: async (writes) => {
-        const host = await reserveFirst(writes, choice.hosts, amounts);
         const { provider, region, zone } = host;
         await writes.setProblem(undefined);
         await writes.place({ host_id: host.id, provider, region, zone, explanation: choice.explanation });
-        return { host_id: host.id } satisfies PlacedOutput;
       },
     };
   },
-  async undo(_effects, { resource }, _operation, output) {
-    const hostId = (output as PlacedOutput | null | undefined)?.host_id ?? resource.hostId;
+  async undo(_effects, { reserved }) {
     return {
       done: null,
       commit: async (writes) => {
-        if (hostId) await writes.release(hostId);
+        for (const { hostId } of reserved) await writes.release(hostId);
         await writes.unplace();
       },
     };
@@ -89,14 +87,14 @@ async function awaitHosts(
 }
 
 /** Planning was optimistic: the promise is taken from the best host that still has room. */
-async function reserveFirst(
-  writes: Writes,
+async function promiseFirst(
+  effects: Effects,
   hosts: readonly HostSnapshot[],
   amounts: { readonly cpus: number; readonly memoryBytes: number; readonly diskBytes: number },
 ): Promise<HostSnapshot> {
   for (const host of hosts) {
     try {
-      await writes.reserve({ hostId: host.id, ...amounts });
+      await effects.promise({ hostId: host.id, ...amounts });
       return host;
     } catch (error) {
       if (!isFault(error, "exhausted")) throw error;

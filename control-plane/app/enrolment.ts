@@ -8,7 +8,6 @@ import { formatEnrolmentToken } from "#kernel/pin.ts";
 import type { HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
 import type { HostRegistry } from "../agents/control-service.ts";
 import { changeResource, insertResource, lockResource } from "../engine/rows.ts";
-import { enqueue } from "../engine/work.ts";
 import type { Resource } from "../resources/definition.ts";
 import {
   enrolmentToken,
@@ -129,7 +128,6 @@ export class Enrolment implements HostRegistry {
     const id = newId(host.idPrefixes[0], this.#options.now());
     const desired = parseInput(hostSpec, toHostSpec(labels, this.#options.overcommit), "labels");
     const observed = facts && { ...toHostStatus(facts), connected: false, unknown_machines: [] };
-    await enqueue(tx, { key: id, kind: host.kind });
     await insertResource(tx, host, {
       id,
       project: rootProject,

@@ -26,12 +26,14 @@ export async function oncePerKey(
     `insert into idempotency (account, key, request_hash, status, headers) values ($1, $2, $3, 0, '{}')
      on conflict do nothing returning 1`,
     [account, key, requestHash],
+    "idempotency_insert",
   );
   if (!first) return replay(tx, account, key, requestHash);
   const reply = await change();
   await tx.query(
     "update idempotency set status = $3, headers = $4, body = $5 where account = $1 and key = $2",
     [account, key, reply.status, JSON.stringify(reply.headers), JSON.stringify(reply.body)],
+    "idempotency_reply",
   );
   return reply;
 }

@@ -147,7 +147,6 @@ async function insertSeed(tx: Tx, { id, name, spec }: ImageSeed, log: Logger): P
   };
   try {
     await insertResource(tx, image, input);
-    await enqueue(tx, { key: id, kind: image.kind });
   } catch (error) {
     if (!isFault(error, "conflict")) throw error;
     log.warn("image.name_taken", { name });

@@ -34,6 +34,22 @@ export async function readResource(
   return toResource(row);
 }
 
+/** Those of the ids that there are and that the principal sees, in no order. */
+export async function readResources(
+  on: Queryable,
+  principal: Principal,
+  kind: AnyDefinition,
+  ids: readonly string[],
+): Promise<Resource[]> {
+  const projects = visibleProjects(principal, kind);
+  const rows = await on.query<ResourceRow>(
+    `select ${resourceColumns} from ${kind.source ?? "resource"} where id = any($1)`,
+    [ids],
+    `read_many_${kind.source ?? "resource"}`,
+  );
+  return rows.filter((row) => row.kind === kind.kind && projects.includes(row.project)).map(toResource);
+}
+
 export function notFound(kind: AnyDefinition, id: string): Fault {
   const name = kind.kind.replaceAll("_", " ");
   return new Fault("notFound", `there is no ${name} with the id ${id.slice(0, 80)}`, {

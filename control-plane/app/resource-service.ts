@@ -64,7 +64,6 @@ export class ResourceService implements ResourceApi {
       const referred = await resolveReferences(tx, project, kind, desired);
       const refs = Object.fromEntries(Object.entries(referred).map(([key, resource]) => [key, resource.id]));
       const id = newId(kind.idPrefixes[0], ctx.now());
-      if (kind.reconciled) await enqueue(tx, { key: id, kind: kind.kind });
       const unready = Object.values(referred).filter((resource) => resource.phase === "listed");
       for (const { id: key, kind: referredKind } of unready) await enqueue(tx, { key, kind: referredKind });
       const { observed } = extras;

@@ -6,7 +6,7 @@ import type { EventFeed, ResourceEvent } from "../engine/events.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import type { Database } from "../store/database.ts";
 import type { ListQuery, WatchEvent } from "./resource-api.ts";
-import { listResources, readResource } from "./resource-queries.ts";
+import { listResources, readResource, readResources } from "./resource-queries.ts";
 
 export interface WatchDependencies {
   readonly database: Database;
@@ -67,8 +67,10 @@ export async function* watchResources(
   yield { type: "synced" };
   while (!ctx.signal.aborted) {
     const dirty = await changes.next(lookAgainMs, ctx.signal);
+    const found = dirty.length > 0 ? await readResources(database, ctx.principal, kind, dirty) : [];
+    const byId = new Map(found.map((resource) => [resource.id, resource]));
     for (const changed of dirty) {
-      const resource = await findResource(database, ctx, kind, changed);
+      const resource = byId.get(changed);
       const matches = resource && matchesQuery(kind, resource, listQuery);
       if (matches) {
         if (shown.get(changed) === resource.revision) continue;

@@ -49,7 +49,7 @@ export class Engine implements AsyncDisposable {
     const onChange = () => this.hint();
     this.#agents = agents;
     this.#fleet = new CachedFleet(database, options.policy, now);
-    this.#hints = new Hints(database, replicaId, log);
+    this.#hints = new Hints(database, replicaId, log, () => this.presence.isAlone);
     this.events = new EventFeed(database, log);
     this.presence = new Presence({ database, registry, replicaId, replicaUrl, log, onChange });
     const orphans = new Orphans(database, agents, log);

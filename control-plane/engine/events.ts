@@ -21,6 +21,8 @@ export type EventListener = (events: readonly ResourceEvent[]) => void;
 
 /** How long an event may take when no hint comes. */
 const pollMs = 500;
+/** Hints that come close together are one look. */
+const gatherMs = 4;
 const batch = 1000;
 
 interface Position {
@@ -67,7 +69,10 @@ export class EventFeed implements AsyncDisposable {
         position = next;
         failures = 0;
         if (events.length > 0) for (const listener of this.#listeners) listener(events);
-        if (events.length < batch) await this.#rest(pollMs);
+        if (events.length < batch) {
+          await this.#rest(pollMs);
+          await sleep(gatherMs);
+        }
       } catch (error) {
         this.#log.warn("events.read_failed", { error, failures });
         await this.#rest(backoffMs(failures++, { baseMs: 100, capMs: 5_000 }));

@@ -21,10 +21,14 @@ export class Hints implements AsyncDisposable {
   #announcing: NodeJS.Timeout | undefined;
   #loop: Promise<void> | undefined;
 
-  constructor(database: Database, replica: string, log: Logger) {
+  readonly #isAlone: () => boolean;
+
+  /** @param isAlone true while there is nobody to tell */
+  constructor(database: Database, replica: string, log: Logger, isAlone: () => boolean) {
     this.#database = database;
     this.#replica = replica;
     this.#log = log;
+    this.#isAlone = isAlone;
   }
 
   onHint(listener: () => void): void {
@@ -38,6 +42,7 @@ export class Hints implements AsyncDisposable {
   /** Call after a commit that left something to do or to see. */
   hint(): void {
     this.#tell();
+    if (this.#isAlone()) return;
     this.#announcing ??= setTimeout(() => {
       this.#announcing = undefined;
       this.#database

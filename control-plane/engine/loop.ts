@@ -4,9 +4,12 @@
  */
 import { setMaxListeners } from "node:events";
 import { isFault } from "#kernel/fault.ts";
-import { backoffMs, deadline } from "#kernel/retry.ts";
+import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
 import { runPass, type PassDependencies } from "./pass.ts";
 import { leaseMs, WorkQueue, type Claim } from "./work.ts";
+
+/** Pokes that come close together are one claim. */
+const gatherMs = 2;
 
 export interface LoopOptions {
   readonly concurrency: number;
@@ -46,6 +49,7 @@ export class Loop implements AsyncDisposable {
   async #run(): Promise<void> {
     while (!this.#stop.signal.aborted) {
       this.#woken = false;
+      await sleep(gatherMs);
       const room = this.#options.concurrency - this.#running.size;
       const claims = room > 0 ? await this.#claim(room) : [];
       for (const claim of claims) this.#dispatch(claim);

@@ -29,6 +29,7 @@ export class Presence implements AsyncDisposable {
   /** Changes of one host are written in the order in which they happened. */
   readonly #writing = new Map<string, Promise<void>>();
   #timer: NodeJS.Timeout | undefined;
+  #alone = false;
 
   constructor(options: PresenceOptions) {
     this.#options = options;
@@ -55,6 +56,11 @@ export class Presence implements AsyncDisposable {
       [replicaUrl, replicaId],
     );
     await this.sweep();
+  }
+
+  /** No other replica was alive a second ago. */
+  get isAlone(): boolean {
+    return this.#alone;
   }
 
   /** The host was heard of just now. */
@@ -143,14 +149,23 @@ export class Presence implements AsyncDisposable {
     const { database, replicaId, replicaUrl } = this.#options;
     const beats = [...this.#beats];
     this.#beats.clear();
-    await database.query(
+    const others = await database.query(
       `with me as (
          insert into replica (id, url) values ($1, $2) on conflict (id) do update set url = $2, last_seen = now())
-       update host_session s set last_seen = now(), session_id = b.session_id
-       from unnest($3::text[], $4::text[]) as b(host_id, session_id) where s.host_id = b.host_id`,
-      [replicaId, replicaUrl, beats.map(([hostId]) => hostId), beats.map(([, session]) => session)],
+       , heard as (
+         update host_session s set last_seen = now(), session_id = b.session_id
+         from unnest($3::text[], $4::text[]) as b(host_id, session_id) where s.host_id = b.host_id)
+       select 1 from replica where id <> $1 and last_seen > now() - $5 * interval '1 millisecond' limit 1`,
+      [
+        replicaId,
+        replicaUrl,
+        beats.map(([hostId]) => hostId),
+        beats.map(([, session]) => session),
+        replicaLostMs,
+      ],
       "presence_flush",
     );
+    this.#alone = others.length === 0;
   }
 
   /** Says goodbye: the hosts that were connected here are so no longer. */

@@ -155,7 +155,7 @@ export interface NewResource {
   readonly refs: Readonly<Record<string, string>>;
 }
 
-/** Stores a new resource with its event. Throws `conflict` NAME_TAKEN where the kind's names are unique. */
+/** Stores a new resource with its event, and as work to do when its kind is reconciled. Throws `conflict` NAME_TAKEN where the kind's names are unique. */
 export async function insertResource(
   on: Queryable,
   definition: AnyDefinition,
@@ -177,6 +177,8 @@ export async function insertResource(
      , event as (
        insert into outbox (event_id, type, resource_id, kind, project, payload)
        select $11, kind || '.created', id, kind, project, jsonb_build_object('phase', phase) from made)
+     , work as (
+       insert into work (key, kind, run_at) select id, kind, now() from made where $12 on conflict do nothing)
      select ${resourceColumns} from made`,
     [
       input.id,
@@ -190,6 +192,7 @@ export async function insertResource(
       phase,
       definition.schemaVersion,
       `evt-${newIdSuffix()}`,
+      definition.reconciled,
     ],
     "resource_insert",
   );

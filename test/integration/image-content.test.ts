@@ -283,7 +283,6 @@ await t.test("the engine resolves URLs", async (t) => {
 
   const create = async (name: string, path: string, more: object = {}) => {
     const id = await insertImage(name, { type: "url", url: server.url(path), ...more });
-    await database.query("insert into work (key, kind, run_at) values ($1, 'image', now())", [id]);
     engine.hint();
     return id;
   };
@@ -329,7 +328,6 @@ await t.test("the engine resolves URLs", async (t) => {
     message: /404.*skerry image import/,
   });
   const inner = await insertImage("inner", { type: "url", url: "http://10.0.0.1/x" });
-  await database.query("insert into work (key, kind, run_at) values ($1, 'image', now())", [inner]);
   engine.hint();
   t.match((await settledAs("inner")).problem, { reason: "IMAGE_ADDRESS_FORBIDDEN" });
 

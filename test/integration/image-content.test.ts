@@ -327,7 +327,7 @@ await t.test("the engine resolves URLs", async (t) => {
     reason: "IMAGE_SERVER_REFUSED",
     message: /404.*skerry image import/,
   });
-  const inner = await insertImage("inner", { type: "url", url: "http://10.0.0.1/x" });
+  await insertImage("inner", { type: "url", url: "http://10.0.0.1/x" });
   engine.hint();
   t.match((await settledAs("inner")).problem, { reason: "IMAGE_ADDRESS_FORBIDDEN" });
 

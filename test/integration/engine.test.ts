@@ -5,6 +5,10 @@
 import t, { type Test } from "tap";
 import { instance } from "#cp/resources/instance/instance.resource.ts";
 import { leaseMs } from "#cp/engine/work.ts";
+import { fencedWrite } from "#cp/engine/writes.ts";
+import { instanceController } from "#cp/resources/instance/instance.controller.ts";
+import { createRegistry } from "#cp/resources/registry.ts";
+import { silentLogger } from "#kernel/log.ts";
 import {
   createInstance,
   quietly,
@@ -246,4 +250,10 @@ t.test("a claim that was lost can write nothing and command nothing", async (t) 
   const late = host?.manager.remove({ id, fence, waitMs: 0 }, new AbortController().signal);
   t.equal(await reasonOf(late ?? Promise.resolve()), "FENCE_STALE");
   t.ok(leaseMs > 15_000, "a lease outlives the longest command");
+
+  const lost = { key: id, kind: "instance", epoch: 0, dirtySeq: 1, attempt: 1 };
+  const registry = createRegistry([instanceController]);
+  const write = fencedWrite(world.database, registry, lost, silentLogger, (writes) => writes.unplace());
+  t.equal(await reasonOf(write), "LEASE_LOST");
+  t.equal((await world.find(id))?.hostId, host?.id, "nothing was written");
 });

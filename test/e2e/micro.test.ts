@@ -219,7 +219,7 @@ await t.test("a guest with everything", async (t) => {
 
   await t.test("and finds its disk again, without a seed or a network", async (t) => {
     const again = await boot(t, directory);
-    t.equal((await again.prints(/skerry-micro ready (\S+)/))[1], "micro");
+    t.equal((await again.prints(/skerry-micro ready (\S+) /))[1], "micro");
     await again.logIn();
     t.equal(await again.sh("cat /data/note"), "kept");
     again.command("quit");
@@ -238,7 +238,7 @@ await t.test("a guest that finds odd things", async (t) => {
     "user-data": "#cloud-config\npackages: [nginx]\n",
   });
   const guest = await boot(t, directory, seed);
-  t.equal((await guest.prints(/skerry-micro ready (\S+)/))[1], "json-host", "meta-data may be JSON");
+  t.equal((await guest.prints(/skerry-micro ready (\S+) /))[1], "json-host", "meta-data may be JSON");
   await guest.prints(/user-data is not a script/);
   t.match(guest.output, /\/dev\/vda is neither blank nor ext4, left alone/);
   guest.command("system_powerdown");

@@ -97,6 +97,66 @@ export interface MachineDriver extends AsyncDisposable {
   /** Undefined when it does not run. */
   metrics(id: string): Promise<DriverMetrics | undefined>;
   readonly console?: ConsoleAccess;
+  readonly liveMigration?: LiveMigration;
+}
+
+/**
+ * Moving machines between hosts that share nothing. The hypervisors' connections (memory, and one for
+ * each disk) are channels with names; whoever carries their bytes to the other host is none of the
+ * driver's business. Everything here looks at what is true now and carries on from there, so each call
+ * may be aborted and repeated, also by an agent that was killed meanwhile. `ensure` with a plan that has
+ * no `spec.move` ends a move: where the machine came from, it is called off and the guest goes on; where
+ * it has arrived whole, the guest runs.
+ */
+export interface LiveMigration {
+  /** How guests are started here; both hosts of a live move must agree. */
+  readonly guestModel: () => Promise<GuestModel>;
+  /**
+   * Destination: makes the machine of a plan whose `spec.move` says so, stopped, waiting for its state.
+   * Gives the names of its channels. `conflict` MOVE_LOST when what had begun to arrive is gone.
+   */
+  receive(plan: MachinePlan, signal: AbortSignal): Promise<readonly string[]>;
+  /** Destination: a new connection to the hypervisor's end of a channel. */
+  connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex>;
+  /** Destination: true when the whole machine has arrived and the guest could run. */
+  hasArrived(id: string): Promise<boolean>;
+  /** Source: the names of the channels that a move of this machine will use. */
+  listChannels(id: string): Promise<readonly string[]>;
+  /**
+   * Source: moves the machine of a plan whose `spec.move` says so, from wherever the move stands, telling
+   * how it goes about every half second and at each change of phase; ends after phase `handed-over` was
+   * told: the guest is stopped for good and all has arrived. Until `spec.move.switchOver` it keeps the guest
+   * running, with phase `converged` once only that is missing. The hypervisor connects to `socketOf(channel)`,
+   * where somebody listens. Aborting changes nothing; a move that fails leaves the guest running, and throws.
+   */
+  send(
+    plan: MachinePlan,
+    socketOf: (channel: string) => string,
+    signal: AbortSignal,
+  ): AsyncIterable<SendProgress>;
+}
+
+export interface GuestModel {
+  /** Versioned machine types that this host can run, newest first, such as `pc-q35-7.2`. */
+  readonly machineTypes: readonly string[];
+  readonly cpuModel: string;
+}
+
+export interface SendProgress {
+  readonly phase: "disk-copy" | "pre-copy" | "converged" | "switchover" | "post-copy" | "handed-over";
+  /** Memory and disk that have to move, and what is left of them, as the hypervisor counts them. */
+  readonly bytesTotal: number;
+  readonly bytesRemaining: number;
+  readonly zeroBytes: number;
+  /** Bytes per second. */
+  readonly dirtyRate: number;
+  readonly throughput: number;
+  readonly rounds: number;
+  readonly predictedDowntimeMs: number;
+  /** Unix milliseconds when the guest was stopped for good; with `switchover` and `handed-over`. */
+  readonly stoppedAtMs?: number;
+  /** From the guest's stop until all had arrived; with `handed-over`. */
+  readonly stoppedMs?: number;
 }
 
 export interface ConsoleAccess {

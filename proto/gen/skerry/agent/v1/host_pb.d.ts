@@ -232,6 +232,18 @@ export declare type HostFacts = Message<"skerry.agent.v1.HostFacts"> & {
    * @generated from field: string boot_id = 15;
    */
   bootId: string;
+
+  /**
+   * What guests are started with: the machine types this host can run, newest first, and the CPU model.
+   *
+   * @generated from field: repeated string machine_types = 16;
+   */
+  machineTypes: string[];
+
+  /**
+   * @generated from field: string guest_cpu_model = 17;
+   */
+  guestCpuModel: string;
 };
 
 /**

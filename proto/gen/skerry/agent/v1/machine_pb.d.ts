@@ -4,6 +4,7 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
+import type { Move, MoveStatus } from "./migration_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 
 /**
@@ -224,6 +225,13 @@ export declare type MachineSpec = Message<"skerry.agent.v1.MachineSpec"> & {
    * @generated from field: string user_data = 13;
    */
   userData: string;
+
+  /**
+   * Set while the machine moves between hosts.
+   *
+   * @generated from field: skerry.agent.v1.Move move = 14;
+   */
+  move?: Move | undefined;
 };
 
 /**
@@ -360,6 +368,13 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
    * @generated from field: google.protobuf.Timestamp observed_at = 21;
    */
   observedAt?: Timestamp | undefined;
+
+  /**
+   * Set while its spec has a move, and kept afterwards until the next move or the machine's end.
+   *
+   * @generated from field: skerry.agent.v1.MoveStatus move = 22;
+   */
+  move?: MoveStatus | undefined;
 };
 
 /**
@@ -435,6 +450,13 @@ export declare type RemoveMachineRequest = Message<"skerry.agent.v1.RemoveMachin
    * @generated from field: uint32 wait_ms = 3;
    */
   waitMs: number;
+
+  /**
+   * Keep its disks, marked stale, for so long: a move back then carries only what was written meanwhile.
+   *
+   * @generated from field: uint32 keep_disks_seconds = 4;
+   */
+  keepDisksSeconds: number;
 };
 
 /**

@@ -341,6 +341,14 @@ export declare type PullRequest = Message<"skerry.agent.v1.PullRequest"> & {
      */
     value: Uint8Array;
     case: "data";
+  } | {
+    /**
+     * Last: the destination gives the channel up, and why. The source says so in the call's status.
+     *
+     * @generated from field: skerry.agent.v1.PullAbort abort = 3;
+     */
+    value: PullAbort;
+    case: "abort";
   } | { case: undefined; value?: undefined };
 };
 
@@ -349,6 +357,29 @@ export declare type PullRequest = Message<"skerry.agent.v1.PullRequest"> & {
  * Use `create(PullRequestSchema)` to create a new message.
  */
 export declare const PullRequestSchema: GenMessage<PullRequest>;
+
+/**
+ * @generated from message skerry.agent.v1.PullAbort
+ */
+export declare type PullAbort = Message<"skerry.agent.v1.PullAbort"> & {
+  /**
+   * Upper-case word, and a sentence.
+   *
+   * @generated from field: string reason = 1;
+   */
+  reason: string;
+
+  /**
+   * @generated from field: string message = 2;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message skerry.agent.v1.PullAbort.
+ * Use `create(PullAbortSchema)` to create a new message.
+ */
+export declare const PullAbortSchema: GenMessage<PullAbort>;
 
 /**
  * @generated from message skerry.agent.v1.PullOpen
@@ -400,7 +431,8 @@ export declare type PullOpen = Message<"skerry.agent.v1.PullOpen"> & {
 export declare const PullOpenSchema: GenMessage<PullOpen>;
 
 /**
- * A frame.
+ * A frame. The first one carries no bytes: it says that the source's hypervisor has connected. So does any
+ * other without bytes: it says that the source is alive.
  *
  * @generated from message skerry.agent.v1.PullResponse
  */

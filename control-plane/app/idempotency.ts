@@ -30,7 +30,7 @@ export async function oncePerKey(
   );
   if (!first) return replay(tx, account, key, requestHash);
   const reply = await change();
-  await tx.query(
+  tx.post(
     "update idempotency set status = $3, headers = $4, body = $5 where account = $1 and key = $2",
     [account, key, reply.status, JSON.stringify(reply.headers), JSON.stringify(reply.body)],
     "idempotency_reply",

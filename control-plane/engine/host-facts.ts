@@ -23,6 +23,8 @@ export function toHostStatus(facts: HostFacts): Omit<HostStatus, "connected" | "
     capabilities: facts.capabilities,
     listen_address: facts.listenAddress,
     boot_id: facts.bootId,
+    machine_types: facts.machineTypes,
+    guest_cpu_model: facts.guestCpuModel,
   };
 }
 

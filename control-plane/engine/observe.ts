@@ -6,7 +6,7 @@ import type { Logger } from "#kernel/log.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import type { Tx } from "../store/database.ts";
 import type { AnyController, MachineObservation } from "./controller.ts";
-import { changeResource, toResource } from "./rows.ts";
+import { postChange, toResource } from "./rows.ts";
 import { lockWithIncarnations } from "./view.ts";
 
 export interface KindRegistry {
@@ -61,7 +61,7 @@ export async function recomputeObserved(
     const observed = derived?.observed;
     const observedGeneration = derived?.generation ?? before.observedGeneration;
     if (same(before.observed, observed) && before.observedGeneration === observedGeneration) continue;
-    await changeResource(tx, registry.definition(before.kind), before, { observed, observedGeneration }, log);
+    postChange(tx, registry.definition(before.kind), before, { observed, observedGeneration }, log);
   }
 }
 

@@ -55,7 +55,7 @@ export async function startOperation(
   const first = operation.steps[0];
   const result = first?.effectFree ? await tryStep(first, effects, view, record) : undefined;
   await effects.writeRecord(async (writes) => {
-    await writes.tx.query(
+    writes.tx.post(
       `insert into operation (id, name, version, resource_id, kind, project, status, input)
        values ($1, $2, $3, $4, $5, $6, 'running', $7)`,
       [
@@ -71,7 +71,7 @@ export async function startOperation(
     );
     if (!result || !first) return;
     if (result instanceof Fault) {
-      await setStatus(writes.tx, record.id, "undoing", toOperationError(result));
+      setStatus(writes.tx, record.id, "undoing", toOperationError(result));
     } else if ("done" in result) {
       await commitStep(writes, operation, record, first, result);
     }
@@ -172,7 +172,7 @@ async function undoNext(
   const { commit } = result;
   await effects.writeRecord(async (writes) => {
     await commit?.(writes);
-    await recordStep(writes.tx, operation, record, step, "undone", record.outputs[step.name] ?? null);
+    recordStep(writes.tx, operation, record, step, "undone", record.outputs[step.name] ?? null);
   });
   return { go: "on" };
 }
@@ -195,20 +195,20 @@ async function commitStep(
   result: Extract<StepResult, { done: Json }>,
 ): Promise<void> {
   const output = (await result.commit?.(writes)) ?? result.done;
-  await recordStep(writes.tx, operation, record, step, "done", output);
+  recordStep(writes.tx, operation, record, step, "done", output);
 }
 
 /** Stores a step's outcome; the last step that is done ends the operation with it. */
-async function recordStep(
+function recordStep(
   tx: Tx,
   operation: Operation,
   record: OperationRecord,
   step: Step,
   status: "done" | "undone",
   output: Json,
-): Promise<void> {
+): void {
   const ends = status === "done" && step === operation.steps.at(-1);
-  await tx.query(
+  tx.post(
     `with step as (
        insert into operation_step (operation_id, name, position, status, output) values ($1, $2, $3, $4, $5)
        on conflict (operation_id, name) do update set status = $4, output = $5, updated_at = now())
@@ -242,7 +242,7 @@ async function turnBack(
   record: OperationRecord,
   error: OperationError,
 ): Promise<Progress> {
-  await effects.writeRecord(({ tx }) => setStatus(tx, record.id, "undoing", error));
+  await effects.writeRecord(async ({ tx }) => setStatus(tx, record.id, "undoing", error));
   return { go: "on" };
 }
 
@@ -257,7 +257,7 @@ async function giveUp(
   const { reason, message } = error;
   const since = new Date(effects.now()).toISOString();
   await effects.writeRecord(async (writes) => {
-    await setStatus(writes.tx, record.id, "failed", error);
+    setStatus(writes.tx, record.id, "failed", error);
     await writes.setProblem({ reason, message, stuck: true, generation: resource.generation, since });
   });
   return { go: "on" };
@@ -268,17 +268,17 @@ async function finish(
   record: OperationRecord,
   status: "done" | "undone",
 ): Promise<Progress> {
-  await effects.writeRecord(({ tx }) => setStatus(tx, record.id, status, record.error));
+  await effects.writeRecord(async ({ tx }) => setStatus(tx, record.id, status, record.error));
   return { go: "on" };
 }
 
-async function setStatus(
+function setStatus(
   tx: Tx,
   id: string,
   status: OperationRecord["status"],
   error: OperationError | undefined,
-): Promise<void> {
-  await tx.query(
+): void {
+  tx.post(
     `update operation set status = $2, error = coalesce($3, error), attempt = 0, updated_at = now(),
        ended_at = case when $2 in ('done', 'undone', 'failed') then now() end where id = $1`,
     [id, status, error ? JSON.stringify(error) : null],

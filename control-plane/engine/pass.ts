@@ -11,6 +11,7 @@ import type { Database } from "../store/database.ts";
 import type { AnyController, Decision, Effects, Operation, View } from "./controller.ts";
 import type { Fleet } from "./fleet.ts";
 import type { KindRegistry } from "./observe.ts";
+import { promise } from "./capacity.ts";
 import { advanceOperation, startOperation, type OperationEffects } from "./operation.ts";
 import { loadView } from "./view.ts";
 import type { Claim } from "./work.ts";
@@ -185,7 +186,7 @@ function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: Ab
     nextFence: () => ({ epoch: deps.commands(), generation: BigInt(resource.generation) }),
     now: deps.now,
     choose: (request) => deps.fleet.choose(request),
-    promise: (request) => writeRecord((writes) => writes.promise(request)),
+    promise: (request) => promise(database, claim, request),
     write: writeRecord,
   };
   return { ...effects, writeRecord };

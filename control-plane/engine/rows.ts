@@ -94,42 +94,67 @@ export async function changeResource(
   change: ResourceChange,
   log: Logger,
 ): Promise<Resource> {
+  const { statement, after } = toChange(definition, before, change, log);
+  const [row] = await tx.query<{ updated_at: Date }>(...statement);
+  if (!row) throw new Fault("stale", "the resource is gone");
+  return { ...after, updatedAt: row.updated_at };
+}
+
+/** As {@link changeResource}, without waiting: what it gives does not know when that was. */
+export function postChange(
+  tx: Tx,
+  definition: AnyDefinition,
+  before: Resource,
+  change: ResourceChange,
+  log: Logger,
+): Resource {
+  const { statement, after } = toChange(definition, before, change, log);
+  tx.post(...statement);
+  return after;
+}
+
+function toChange(
+  definition: AnyDefinition,
+  before: Resource,
+  change: ResourceChange,
+  log: Logger,
+): { readonly statement: Parameters<Tx["post"]>; readonly after: Resource } {
   const changed = { ...before, ...change };
   const phase = definition.phase(changed) as string;
   if (phase !== before.phase && !(definition.next[before.phase] ?? []).includes(phase)) {
     log.error("phase.illegal", { resource: before.id, from: before.phase, to: phase });
   }
-  const [row] = await tx.query<{ updated_at: Date }>(
-    `with changed as (
-       update resource set name = $2, labels = $3, generation = $4, observed_generation = $5, desired = $6,
-         observed = $7, placement = $8, problem = $9, host_id = $10, deleting_at = $11, phase = $12,
-         revision = revision + 1, updated_at = clock_timestamp()
-       where id = $1 returning id, kind, project, updated_at)
-     , event as (
-       insert into outbox (event_id, type, resource_id, kind, project, payload)
-       select $13, kind || '.changed', id, kind, project, $14 from changed)
-     select updated_at from changed`,
-    [
-      before.id,
-      changed.name,
-      changed.labels,
-      changed.generation,
-      changed.observedGeneration,
-      json(changed.desired),
-      json(changed.observed),
-      json(changed.placement),
-      json(changed.problem),
-      changed.hostId ?? null,
-      changed.deletingAt ?? null,
-      phase,
-      `evt-${newIdSuffix()}`,
-      { phase, previous_phase: before.phase, revision: before.revision + 1, generation: changed.generation },
-    ],
-    "resource_change",
-  );
-  if (!row) throw new Fault("stale", "the resource is gone");
-  return { ...changed, phase, revision: before.revision + 1, updatedAt: row.updated_at };
+  const values = [
+    before.id,
+    changed.name,
+    changed.labels,
+    changed.generation,
+    changed.observedGeneration,
+    json(changed.desired),
+    json(changed.observed),
+    json(changed.placement),
+    json(changed.problem),
+    changed.hostId ?? null,
+    changed.deletingAt ?? null,
+    phase,
+    `evt-${newIdSuffix()}`,
+    { phase, previous_phase: before.phase, revision: before.revision + 1, generation: changed.generation },
+  ];
+  return {
+    statement: [changeStatement, values, "resource_change"],
+    after: { ...changed, phase, revision: before.revision + 1 },
+  };
 }
+
+const changeStatement = `with changed as (
+    update resource set name = $2, labels = $3, generation = $4, observed_generation = $5, desired = $6,
+      observed = $7, placement = $8, problem = $9, host_id = $10, deleting_at = $11, phase = $12,
+      revision = revision + 1, updated_at = clock_timestamp()
+    where id = $1 returning id, kind, project, updated_at)
+  , event as (
+    insert into outbox (event_id, type, resource_id, kind, project, payload)
+    select $13, kind || '.changed', id, kind, project, $14 from changed)
+  select updated_at from changed`;
 
 /** Takes the row and all that hangs on it away, and leaves a tombstone so that leftovers are known as such. */
 export async function eraseResource(tx: Tx, resource: Resource): Promise<void> {

@@ -4,7 +4,7 @@
  * commands: a holder that was too slow is refused wherever it acts. The row lives as long as the
  * resource, so the epoch never starts again.
  */
-import { Fault, type Json } from "#kernel/fault.ts";
+import type { Json } from "#kernel/fault.ts";
 import type { Queryable, Tx } from "../store/database.ts";
 
 /** A pass must be done within this: longer than the longest command to an agent. */
@@ -109,14 +109,7 @@ export class WorkQueue {
   }
 }
 
-/** Begins a fenced transaction: throws `stale` unless the claim still holds, and keeps it until commit. */
-export async function assertClaim(tx: Tx, claim: Claim): Promise<void> {
-  const rows = await tx.query(
-    "select 1 from work where key = $1 and lease_epoch = $2 for share",
-    [claim.key, claim.epoch],
-    "work_fence",
-  );
-  if (rows.length === 0) {
-    throw new Fault("stale", "another worker has taken this over", { reason: "LEASE_LOST" });
-  }
+/** Begins a fenced transaction: it fails as `stale` LEASE_LOST unless the claim still holds, and keeps it until commit. */
+export function assertClaim(tx: Tx, claim: Claim): void {
+  tx.post("select assert_claim($1, $2)", [claim.key, claim.epoch], "work_fence");
 }

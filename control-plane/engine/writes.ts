@@ -5,7 +5,7 @@ import type { Database, Tx } from "../store/database.ts";
 import { release, reserve } from "./capacity.ts";
 import type { MachineObservation, Reserved, Writes } from "./controller.ts";
 import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
-import { changeResource, eraseResource, lockResource, type ResourceChange } from "./rows.ts";
+import { eraseResource, lockResource, postChange, type ResourceChange } from "./rows.ts";
 import { assertClaim, type Claim } from "./work.ts";
 
 /** Runs `work` in one transaction that holds the claim; throws `stale` when it is lost. */
@@ -17,7 +17,7 @@ export function fencedWrite<T>(
   work: (writes: FencedWrites) => Promise<T>,
 ): Promise<T> {
   return database.transaction(async (tx) => {
-    await assertClaim(tx, claim);
+    assertClaim(tx, claim);
     return work(new FencedWrites(tx, registry, claim.key, log));
   });
 }
@@ -70,21 +70,8 @@ export class FencedWrites implements Writes {
     return reserve(this.tx, this.#id, request);
   }
 
-  /**
-   * A reservation by itself, committed without waiting for the disk: the host's capacity row is locked for a
-   * moment only. Whatever is committed durably later makes this durable too, for the log is one.
-   */
-  async promise(request: Reserved): Promise<void> {
-    await this.tx.query("set local synchronous_commit = off");
-    await this.tx.query("delete from reservation where resource_id = $1 and host_id <> $2", [
-      this.#id,
-      request.hostId,
-    ]);
-    await reserve(this.tx, this.#id, request);
-  }
-
-  release(hostId: string): Promise<void> {
-    return release(this.tx, this.#id, hostId);
+  async release(hostId: string): Promise<void> {
+    release(this.tx, this.#id, hostId);
   }
 
   async forgetIncarnation(hostId: string): Promise<void> {
@@ -103,7 +90,7 @@ export class FencedWrites implements Writes {
   async #change(change: ResourceChange): Promise<void> {
     const before = await this.#lock();
     const definition = this.#registry.definition(before.kind);
-    this.#locked = await changeResource(this.tx, definition, before, change, this.#log);
+    this.#locked = postChange(this.tx, definition, before, change, this.#log);
   }
 
   async #lock(): Promise<Resource> {

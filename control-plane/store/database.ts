@@ -18,7 +18,11 @@ export interface Queryable {
 
 /** A transaction in progress. */
 export interface Tx extends Queryable {
-  readonly inTransaction: true;
+  /**
+   * Sends a statement whose rows nobody needs, without waiting for it: the next goes out right behind.
+   * If it fails, all after it fail too, and so does the transaction, with this statement's error.
+   */
+  post(text: string, values?: Values, name?: string): void;
 }
 
 export interface DatabaseOptions {
@@ -55,7 +59,9 @@ export class Database implements Queryable, AsyncDisposable {
       connectionTimeoutMillis: connectTimeoutMs,
       statement_timeout: statementTimeoutMs,
       application_name: "skerry",
-    });
+      // A statement is sent when it is asked for, not when the one before it was answered.
+      pipeline: true,
+    } satisfies pg.PoolConfig & { pipeline: boolean });
     this.#pool.on("error", (error) => log.warn("database.connection_lost", { error }));
   }
 
@@ -89,17 +95,20 @@ export class Database implements Queryable, AsyncDisposable {
     // A client that is checked out reports its loss here, not to the pool.
     const lost = (error: Error) => (broken = error);
     client.on("error", lost);
+    const posted = new Posted();
+    const query: Tx["query"] = (text, values = [], name) => run(client, text, values, name);
+    const post: Tx["post"] = (text, values, name) => posted.add(query(text, values, name));
     try {
-      await client.query("begin");
-      const result = await work({
-        inTransaction: true,
-        query: (text, values = [], name) => run(client, text, values, name),
-      });
-      await client.query("commit");
+      post("begin");
+      const result = await work({ query, post });
+      const { command } = await client.query("commit");
+      await posted.settled();
+      // The server's word for: something before had failed.
+      if (command !== "COMMIT") throw new Error(`the transaction ended with ${command}`);
       return result;
     } catch (error) {
       await client.query("rollback").catch((failure: Error) => (broken = failure));
-      throw error;
+      throw (await posted.failure()) ?? error;
     } finally {
       client.off("error", lost);
       client.release(broken);
@@ -124,6 +133,28 @@ export class Database implements Queryable, AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#pool.end();
+  }
+}
+
+/** Statements that were sent and not waited for. */
+class Posted {
+  readonly #answers: Promise<unknown>[] = [];
+
+  add(answer: Promise<unknown>): void {
+    answer.catch(() => undefined); // told by `settled` or `failure`
+    this.#answers.push(answer);
+  }
+
+  async settled(): Promise<void> {
+    for (const answer of this.#answers) await answer;
+  }
+
+  /** The first failure: those after it only say that there was one. */
+  async failure(): Promise<unknown> {
+    return this.settled().then(
+      () => undefined,
+      (error: unknown) => error,
+    );
   }
 }
 
@@ -152,9 +183,15 @@ const outage = /^(08|57P0|53|ECONN|EPIPE|ENOENT|ETIMEDOUT|EAI_)/;
 const outageMessage =
   /connection terminated|timeout exceeded when trying to connect|timeout expired|client has encountered a connection error|not queryable/i;
 
-/** Faults pass through; a database that is away is `unavailable`; the rest is our bug. */
+/** Raised by `assert_claim`. */
+const claimLost = "SK001";
+
+/** Faults pass through; a lost claim is `stale`; a database that is away is `unavailable`; the rest is our bug. */
 export function toDatabaseFault(error: unknown): unknown {
   if (error instanceof Fault) return error;
+  if (isPgError(error) && error.code === claimLost) {
+    return new Fault("stale", "another worker has taken this over", { reason: "LEASE_LOST", cause: error });
+  }
   const away =
     (isPgError(error) && outage.test(error.code)) ||
     (error instanceof Error && outageMessage.test(error.message));

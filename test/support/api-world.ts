@@ -180,6 +180,7 @@ export async function reportRunning(world: World, id: string): Promise<void> {
       acceleration: "none",
       image_bytes_done: 0,
       image_bytes_total: 0,
+      migration: null,
     };
     const placement = { host_id: hostId, provider: "aws", region: "us-east-1", zone: "a", explanation: {} };
     const change = { observed, observedGeneration: before.generation, hostId, placement };

@@ -6,7 +6,7 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import type { Environment } from "#cp/local/child.ts";
+import type { Argv, Environment } from "#cp/local/child.ts";
 import { loadCredentials, type Credentials } from "#cp/local/credentials.ts";
 import { NativeApi } from "#cp/local/native-api.ts";
 import { agentEnvironment, controlPlaneEnvironment, nodeProgram, root } from "#cp/local/programs.ts";
@@ -30,6 +30,13 @@ export interface TestCloudOptions {
   readonly agentEnv?: Environment;
   /** Agents dial this port instead of the gateway's: a proxy in between. */
   readonly gatewayPort?: (realPort: number) => Promise<number>;
+  /** Where an agent runs, when not simply here: the program that does so. */
+  readonly placeAgent?: (host: TopologyHost, program: AgentProgram) => AgentProgram;
+}
+
+export interface AgentProgram {
+  readonly argv: Argv;
+  readonly env: Environment;
 }
 
 export interface TestAgent {
@@ -70,7 +77,8 @@ export async function launchCloud(options: TestCloudOptions): Promise<TestCloud>
     const agents = await Promise.all(
       listHosts(options).map(async (host) => {
         const token = await api.createEnrolmentToken(host.name, signal);
-        const agent = await prepareAgent({ host, token, settings, gatewayPort, env: options.agentEnv });
+        const { agentEnv: env, placeAgent: place = (_host, program) => program } = options;
+        const agent = await prepareAgent({ host, token, settings, gatewayPort, env, place });
         await agent.program.start();
         return agent;
       }),
@@ -200,6 +208,7 @@ async function prepareAgent(options: {
   readonly token: string;
   readonly gatewayPort: number;
   readonly env: Environment | undefined;
+  readonly place: NonNullable<TestCloudOptions["placeAgent"]>;
 }): Promise<TestAgent> {
   const { host, settings, token } = options;
   const { home, microDirectory = "" } = settings;
@@ -211,8 +220,10 @@ async function prepareAgent(options: {
   const given = { host, gateway, dataDirectory, labelsFile, microDirectory, token };
   const program = new Program({
     name: `the agent of ${host.name}`,
-    argv: nodeProgram("agent/main"),
-    env: { ...agentEnvironment(inheritedEnvironment(), given), ...options.env },
+    ...options.place(host, {
+      argv: nodeProgram("agent/main"),
+      env: { ...agentEnvironment(inheritedEnvironment(), given), ...options.env },
+    }),
     logFile: path.join(home, `${host.name}.log`),
     announcesReady: false,
   });

@@ -129,6 +129,8 @@ export class World {
         capabilities: [],
         listen_address: "",
         boot_id: "",
+        machine_types: [],
+        guest_cpu_model: "",
         unknown_machines: [],
       },
       refs: {},

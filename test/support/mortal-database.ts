@@ -21,11 +21,11 @@ export class MortalDatabase extends Database {
     this.#assertAlive();
     let fenced = false;
     const result = await super.transaction((tx) => {
-      const query: Tx["query"] = (text, values, name) => {
+      const post: Tx["post"] = (text, values, name) => {
         fenced ||= name === "work_fence";
-        return tx.query(text, values, name);
+        tx.post(text, values, name);
       };
-      return work({ ...tx, query });
+      return work({ ...tx, post });
     });
     if (fenced) this.#countCommit();
     return result;
@@ -34,7 +34,8 @@ export class MortalDatabase extends Database {
   override async query<R>(text: string, values?: readonly unknown[], name?: string): Promise<R[]> {
     this.#assertAlive();
     const rows = await super.query<R>(text, values, name);
-    if (name === "work_settle" || (name === "work_claim" && rows.length > 0)) this.#countCommit();
+    if (name === "work_settle" || name === "capacity_promise" || (name === "work_claim" && rows.length > 0))
+      this.#countCommit();
     return rows;
   }
 

@@ -82,7 +82,7 @@ export interface Site {
 export interface Filter {
   readonly summary: string;
   /** Where the value is, as a path into the stored row. */
-  readonly path: readonly ["desired" | "observed" | "placement" | "labels", string];
+  readonly path: readonly ["desired" | "observed" | "placement" | "labels" | "refs", string];
 }
 
 export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase extends string = string> {
@@ -109,6 +109,11 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   readonly settled: readonly Phase[];
   readonly verbs: Readonly<Record<string, Verb<Spec, Status, Phase>>>;
   readonly references: Readonly<Record<string, Reference>>;
+  /**
+   * Name of the reference to the resource whose own pass carries this one out: a request. One of them may be
+   * open per resource; it ends in a settled phase, stays readable, and keeps nobody from being deleted.
+   */
+  readonly requestOf?: string;
   readonly filters: Readonly<Record<string, Filter>>;
   /** Which of create, update and delete the public API offers, and the role each takes. */
   readonly access: Readonly<Partial<Record<"create" | "update" | "delete", Role>> & { read: Role }>;

@@ -3,7 +3,8 @@ import { enrolmentToken } from "./enrolment-token/enrolment-token.resource.ts";
 import { host } from "./host/host.resource.ts";
 import { image } from "./image/image.resource.ts";
 import { instance } from "./instance/instance.resource.ts";
+import { migration } from "./migration/migration.resource.ts";
 import { operation } from "./operation/operation.resource.ts";
 
 /** Every kind there is; the native API, OpenAPI, SDK and command line follow this list. */
-export const kinds: readonly AnyDefinition[] = [instance, image, host, enrolmentToken, operation];
+export const kinds: readonly AnyDefinition[] = [instance, migration, image, host, enrolmentToken, operation];

@@ -78,6 +78,8 @@ export interface InstanceStatus {
   readonly acceleration: string;
   readonly image_bytes_done: number;
   readonly image_bytes_total: number;
+  /** id of the migration under way */
+  readonly migration: string | null;
 }
 
 export type InstancePhase =
@@ -111,6 +113,146 @@ export interface InstanceKind {
 
 /** A virtual machine; it outlives the hosts it runs on */
 export type Instance = Resource<InstanceKind>;
+
+export interface MigrationSpec {
+  /** id or name of the instance */
+  readonly instance: string;
+  /** an instance that is off moves cold whatever is asked; postcopy can lose the guest */
+  readonly type: "live" | "cold" | "postcopy";
+  readonly provider: string | null;
+  readonly region: string | null;
+  /** id or name of a host */
+  readonly host: string | null;
+  readonly max_downtime_ms: number;
+  /** when the guest writes faster than the link carries: give up, slow it down, or break the promise */
+  readonly on_unreachable: "abort" | "throttle" | "force";
+  readonly wan_optimization: "auto" | "on" | "off";
+  /** bytes per second on the wire */
+  readonly bandwidth_limit: number | null;
+  /** set by the verb; the move is called off unless it is committed */
+  readonly cancel: boolean;
+}
+
+export interface MigrationInput {
+  /** id or name of the instance */
+  readonly instance: string;
+  /** an instance that is off moves cold whatever is asked; postcopy can lose the guest */
+  readonly type?: "live" | "cold" | "postcopy";
+  readonly provider?: string | null;
+  readonly region?: string | null;
+  /** id or name of a host */
+  readonly host?: string | null;
+  readonly max_downtime_ms?: number;
+  /** when the guest writes faster than the link carries: give up, slow it down, or break the promise */
+  readonly on_unreachable?: "abort" | "throttle" | "force";
+  readonly wan_optimization?: "auto" | "on" | "off";
+  /** bytes per second on the wire */
+  readonly bandwidth_limit?: number | null;
+  /** set by the verb; the move is called off unless it is committed */
+  readonly cancel?: boolean;
+}
+
+export interface MigrationStatus {
+  /** how far it is; what the phase is computed from */
+  readonly stage:
+    "preparing" | "disk-copy" | "pre-copy" | "switchover" | "post-copy" | "complete" | "failed" | "cancelled";
+  /** as it is done, which is cold for an instance that is off */
+  readonly type: "live" | "cold" | "postcopy";
+  readonly source: {
+    readonly host_id: string;
+    readonly provider: string;
+    readonly region: string;
+  };
+  readonly target: {
+    readonly host_id: string;
+    readonly provider: string;
+    readonly region: string;
+  } | null;
+  /** what holds it up */
+  readonly waiting_for: string | null;
+  readonly waiting_since: string | null;
+  readonly progress: {
+    /** of memory and disk that have to move, as far as known */
+    readonly bytes_total: number;
+    readonly bytes_remaining: number;
+    /** on the wire */
+    readonly bytes_sent: number;
+    /** bytes per second that the guest writes */
+    readonly dirty_rate: number;
+    /** bytes per second */
+    readonly throughput: number;
+    /** bytes on the wire / bytes that had to move */
+    readonly compression_ratio: number | null;
+    readonly predicted_downtime_ms: number;
+    readonly rounds: number;
+    readonly codec: string;
+    readonly page_stage: boolean;
+    readonly estimated_completion_at: string | null;
+  } | null;
+  readonly receipt: {
+    readonly duration_ms: number;
+    /** from the source's stop to the target's run; null when it was off */
+    readonly downtime_ms: number | null;
+    /** from the guest's stop until the source had confirmation that all arrived */
+    readonly stopped_ms: number;
+    /** from the target's command to run until the guest ran */
+    readonly resumed_ms: number;
+    /** milliseconds in each phase */
+    readonly phase_ms: Readonly<Record<string, number>>;
+    readonly bytes_total: number;
+    readonly bytes_sent: number;
+    readonly compression_ratio: number | null;
+    readonly bytes: {
+      /** as the hypervisor wrote it */
+      readonly memory_raw: number;
+      /** pages of zeros: named, not sent */
+      readonly memory_zero: number;
+      /** found in the image that both hosts have */
+      readonly memory_in_image: number;
+      readonly memory_wire: number;
+      readonly disk_raw: number;
+      readonly disk_wire: number;
+    };
+    readonly rounds: number;
+    readonly codec_history: readonly {
+      readonly codec: string;
+      readonly at_ms: number;
+    }[];
+    readonly page_stage: boolean;
+    readonly cpu_seconds: {
+      readonly source: number;
+      readonly target: number;
+    };
+  } | null;
+  readonly error: {
+    readonly reason: string;
+    readonly message: string;
+  } | null;
+  readonly started_at: string;
+  /** when the target became the owner: no way back from there */
+  readonly committed_at: string | null;
+  readonly ended_at: string | null;
+}
+
+export type MigrationPhase =
+  "preparing" | "disk-copy" | "pre-copy" | "switchover" | "post-copy" | "complete" | "failed" | "cancelled";
+
+export interface MigrationKind {
+  readonly kind: "migration";
+  readonly spec: MigrationSpec;
+  readonly input: MigrationInput;
+  readonly status: MigrationStatus;
+  readonly phase: MigrationPhase;
+  readonly verbs: {
+    /** Call it off; the instance stays where it is. Too late once the target owns it */
+    readonly cancel: Readonly<Record<string, never>>;
+  };
+  readonly filter: "instance" | "type";
+  readonly may: "create" | "update";
+}
+
+/** Moves an instance to another host */
+export type Migration = Resource<MigrationKind>;
 
 export interface ImageSpec {
   readonly type: "disk" | "kernel";
@@ -270,6 +412,9 @@ export interface HostStatus {
   readonly capabilities: readonly string[];
   readonly listen_address: string;
   readonly boot_id: string;
+  /** versioned machine types that guests can have here, newest first */
+  readonly machine_types: readonly string[];
+  readonly guest_cpu_model: string;
   /** machines found on the host that this cloud never heard of; they are left alone */
   readonly unknown_machines: readonly string[];
 }
@@ -377,6 +522,7 @@ export type Operation = Resource<OperationKind>;
 /** Every kind by the name of its collection. */
 export interface Kinds {
   readonly instances: InstanceKind;
+  readonly migrations: MigrationKind;
   readonly images: ImageKind;
   readonly hosts: HostKind;
   readonly enrolmentTokens: EnrolmentTokenKind;
@@ -403,6 +549,25 @@ export const kinds = {
     settled: ["running", "stopped", "failed", "deleted"],
     verbs: ["start", "stop", "restart"],
     filters: ["provider", "region", "host"],
+  },
+  migrations: {
+    kind: "migration",
+    plural: "migrations",
+    idPrefixes: ["mig"],
+    summary: "Moves an instance to another host",
+    phases: [
+      "preparing",
+      "disk-copy",
+      "pre-copy",
+      "switchover",
+      "post-copy",
+      "complete",
+      "failed",
+      "cancelled",
+    ],
+    settled: ["complete", "failed", "cancelled"],
+    verbs: ["cancel"],
+    filters: ["instance", "type"],
   },
   images: {
     kind: "image",

@@ -160,6 +160,7 @@ await t.test("creates with human sizes and waits, telling every stage once", asy
     state: "preparing",
     image_bytes_done: done,
     image_bytes_total: 100,
+    migration: null,
     pending_restart: [],
   });
   server.on(

@@ -143,7 +143,8 @@ export function deriveInstanceObserved(
 ): { readonly observed: InstanceStatus; readonly generation: number } | undefined {
   const owner = ownerOf(resource, incarnations);
   if (!owner) return undefined;
-  const status = { ...(owner.observed as unknown as InstanceStatus), host_id: owner.hostId };
+  const { move: _move, ...machine } = owner.observed as unknown as InstanceStatus & { move?: unknown };
+  const status: InstanceStatus = { ...machine, host_id: owner.hostId, migration: null };
   if (owner.state !== "absent") return { observed: status, generation: owner.generation };
   const lost = {
     state: "failed",

@@ -79,6 +79,7 @@ export const instanceStatus = z.strictObject({
   acceleration: z.string(),
   image_bytes_done: z.int(),
   image_bytes_total: z.int(),
+  migration: z.string().nullable().describe("id of the migration under way"),
 });
 export type InstanceStatus = z.infer<typeof instanceStatus>;
 
@@ -102,6 +103,7 @@ function phase(r: PhaseInput<InstanceSpec, InstanceStatus>): InstancePhase {
   // A machine that runs goes on running, whatever could not be done to it: the problem is shown beside.
   if (stuck && (!r.observed || r.observed.state === "failed")) return "failed";
   if (!r.observed) return r.hostId ? "building" : "pending";
+  if (r.observed.migration) return "migrating";
   const on = r.desired.power === "on";
   const reached = r.observedGeneration >= r.generation;
   switch (r.observed.state) {
@@ -149,7 +151,7 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
     running: ["building", "stopping", "stopped", "migrating", "deleting", "failed"],
     stopping: ["building", "running", "stopped", "deleting", "failed"],
     stopped: ["building", "running", "stopping", "migrating", "deleting", "failed"],
-    migrating: ["running", "stopping", "stopped", "deleting", "failed"],
+    migrating: ["building", "running", "stopping", "stopped", "deleting", "failed"],
     deleting: ["deleted"],
     deleted: [],
     failed: ["pending", "building", "running", "stopping", "stopped", "deleting"],

@@ -34,6 +34,7 @@ const status = (change: Partial<InstanceStatus> = {}): InstanceStatus => ({
   acceleration: "none",
   image_bytes_done: 0,
   image_bytes_total: 0,
+  migration: null,
   ...change,
 });
 

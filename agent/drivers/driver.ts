@@ -88,8 +88,12 @@ export interface MachineDriver extends AsyncDisposable {
    * the plan can never work (such as a disk that would shrink).
    */
   ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine>;
-  /** Ends the machine at once and deletes its folder. Absent is success. */
-  remove(id: string, directory: string, signal: AbortSignal): Promise<void>;
+  /**
+   * Ends the machine at once and deletes its folder. Absent is success. With `keepDisks`, its disks stay in the
+   * folder, marked stale: they are no machine any more, only what a move back may start from. Removing it again
+   * without `keepDisks` deletes them, and so does `ensure` when it makes a machine there.
+   */
+  remove(id: string, directory: string, signal: AbortSignal, options?: RemoveOptions): Promise<void>;
   /** Undefined when there is no such machine. */
   inspect(id: string): Promise<DriverMachine | undefined>;
   /** Events from now on, until the signal aborts. One consumer. */
@@ -98,6 +102,10 @@ export interface MachineDriver extends AsyncDisposable {
   metrics(id: string): Promise<DriverMetrics | undefined>;
   readonly console?: ConsoleAccess;
   readonly liveMigration?: LiveMigration;
+}
+
+export interface RemoveOptions {
+  readonly keepDisks: boolean;
 }
 
 /**

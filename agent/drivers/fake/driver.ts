@@ -14,13 +14,16 @@ import type {
   DriverFacts,
   DriverMachine,
   DriverMetrics,
+  LiveMigration,
   MachineDriver,
   MachineEvent,
   MachinePlan,
+  RemoveOptions,
 } from "../driver.ts";
 import { Gate } from "./gate.ts";
 import { type FakeKnobs, noKnobs, parseKnobs } from "./knobs.ts";
 import { consoleLogPath, FakeMachine } from "./machine.ts";
+import { FakeLiveMigration } from "./migration.ts";
 
 export interface FakeDriverOptions {
   readonly log: Logger;
@@ -40,6 +43,8 @@ export async function createFakeDriver(options: FakeDriverOptions): Promise<Fake
 export class FakeDriver implements MachineDriver {
   readonly name = "fake";
   readonly console: ConsoleAccess;
+  readonly liveMigration: LiveMigration;
+  readonly #moves: FakeLiveMigration;
   readonly #log: Logger;
   readonly #now: () => number;
   readonly #machines = new Map<string, FakeMachine>();
@@ -51,6 +56,14 @@ export class FakeDriver implements MachineDriver {
   constructor({ log, knobs = {}, now = Date.now }: FakeDriverOptions) {
     this.#log = log;
     this.#now = now;
+    this.liveMigration = this.#moves = new FakeLiveMigration({
+      find: (id) => this.#machines.get(id),
+      keep: (machine) => this.#keep(machine),
+      gate: this.#gate,
+      knobs: () => this.#knobs,
+      tell: (event) => this.#tell(event),
+      ...{ log, now },
+    });
     this.#turn({ ...noKnobs, ...knobs });
     this.console = { connect: (id) => this.#openConsole(id), logPath: consoleLogPath };
   }
@@ -60,14 +73,16 @@ export class FakeDriver implements MachineDriver {
       version: "1",
       acceleration: "none",
       accelerationReason: "machines of the fake driver have no guest",
-      capabilities: ["console", "hotplug.cpu", "hotplug.memory"],
+      capabilities: ["console", "hotplug.cpu", "hotplug.memory", "migration"],
     };
   }
 
   async recover(plans: readonly MachinePlan[]): Promise<readonly DriverMachine[]> {
     for (const plan of plans) {
       const found = await FakeMachine.find(plan);
-      if (found) this.#machines.set(plan.id, found);
+      if (!found) continue;
+      await this.#moves.recover(found);
+      this.#keep(found);
     }
     return [...this.#machines.values()].map((machine) => machine.view());
   }
@@ -75,19 +90,28 @@ export class FakeDriver implements MachineDriver {
   async ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine> {
     await this.#gate.enter("ensure", signal);
     const machine = this.#machines.get(plan.id) ?? (await FakeMachine.make(plan));
-    this.#machines.set(plan.id, machine);
+    this.#keep(machine);
     await machine.apply(plan, this.#now());
+    this.#moves.end(plan.id);
+    machine.turn(this.#knobs); // a move may have slowed it down
     this.#gate.leave("ensure");
     return machine.view();
   }
 
-  async remove(id: string, directory: string, signal: AbortSignal): Promise<void> {
+  async remove(
+    id: string,
+    directory: string,
+    signal: AbortSignal,
+    { keepDisks }: RemoveOptions = { keepDisks: false },
+  ): Promise<void> {
     await this.#gate.enter("remove", signal);
     const machine = this.#machines.get(id);
     this.#machines.delete(id);
-    await machine?.erase();
+    this.#moves.end(id);
+    if (keepDisks) await (machine ?? (await FakeMachine.find({ id, directory })))?.leaveDisk();
+    else await machine?.erase();
     // What an earlier agent began to make is not in memory.
-    if (!machine) await rm(directory, { recursive: true, force: true });
+    if (!machine && !keepDisks) await rm(directory, { recursive: true, force: true });
     this.#gate.leave("remove");
   }
 
@@ -123,10 +147,11 @@ export class FakeDriver implements MachineDriver {
   /** The machine's end, as if its process died (`clean` false) or its guest powered off (`clean` true). */
   async end(id: string, clean: boolean): Promise<void> {
     const machine = this.#machines.get(id);
-    if (!machine?.isRunning) return;
+    if (!machine?.isOn) return;
     await machine.end();
+    this.#moves.end(id);
     const detail = clean ? "the guest powered off" : "the process was killed";
-    this.#events.emit("event", { id, type: "ended", clean, detail } satisfies MachineEvent);
+    this.#tell({ id, type: "ended", clean, detail });
   }
 
   /** Reads the knobs file now and whenever it changes. */
@@ -139,8 +164,13 @@ export class FakeDriver implements MachineDriver {
     watcher.on("error", (error) => this.#log.error("fake.knobs", { fault: error }));
   }
 
+  /** Lets go of all machines; what runs inside them stands still until another driver finds them. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort();
+    for (const [id, machine] of this.#machines) {
+      this.#moves.end(id);
+      machine[Symbol.dispose]();
+    }
   }
 
   async #reread(path: string): Promise<void> {
@@ -156,6 +186,7 @@ export class FakeDriver implements MachineDriver {
   #turn(knobs: FakeKnobs): void {
     this.#knobs = knobs;
     this.#gate.set(knobs);
+    for (const machine of this.#machines.values()) machine.turn(knobs);
     const named = (ids: readonly string[]) => (ids.includes("*") ? [...this.#machines.keys()] : ids);
     const effects = [
       ...named(knobs.crash).map((id) => this.end(id, false)),
@@ -168,8 +199,18 @@ export class FakeDriver implements MachineDriver {
   async #lose(id: string): Promise<void> {
     const machine = this.#machines.get(id);
     this.#machines.delete(id);
+    this.#moves.end(id);
     await machine?.erase();
-    this.#events.emit("event", { id, type: "changed" } satisfies MachineEvent);
+    this.#tell({ id, type: "changed" });
+  }
+
+  #keep(machine: FakeMachine): void {
+    this.#machines.set(machine.id, machine);
+    machine.turn(this.#knobs);
+  }
+
+  #tell(event: MachineEvent): void {
+    this.#events.emit("event", event);
   }
 
   async #openConsole(id: string): Promise<Duplex> {

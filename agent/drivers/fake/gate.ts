@@ -1,23 +1,27 @@
 /** Where calls to the fake driver wait, take their time, and fail as told. */
 import { Fault } from "#kernel/fault.ts";
 import { sleep } from "#kernel/retry.ts";
-import type { FakeFailure, FakeKnobs } from "./knobs.ts";
+import type { FakeCall, FakeFailure, FakeKnobs } from "./knobs.ts";
 
 export class Gate {
   #stepping: FakeKnobs["stepping"] = "auto";
+  #hold: readonly FakeCall[] = [];
   #delayMs = 0;
   #given: readonly FakeFailure[] = [];
   #failures: { readonly failure: FakeFailure; left: number }[] = [];
-  readonly #waiting = new Set<() => void>();
+  /** Who is to be let through, and what it wants to do. */
+  readonly #waiting = new Map<() => void, FakeCall>();
 
-  set({ stepping, delayMs, failures }: Pick<FakeKnobs, "stepping" | "delayMs" | "failures">): void {
+  set(knobs: Pick<FakeKnobs, "stepping" | "delayMs" | "failures" | "hold">): void {
+    const { stepping, delayMs, failures, hold } = knobs;
     this.#stepping = stepping;
+    this.#hold = hold;
     this.#delayMs = delayMs;
     // The same list again is another knob being turned: what was used up stays used up.
     if (failures !== this.#given)
       this.#failures = failures.map((failure) => ({ failure, left: failure.times }));
     this.#given = failures;
-    if (stepping === "auto") for (const release of [...this.#waiting]) release();
+    for (const [release, call] of [...this.#waiting]) if (!this.#holds(call)) release();
   }
 
   /** Calls that wait to be let through. */
@@ -27,25 +31,29 @@ export class Gate {
 
   /** Lets the call that waited longest through; false when none waits. */
   step(): boolean {
-    const [release] = this.#waiting;
+    const [release] = this.#waiting.keys();
     release?.();
     return release !== undefined;
   }
 
   /** A call comes in: it waits, takes its time, and may fail before it has an effect. */
-  async enter(call: FakeFailure["call"], signal: AbortSignal): Promise<void> {
+  async enter(call: FakeCall, signal: AbortSignal): Promise<void> {
     throwIfAborted(signal);
-    if (call === "ensure" && this.#stepping === "manual") await this.#queue(signal);
+    if (this.#holds(call)) await this.#queue(call, signal);
     if (this.#delayMs > 0) await sleep(this.#delayMs, signal);
     this.#fail(call, "before");
   }
 
   /** The call has had its effect and may still fail. */
-  leave(call: FakeFailure["call"]): void {
+  leave(call: FakeCall): void {
     this.#fail(call, "after");
   }
 
-  #queue(signal: AbortSignal): Promise<void> {
+  #holds(call: FakeCall): boolean {
+    return this.#hold.includes(call) || (call === "ensure" && this.#stepping === "manual");
+  }
+
+  #queue(call: FakeCall, signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const leave = () => {
         this.#waiting.delete(release);
@@ -59,12 +67,12 @@ export class Gate {
         leave();
         reject(aborted(signal));
       };
-      this.#waiting.add(release);
+      this.#waiting.set(release, call);
       signal.addEventListener("abort", abort, { once: true });
     });
   }
 
-  #fail(call: FakeFailure["call"], when: FakeFailure["when"]): void {
+  #fail(call: FakeCall, when: FakeFailure["when"]): void {
     const due = this.#failures.find(
       ({ failure, left }) => left > 0 && failure.call === call && failure.when === when,
     );

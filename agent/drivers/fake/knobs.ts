@@ -5,9 +5,13 @@
  */
 import { Fault, type FaultCode, faultCodes } from "#kernel/fault.ts";
 
+/** What the driver does: its calls, and the parts of sending a machine away. */
+export const fakeCalls = ["ensure", "remove", "receive", "disk-copy", "pre-copy", "switchover"] as const;
+export type FakeCall = (typeof fakeCalls)[number];
+
 /** The next `times` calls fail with this fault. `after`: the effect has happened, only the answer is lost. */
 export interface FakeFailure {
-  readonly call: "ensure" | "remove";
+  readonly call: FakeCall;
   readonly when: "before" | "after";
   readonly times: number;
   readonly code: FaultCode;
@@ -20,6 +24,17 @@ export interface FakeKnobs {
   /** How long each ensure takes. */
   readonly delayMs: number;
   readonly failures: readonly FakeFailure[];
+  /** These wait, before they have an effect, for as long as they are named here. */
+  readonly hold: readonly FakeCall[];
+  /** Every how many milliseconds guests count, print and write to their memory and disk; 0: there are none. */
+  readonly tickMs: number;
+  /** Pages of memory that each tick changes. */
+  readonly dirtyPages: number;
+  /** Sizes of what a machine that is made now has to move, in pages of 4 KiB. */
+  readonly memoryPages: number;
+  readonly diskPages: number;
+  /** How fast a machine leaves; 0: as fast as the other side takes it. */
+  readonly pagesPerSecond: number;
   /** Ids of machines that die now; `*` is all of them. */
   readonly crash: readonly string[];
   /** Ids of guests that power themselves off now. */
@@ -32,6 +47,12 @@ export const noKnobs: FakeKnobs = {
   stepping: "auto",
   delayMs: 0,
   failures: [],
+  hold: [],
+  tickMs: 0,
+  dirtyPages: 1,
+  memoryPages: 64,
+  diskPages: 64,
+  pagesPerSecond: 0,
   crash: [],
   powerOff: [],
   lose: [],
@@ -56,10 +77,20 @@ export function parseKnobs(text: string): FakeKnobs {
 
 const isIds = (value: unknown) => Array.isArray(value) && value.every((id) => typeof id === "string");
 
+const isNumber = (least: number, most: number) => (value: unknown) =>
+  typeof value === "number" && value >= least && value <= most;
+const isCall = (value: unknown) => fakeCalls.some((call) => call === value);
+
 const checks: Readonly<Record<string, (value: unknown) => boolean>> = {
   stepping: (value) => value === "auto" || value === "manual",
-  delayMs: (value) => typeof value === "number" && value >= 0 && value <= 600_000,
+  delayMs: isNumber(0, 600_000),
   failures: (value) => Array.isArray(value) && value.every(isFailure),
+  hold: (value) => Array.isArray(value) && value.every(isCall),
+  tickMs: isNumber(0, 60_000),
+  dirtyPages: isNumber(0, 100_000),
+  memoryPages: isNumber(1, 100_000),
+  diskPages: isNumber(1, 100_000),
+  pagesPerSecond: isNumber(0, 1_000_000),
   crash: isIds,
   powerOff: isIds,
   lose: isIds,
@@ -68,7 +99,7 @@ const checks: Readonly<Record<string, (value: unknown) => boolean>> = {
 function isFailure(value: unknown): boolean {
   return (
     isRecord(value) &&
-    (value.call === "ensure" || value.call === "remove") &&
+    isCall(value.call) &&
     (value.when === "before" || value.when === "after") &&
     Number.isInteger(value.times) &&
     faultCodes.includes(value.code as FaultCode) &&

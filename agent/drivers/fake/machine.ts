@@ -9,6 +9,7 @@ import { Duplex } from "node:stream";
 import { Fault } from "#kernel/fault.ts";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { DriverMachine, DriverMetrics, MachinePlan } from "../driver.ts";
+import { FakeGuest, guestFiles, type GuestSize, loseMemory } from "./guest.ts";
 
 const MiB = 1024n ** 2n;
 
@@ -17,13 +18,37 @@ interface Size {
   readonly memoryMiB: number;
 }
 
+/** Why a machine stands still in the middle of a move. */
+export interface Hold {
+  readonly migrationId: string;
+  /**
+   * `incoming`: it has not arrived whole; `arrived`: it has. `switchover`: its last pages are under way;
+   * `handed-over`: the other host has them all.
+   */
+  readonly stage: "incoming" | "arrived" | "switchover" | "handed-over";
+  /** Its memory has begun to arrive: a connection that is lost now is the machine lost. */
+  readonly memoryBegun: boolean;
+}
+
+/** How a guest behaves, where there is to be one. */
+export interface GuestHabits extends GuestSize {
+  /** 0: nothing runs inside. */
+  readonly tickMs: number;
+  /** Pages of memory that each tick changes. */
+  readonly dirtyPages: number;
+}
+
 interface State {
   readonly wanted: Size;
   /** What it runs with; undefined while it is off. */
   readonly running: (Size & { readonly startedAtMs: number }) | undefined;
   readonly diskBytes: string;
   readonly forwards: DriverMachine["forwards"];
+  /** While this is set nothing runs, whatever `running` says. */
+  readonly hold?: Hold;
 }
+
+const idle: GuestHabits = { tickMs: 0, dirtyPages: 0, memoryPages: 1, diskPages: 1 };
 
 export function consoleLogPath(directory: string): string {
   return join(directory, "console.log");
@@ -34,6 +59,9 @@ export class FakeMachine {
   readonly directory: string;
   #state: State;
   #saving: Promise<void> = Promise.resolve();
+  #habits: GuestHabits = idle;
+  #guest: FakeGuest | undefined;
+  #clock: NodeJS.Timeout | undefined;
 
   private constructor(id: string, directory: string, state: State) {
     this.id = id;
@@ -44,13 +72,17 @@ export class FakeMachine {
   /** Makes the folder of a machine that was not there; it is off. */
   static async make(plan: MachinePlan): Promise<FakeMachine> {
     await mkdir(plan.directory, { recursive: true });
+    await rm(join(plan.directory, "stale.bin"), { force: true });
     const wanted = sizeOf(plan);
     const state: State = { wanted, running: undefined, diskBytes: "0", forwards: [] };
     return new FakeMachine(plan.id, plan.directory, state);
   }
 
   /** Finds what an earlier agent left in the folder; undefined when there is nothing. */
-  static async find({ id, directory }: MachinePlan): Promise<FakeMachine | undefined> {
+  static async find({
+    id,
+    directory,
+  }: Pick<MachinePlan, "id" | "directory">): Promise<FakeMachine | undefined> {
     try {
       const text = await readFile(join(directory, "fake.json"), "utf8");
       return new FakeMachine(id, directory, JSON.parse(text) as State);
@@ -60,13 +92,67 @@ export class FakeMachine {
     }
   }
 
-  get isRunning(): boolean {
+  /** Its power is on, though it may stand still. */
+  get isOn(): boolean {
     return this.#state.running !== undefined;
+  }
+
+  get isRunning(): boolean {
+    return this.isOn && this.#state.hold === undefined;
+  }
+
+  /** There is more of it than a folder: it has been on, or was told to be. */
+  get isMade(): boolean {
+    return this.#state.diskBytes !== "0";
+  }
+
+  get hold(): Hold | undefined {
+    return this.#state.hold;
+  }
+
+  /** Stops what runs inside, or lets it go on. On disk when the promise resolves, in effect at once. */
+  async setHold(hold: Hold | undefined): Promise<void> {
+    const { hold: _, ...state } = this.#state;
+    await this.#save(hold ? { ...state, hold } : state);
+  }
+
+  /** Makes it stand ready for what another host sends. */
+  async await(plan: MachinePlan, hold: Hold, on: boolean, nowMs: number): Promise<void> {
+    const wanted = sizeOf(plan);
+    const running = on ? { ...wanted, startedAtMs: nowMs } : undefined;
+    const diskBytes = String(plan.spec.diskBytes);
+    await this.#save({ wanted, running, diskBytes, forwards: forwardsOf(plan), hold });
+  }
+
+  /** Its memory and disk; made when they are first wanted. */
+  get guest(): FakeGuest {
+    return (this.#guest ??= new FakeGuest(this.directory, consoleLogPath(this.directory), this.#habits));
+  }
+
+  /** Says how the guest is to behave; pages that are there keep their number. */
+  turn(habits: GuestHabits): void {
+    this.#habits = habits;
+    this.#keepTicking();
+  }
+
+  /** Slows the guest down, so that it can be moved; until it is told how to behave again. */
+  throttle(): void {
+    this.turn({ ...this.#habits, dirtyPages: 0 });
+  }
+
+  /** Lets go of it; its files stay. */
+  [Symbol.dispose](): void {
+    this.turn({ ...this.#habits, tickMs: 0 });
+    this.#guest?.[Symbol.dispose]();
+    this.#guest = undefined;
   }
 
   /** Converges to the plan: a larger size is plugged in live, a smaller one waits for the next start. */
   async apply(plan: MachinePlan, nowMs: number): Promise<void> {
-    const { diskBytes, power, forwards } = plan.spec;
+    const { diskBytes, power } = plan.spec;
+    if (this.#state.hold?.stage === "incoming") {
+      throw new Fault("conflict", "the machine has not arrived whole", { reason: "MOVE_INCOMPLETE" });
+    }
     if (diskBytes < BigInt(this.#state.diskBytes)) {
       throw new Fault("invalid", "a disk cannot shrink", { reason: "DISK_CANNOT_SHRINK" });
     }
@@ -82,12 +168,7 @@ export class FakeMachine {
       wanted,
       running,
       diskBytes: String(diskBytes),
-      forwards: forwards.map(({ protocol, guestPort, hostPort, hostAddress }) => ({
-        protocol,
-        guestPort,
-        hostPort,
-        hostAddress: hostAddress || "127.0.0.1",
-      })),
+      forwards: forwardsOf(plan),
     };
     if (running && !before) await this.print(`fake machine ${this.id} started\r\n`);
     await this.#save(next);
@@ -99,12 +180,25 @@ export class FakeMachine {
   }
 
   async erase(): Promise<void> {
+    this[Symbol.dispose]();
     await this.#saving;
     await rm(this.directory, { recursive: true, force: true });
   }
 
+  /** It is no machine any more; its disk stays, as nobody's. */
+  async leaveDisk(): Promise<void> {
+    this[Symbol.dispose]();
+    await this.#saving;
+    await rm(join(this.directory, "fake.json"), { force: true });
+    loseMemory(this.directory);
+    const { disk } = guestFiles(this.directory);
+    await rename(disk, join(this.directory, "stale.bin")).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT") throw error; // it never had one, or this was done before
+    });
+  }
+
   view(): DriverMachine {
-    const { wanted, running, diskBytes, forwards } = this.#state;
+    const { wanted, running, diskBytes, forwards, hold } = this.#state;
     const size = running ?? wanted;
     const pendingRestart = [
       ...(size.vcpus === wanted.vcpus ? [] : ["cpus"]),
@@ -112,7 +206,7 @@ export class FakeMachine {
     ];
     return {
       id: this.id,
-      state: running ? "running" : "stopped",
+      state: running ? (hold ? "paused" : "running") : "stopped",
       vcpus: size.vcpus,
       memoryBytes: BigInt(size.memoryMiB) * MiB,
       diskBytes: BigInt(diskBytes),
@@ -164,8 +258,25 @@ export class FakeMachine {
     await appendFile(consoleLogPath(this.directory), text, "latin1");
   }
 
+  #loseMemory(): void {
+    this.#guest?.[Symbol.dispose]();
+    this.#guest = undefined;
+    loseMemory(this.directory);
+  }
+
+  #keepTicking(): void {
+    clearInterval(this.#clock);
+    const { tickMs, dirtyPages } = this.#habits;
+    if (!this.isRunning || tickMs === 0) return;
+    this.guest.boot();
+    this.#clock = setInterval(() => this.guest.tick(dirtyPages), tickMs).unref();
+  }
+
   async #save(next: State): Promise<void> {
+    const turnedOff = this.isOn && !next.running;
     this.#state = next;
+    this.#keepTicking();
+    if (turnedOff) this.#loseMemory();
     const path = join(this.directory, "fake.json");
     const write = async () => {
       await writeFile(`${path}.new`, JSON.stringify(next));
@@ -175,6 +286,15 @@ export class FakeMachine {
     this.#saving = this.#saving.then(write, write);
     await this.#saving;
   }
+}
+
+function forwardsOf({ spec }: MachinePlan): State["forwards"] {
+  return spec.forwards.map(({ protocol, guestPort, hostPort, hostAddress }) => ({
+    protocol,
+    guestPort,
+    hostPort,
+    hostAddress: hostAddress || "127.0.0.1",
+  }));
 }
 
 function sizeOf({ spec }: MachinePlan): Size {

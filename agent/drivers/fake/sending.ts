@@ -1,0 +1,208 @@
+/**
+ * Sends a fake machine to another host: its disk, its memory in rounds while the guest goes on writing, and with the
+ * guest stopped what is left. It lives as long as the move: the passes that drive it come and go.
+ */
+import { Fault } from "#kernel/fault.ts";
+import { sleep } from "#kernel/retry.ts";
+import { MoveType, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
+import type { MachinePlan, SendProgress } from "../driver.ts";
+import type { Gate } from "./gate.ts";
+import type { FakeKnobs } from "./knobs.ts";
+import type { FakeMachine } from "./machine.ts";
+import { batchPages, OutgoingChannel } from "./outgoing.ts";
+import { pageBytes } from "./page-file.ts";
+
+export interface SendingDeps {
+  readonly machine: FakeMachine;
+  readonly gate: Gate;
+  readonly knobs: () => FakeKnobs;
+  readonly now: () => number;
+}
+
+type Move = NonNullable<MachinePlan["spec"]["move"]>;
+type SocketOf = (channel: string) => string;
+
+/** What would take so long to send counts as nearly there. */
+const nearMs = 2000;
+const pollMs = 20;
+const tellMs = 500;
+/** So many rounds that leave no less than the one before: it will not get there by itself. */
+const stallRounds = 5;
+const reconnectLimitMs = 30_000;
+
+export class Sending {
+  readonly migrationId: string;
+  readonly #deps: SendingDeps;
+  readonly #disk: OutgoingChannel;
+  readonly #memory: OutgoingChannel | undefined;
+  #rounds = 0;
+  #stalled = 0;
+  #leastLeft = Infinity;
+  #pagesPerSecond = 0;
+  #dirtyPerSecond = 0;
+  #toldAt = 0;
+  #stoppedAtMs: number | undefined;
+
+  constructor(move: Move, deps: SendingDeps) {
+    const { guest } = deps.machine;
+    this.migrationId = move.migrationId;
+    this.#deps = deps;
+    if (move.type !== MoveType.COLD) guest.boot();
+    this.#disk = new OutgoingChannel(guest.disk);
+    this.#memory = move.type === MoveType.COLD ? undefined : new OutgoingChannel(guest.memory);
+  }
+
+  /** As `LiveMigration.send` says; each call carries on from where the last one was left. */
+  async *run(move: Move, socketOf: SocketOf, signal: AbortSignal): AsyncGenerator<SendProgress> {
+    const { gate, machine } = this.#deps;
+    if (machine.hold === undefined) {
+      yield this.#tell("disk-copy");
+      await gate.enter("disk-copy", signal);
+      yield* this.#copy("disk-copy", [this.#disk], socketOf, signal);
+      gate.leave("disk-copy");
+      yield this.#tell("pre-copy");
+      await gate.enter("pre-copy", signal);
+      yield* this.#converge(move, socketOf, signal);
+      gate.leave("pre-copy");
+    }
+    await this.#stop();
+    yield this.#tell("switchover");
+    await gate.enter("switchover", signal);
+    await this.#handOver(socketOf, signal);
+    yield this.#tell("handed-over");
+  }
+
+  close(): void {
+    for (const channel of this.#channels) channel.close();
+  }
+
+  get #channels(): readonly OutgoingChannel[] {
+    return this.#memory ? [this.#disk, this.#memory] : [this.#disk];
+  }
+
+  /** Rounds until little is left and the guest may be stopped. */
+  async *#converge(move: Move, socketOf: SocketOf, signal: AbortSignal): AsyncGenerator<SendProgress> {
+    let near = false;
+    for (;;) {
+      yield* this.#copy(near ? "converged" : "pre-copy", this.#channels, socketOf, signal);
+      const isNear = this.#leftMs() <= nearMs;
+      if (near !== isNear) yield this.#tell(isNear ? "converged" : "pre-copy");
+      near = isNear;
+      if (near && move.switchOver && this.#leftMs() <= (move.maxDowntimeMs || nearMs)) return;
+      if (!near && this.#isStalled() && this.#forced(move)) return;
+      await sleep(pollMs, signal);
+    }
+  }
+
+  /** One round: the pages that are dirty now. */
+  async *#copy(
+    phase: SendProgress["phase"],
+    channels: readonly OutgoingChannel[],
+    socketOf: SocketOf,
+    signal: AbortSignal,
+  ): AsyncGenerator<SendProgress> {
+    const startedAt = performance.now();
+    let sent = 0;
+    for (const channel of channels) {
+      const round = channel.pages.dirtyPages;
+      for (let at = 0; at < round.length; at += batchPages) {
+        const batch = round.slice(at, at + batchPages);
+        await this.#send(channel, batch, socketOf, signal);
+        sent += batch.length;
+        if (performance.now() - this.#toldAt >= tellMs) yield this.#tell(phase);
+      }
+    }
+    if (sent === 0) return;
+    this.#rounds++;
+    const seconds = Math.max(performance.now() - startedAt, 1) / 1000;
+    const left = this.#dirtyPages();
+    this.#pagesPerSecond = sent / seconds;
+    this.#dirtyPerSecond = left / seconds;
+    this.#stalled = left < this.#leastLeft ? 0 : this.#stalled + 1;
+    this.#leastLeft = Math.min(left, this.#leastLeft);
+  }
+
+  /** A disk's connection may be lost and come back; memory that was cut off cannot go on. */
+  async #send(
+    channel: OutgoingChannel,
+    batch: readonly number[],
+    socketOf: SocketOf,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const name = channel === this.#disk ? "disk:root" : "memory";
+    const { pagesPerSecond } = this.#deps.knobs();
+    const giveUpAt = performance.now() + reconnectLimitMs;
+    for (;;) {
+      try {
+        if (!channel.isConnected) await channel.connect(socketOf(name), signal);
+        await channel.send(batch, signal);
+        break;
+      } catch (thrown) {
+        const again = name !== "memory" && !signal.aborted && performance.now() < giveUpAt;
+        if (!again) throw thrown;
+        await sleep(pollMs, signal);
+      }
+    }
+    if (pagesPerSecond > 0) await sleep((batch.length * 1000) / pagesPerSecond, signal);
+  }
+
+  async #stop(): Promise<void> {
+    const { machine, now } = this.#deps;
+    if (machine.hold?.stage === "switchover") return;
+    this.#stoppedAtMs = now();
+    await machine.setHold({ migrationId: this.migrationId, stage: "switchover", memoryBegun: false });
+  }
+
+  async #handOver(socketOf: SocketOf, signal: AbortSignal): Promise<void> {
+    for (const channel of this.#channels) {
+      await this.#send(channel, channel.pages.dirtyPages, socketOf, signal);
+      await channel.finish(signal);
+    }
+    const { machine } = this.#deps;
+    await machine.setHold({ migrationId: this.migrationId, stage: "handed-over", memoryBegun: false });
+    this.close();
+  }
+
+  #isStalled(): boolean {
+    return this.#stalled >= stallRounds;
+  }
+
+  /** It does not converge: whether it is to stop the guest all the same. Throws when it is to give up. */
+  #forced({ onUnreachable, switchOver }: Move): boolean {
+    if (onUnreachable === OnUnreachable.FORCE) return switchOver;
+    if (onUnreachable === OnUnreachable.THROTTLE) {
+      this.#deps.machine.throttle();
+      return false;
+    }
+    throw new Fault("conflict", "the guest writes faster than the link carries", {
+      reason: "MAX_DOWNTIME_UNREACHABLE",
+    });
+  }
+
+  #dirtyPages(): number {
+    return this.#channels.reduce((sum, { pages }) => sum + pages.dirtyPages.length, 0);
+  }
+
+  #leftMs(): number {
+    const rate = this.#deps.knobs().pagesPerSecond || Math.max(this.#pagesPerSecond, 1000);
+    return (this.#dirtyPages() * 1000) / rate;
+  }
+
+  #tell(phase: SendProgress["phase"]): SendProgress {
+    this.#toldAt = performance.now();
+    const stopped = phase === "switchover" || phase === "handed-over" ? this.#stoppedAtMs : undefined;
+    const total = this.#channels.reduce((sum, { pages }) => sum + pages.pages, 0);
+    return {
+      phase,
+      bytesTotal: total * pageBytes,
+      bytesRemaining: phase === "handed-over" ? 0 : this.#dirtyPages() * pageBytes,
+      zeroBytes: (this.#memory?.zeroPages ?? 0) * pageBytes,
+      dirtyRate: Math.round(this.#dirtyPerSecond * pageBytes),
+      throughput: Math.round(this.#pagesPerSecond * pageBytes),
+      rounds: this.#rounds,
+      predictedDowntimeMs: Math.round(this.#leftMs()),
+      ...(stopped !== undefined && { stoppedAtMs: stopped }),
+      ...(stopped !== undefined && phase === "handed-over" && { stoppedMs: this.#deps.now() - stopped }),
+    };
+  }
+}

@@ -45,6 +45,8 @@ export interface DriverMachine {
   }[];
   readonly startedAt: Date | undefined;
   readonly acceleration: "kvm" | "tcg" | "none";
+  /** While it runs: how it was built, in the driver's own words; see `Move.guest_shape`. */
+  readonly guestShape?: string;
 }
 
 /** Something happened that nobody asked for, or that was waited for; the manager looks again. */

@@ -57,6 +57,7 @@ export function toMachine({ entry, observed, activity, driver, image }: ViewInpu
     crashes: progress.crashes,
     driver,
     acceleration: observed?.acceleration ?? "",
+    guestShape: observed?.guestShape ?? "",
     imageBytesDone: image.done,
     imageBytesTotal: image.total,
   });

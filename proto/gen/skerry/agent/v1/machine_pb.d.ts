@@ -375,6 +375,14 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
    * @generated from field: skerry.agent.v1.MoveStatus move = 22;
    */
   move?: MoveStatus | undefined;
+
+  /**
+   * While it runs: how it was built, in its driver's own words. A machine that takes its state over must
+   * be built the same.
+   *
+   * @generated from field: string guest_shape = 23;
+   */
+  guestShape: string;
 };
 
 /**

@@ -100,6 +100,14 @@ export declare type Move = Message<"skerry.agent.v1.Move"> & {
    * @generated from field: string cpu_model = 14;
    */
   cpuModel: string;
+
+  /**
+   * At the destination: how the source's machine was built, copied as it is from its Machine.guest_shape.
+   * Empty: as a machine of this spec is built that starts.
+   *
+   * @generated from field: string guest_shape = 15;
+   */
+  guestShape: string;
 };
 
 /**

@@ -1,0 +1,141 @@
+/**
+ * The destination's half of a move: one call per channel, taken up again after a cut where that is sound, until all
+ * channels have ended in order.
+ */
+import type { Duplex } from "node:stream";
+import { Fault, isFault, toFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { backoffMs, sleep } from "#kernel/retry.ts";
+import { cancelled } from "#kernel/stall.ts";
+import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
+import type { BlockDecoder } from "./block.ts";
+import { FrameReceiver } from "./frame-receiver.ts";
+import type { PullStream, StreamOpener } from "./opener.ts";
+import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
+import { MoveCounters, type MoveStats } from "./stats.ts";
+
+export interface MovePullerOptions {
+  readonly migrationId: string;
+  readonly ticket: Uint8Array;
+  readonly channels: readonly string[];
+  /** Ways to the source, the best first. */
+  readonly openers: readonly StreamOpener[];
+  /** A new connection to this host's hypervisor. */
+  readonly connect: (channel: string, signal: AbortSignal) => Promise<Duplex>;
+  /** Whether a channel that was cut after it had begun may be opened anew. Default: disks. */
+  readonly resumable?: (channel: string) => boolean;
+  readonly limits?: Partial<MoveLimits>;
+  readonly log: Logger;
+}
+
+const reopening = { baseMs: 100, capMs: 2000 };
+
+export class MovePuller {
+  readonly #options: MovePullerOptions;
+  readonly #limits: MoveLimits;
+  readonly #counters = new MoveCounters();
+  readonly #log: Logger;
+  /** The opener that worked last: the others are tried after it. */
+  #preferred = 0;
+
+  constructor(options: MovePullerOptions) {
+    this.#options = options;
+    this.#limits = { ...defaultLimits, ...options.limits };
+    this.#log = options.log.with({ migrationId: options.migrationId });
+  }
+
+  stats(): MoveStats {
+    return this.#counters.snapshot();
+  }
+
+  /**
+   * Pulls until every channel has ended in order, which says that all bytes have reached the hypervisor, and not that it
+   * is content with them. Throws the fault of the first channel that cannot go on, after the others were given up.
+   */
+  async run(signal: AbortSignal): Promise<void> {
+    const stop = new AbortController();
+    const work = AbortSignal.any([signal, stop.signal]);
+    const channels = this.#options.channels.map(async (channel) => {
+      try {
+        await this.#pullChannel(channel, work);
+      } catch (thrown) {
+        stop.abort(toFault(thrown));
+        throw thrown;
+      }
+    });
+    const ends = await Promise.allSettled(channels);
+    const first: unknown = signal.aborted ? cancelled(signal) : stop.signal.reason;
+    if (ends.some(({ status }) => status === "rejected")) throw first;
+  }
+
+  async #pullChannel(channel: string, signal: AbortSignal): Promise<void> {
+    const { resumable = isDisk } = this.#options;
+    let failingSince = performance.now();
+    for (let attempt = 0; ; attempt++) {
+      let begun = false;
+      try {
+        begun = await this.#pullOnce(channel, signal, () => {
+          begun = true;
+        });
+        this.#log.info("move.channel-ended", { channel });
+        return;
+      } catch (thrown) {
+        const fault = toFault(thrown);
+        if (fault.reason === "MOVE_CORRUPTED") this.#counters.corruptFrames++;
+        if (begun) {
+          failingSince = performance.now();
+          attempt = 0;
+        }
+        const worthwhile = fault.retryable && (!begun || resumable(channel));
+        const late = performance.now() - failingSince > this.#limits.openMs;
+        if (signal.aborted || !worthwhile || late) throw fault;
+        const waitMs = backoffMs(attempt, reopening);
+        this.#counters.reconnects++;
+        this.#log.warn("move.channel-reopened", { channel, attempt, waitMs, fault });
+        await sleep(waitMs, signal);
+      }
+    }
+  }
+
+  async #pullOnce(channel: string, signal: AbortSignal, onBegun: () => void): Promise<boolean> {
+    const { migrationId, ticket, connect } = this.#options;
+    using call = await this.#open(signal);
+    const receiver = new FrameReceiver({
+      channel,
+      stream: call.stream,
+      connect: (until) => {
+        onBegun();
+        return connect(channel, until);
+      },
+      decoder: plainDecoder,
+      counters: this.#counters,
+      limits: this.#limits,
+    });
+    const open = { version: protocolVersion, migrationId, channel, ticket };
+    await receiver.run({ ...open, codecs: [Codec.NONE], pageSources: [] }, signal);
+    return true;
+  }
+
+  async #open(signal: AbortSignal): Promise<PullStream> {
+    const { openers } = this.#options;
+    const { windowBytes } = this.#limits;
+    let fault: Fault | undefined;
+    for (let turn = 0; turn < openers.length; turn++) {
+      const index = (this.#preferred + turn) % openers.length;
+      const opener = openers[index];
+      if (!opener) break;
+      try {
+        const call = await opener.open(windowBytes, signal);
+        this.#preferred = index;
+        return call;
+      } catch (thrown) {
+        if (!isFault(thrown, "unavailable") || signal.aborted) throw thrown;
+        this.#log.warn("move.way-closed", { way: opener.name, fault: thrown });
+        fault = thrown;
+      }
+    }
+    throw fault ?? new Fault("invalid", "there is no way to the other host", { reason: "PEER_UNREACHABLE" });
+  }
+}
+
+const plainDecoder: BlockDecoder = { decode: async ({ data }) => data };

@@ -1,0 +1,127 @@
+/** One channel of a move at its source: brings together the hypervisor's newest connection and the newest call. */
+import type { Socket } from "node:net";
+import { Fault, toFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { BlockEncoder } from "./block.ts";
+import { FrameSender, type FrameSenderDeps } from "./frame-sender.ts";
+import { HypervisorListener } from "./hypervisor-listener.ts";
+import type { PullCall } from "./pull-call.ts";
+import type { PageScanner } from "./pages/scanner.ts";
+import type { Open } from "./wire.ts";
+
+export interface SourceChannelDeps extends Omit<
+  FrameSenderDeps,
+  "stream" | "hypervisor" | "encoder" | "scanner"
+> {
+  readonly socketPath: string;
+  /** How to code one connection for a destination; the scanner is new for each, as is the stream. */
+  readonly coding: (
+    open: Open,
+    signal: AbortSignal,
+  ) => Promise<{ readonly encoder: BlockEncoder; readonly scanner: PageScanner | undefined }>;
+  readonly onFault: (fault: Fault) => void;
+  readonly log: Logger;
+}
+
+export class SourceChannel implements AsyncDisposable {
+  readonly #deps: SourceChannelDeps;
+  #listener!: HypervisorListener;
+  #waiting: { readonly call: PullCall; readonly open: Open } | undefined;
+  #paired: { readonly stop: AbortController; readonly done: Promise<void> } | undefined;
+  #disposed = false;
+  #ended = false;
+
+  private constructor(deps: SourceChannelDeps) {
+    this.#deps = deps;
+  }
+
+  /** Listens for the hypervisor. */
+  static async open(deps: SourceChannelDeps): Promise<SourceChannel> {
+    const channel = new SourceChannel(deps);
+    channel.#listener = await HypervisorListener.listen(deps.socketPath, () => {
+      channel.#paired?.stop.abort(superseded("the hypervisor has connected anew"));
+      channel.#pair();
+    });
+    return channel;
+  }
+
+  get socketPath(): string {
+    return this.#listener.path;
+  }
+
+  /** The hypervisor has closed its last connection in order, and the destination knows. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** Takes a call whose right to this channel has been checked. */
+  pull(call: PullCall, open: Open): void {
+    this.#waiting?.call.finish(superseded("the channel was pulled anew"));
+    this.#paired?.stop.abort(superseded("the channel was pulled anew"));
+    this.#waiting = { call, open };
+    call.listen({
+      onData: () => true, // nobody answers yet
+      onEnd: () => undefined,
+      onFault: (fault) => {
+        if (this.#waiting?.call === call) this.#waiting = undefined;
+        call.finish(fault);
+      },
+    });
+    this.#pair();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#disposed = true;
+    const over = new Fault("conflict", "the move has ended at the other host", { reason: "MOVE_ENDED" });
+    this.#waiting?.call.finish(over);
+    this.#paired?.stop.abort(over);
+    await this.#paired?.done;
+    await this.#listener[Symbol.asyncDispose]();
+  }
+
+  #pair(): void {
+    if (this.#disposed || this.#paired || !this.#waiting || !this.#listener.waiting) return;
+    const { call, open } = this.#waiting;
+    const hypervisor = this.#listener.take();
+    if (!hypervisor || !call.alive) return;
+    this.#waiting = undefined;
+    this.#ended = false;
+    const stop = new AbortController();
+    const done = this.#carry(call, open, hypervisor, stop).finally(() => {
+      this.#paired = undefined;
+      this.#pair();
+    });
+    this.#paired = { stop, done };
+  }
+
+  async #carry(call: PullCall, open: Open, hypervisor: Socket, stop: AbortController): Promise<void> {
+    const { channel, log, onFault } = this.#deps;
+    hypervisor.on("error", (error) => log.debug("move.hypervisor-socket", { channel, error }));
+    hypervisor.on("drain", () => call.resume());
+    call.listen({
+      onData: (bytes) => hypervisor.write(bytes),
+      onEnd: () => hypervisor.end(),
+      onFault: (fault) => stop.abort(fault),
+    });
+    log.info("move.channel-paired", { channel });
+    let failure: Fault | undefined;
+    try {
+      const coding = await this.#deps.coding(open, stop.signal);
+      await new FrameSender({ ...this.#deps, ...coding, stream: call.stream, hypervisor }).run(stop.signal);
+      this.#ended = true;
+      log.info("move.channel-ended", { channel });
+    } catch (thrown) {
+      failure = toFault(thrown);
+      log.warn("move.channel-failed", { channel, fault: failure });
+      onFault(failure);
+    } finally {
+      // A hypervisor that can connect anew learns by this that it has to.
+      hypervisor.destroy();
+      call.finish(failure);
+    }
+  }
+}
+
+function superseded(message: string): Fault {
+  return new Fault("unavailable", message, { reason: "MOVE_SUPERSEDED" });
+}

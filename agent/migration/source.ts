@@ -1,0 +1,117 @@
+/**
+ * The source's half of a move: unix sockets for the hypervisor's connections, and the destination's calls that carry
+ * them away. It lives as long as the move, whatever passes work on the machine meanwhile.
+ */
+import { createHash, timingSafeEqual } from "node:crypto";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { Fault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import { plainBlock } from "./block.ts";
+import { LinkMeter } from "./link-meter.ts";
+import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
+import type { PullCall } from "./pull-call.ts";
+import { SourceChannel } from "./source-channel.ts";
+import { MoveCounters, type MoveStats } from "./stats.ts";
+import { Throttle } from "./throttle.ts";
+import type { Open } from "./wire.ts";
+
+export interface MoveSourceOptions {
+  readonly migrationId: string;
+  readonly ticket: Uint8Array;
+  /** Who may pull. */
+  readonly peerHostId: string;
+  readonly expiresAtMs: number;
+  readonly channels: readonly string[];
+  /** The channels' unix sockets are made here. Short: the kernel takes 107 bytes with the socket's name. */
+  readonly socketDirectory: string;
+  readonly limits?: Partial<MoveLimits>;
+  readonly log: Logger;
+  readonly now?: () => number;
+}
+
+export class MoveSource implements AsyncDisposable {
+  readonly migrationId: string;
+  readonly #options: MoveSourceOptions;
+  readonly #channels = new Map<string, SourceChannel>();
+  readonly #counters = new MoveCounters();
+  #fault: Fault | undefined;
+
+  private constructor(options: MoveSourceOptions) {
+    this.migrationId = options.migrationId;
+    this.#options = options;
+  }
+
+  /** Listens for the hypervisor on every channel. */
+  static async open(options: MoveSourceOptions): Promise<MoveSource> {
+    const source = new MoveSource(options);
+    const limits = { ...defaultLimits, ...options.limits };
+    const throttle = new Throttle(limits.bytesPerSecond);
+    const link = new LinkMeter();
+    const log = options.log.with({ migrationId: options.migrationId });
+    await mkdir(options.socketDirectory, { recursive: true, mode: 0o700 });
+    for (const channel of options.channels) {
+      const opened = await SourceChannel.open({
+        ...{ channel, throttle, link, limits, log, counters: source.#counters },
+        socketPath: join(options.socketDirectory, `${channel.replace(":", "-")}.sock`),
+        coding: async () => ({ encoder: { encode: async (block) => plainBlock(block) }, scanner: undefined }),
+        onFault: (fault) => {
+          if (!isDisk(channel)) source.#fault = fault;
+        },
+      });
+      source.#channels.set(channel, opened);
+    }
+    return source;
+  }
+
+  /** Where the hypervisor connects for a channel. */
+  socketOf(channel: string): string {
+    const found = this.#channels.get(channel);
+    if (found) return found.socketPath;
+    throw new Fault("notFound", `the move has no channel ${channel}`, { reason: "CHANNEL_UNKNOWN" });
+  }
+
+  stats(): MoveStats {
+    return this.#counters.snapshot();
+  }
+
+  /** Why the memory channel failed, when it did: the hypervisor itself only sees that its socket closed. */
+  get fault(): Fault | undefined {
+    return this.#fault;
+  }
+
+  /** Takes a call when its peer and ticket are right. Throws `denied` MOVE_DENIED, which tells nothing more. */
+  pull(call: PullCall, open: Open, callerHostId: string): void {
+    const { ticket, peerHostId, expiresAtMs, now = Date.now } = this.#options;
+    const allowed = equalSecrets(ticket, open.ticket) && callerHostId === peerHostId && now() < expiresAtMs;
+    if (!allowed) throw denied();
+    if (open.version !== protocolVersion) {
+      throw new Fault(
+        "conflict",
+        `this host speaks version ${String(protocolVersion)} of the move's protocol`,
+        {
+          reason: "MOVE_VERSION",
+          detail: { version: protocolVersion },
+        },
+      );
+    }
+    const channel = this.#channels.get(open.channel);
+    if (!channel) throw new Fault("notFound", "the move has no such channel", { reason: "CHANNEL_UNKNOWN" });
+    channel.pull(call, open);
+  }
+
+  /** Ends the calls, with a status that says so, and closes the sockets. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const channel of this.#channels.values()) await channel[Symbol.asyncDispose]();
+  }
+}
+
+/** Nobody learns from an answer, or from the time it took, what was wrong. */
+export function denied(): Fault {
+  return new Fault("denied", "the move may not be pulled by this host", { reason: "MOVE_DENIED" });
+}
+
+function equalSecrets(one: Uint8Array, other: Uint8Array): boolean {
+  const digest = (secret: Uint8Array) => createHash("sha256").update(secret).digest();
+  return timingSafeEqual(digest(one), digest(other));
+}

@@ -1,0 +1,287 @@
+/**
+ * The two messages of a pull, in proto3 by hand: a frame's payload is neither copied nor looked at. What a generated
+ * client writes is read, and the other way round; fields that are not known are skipped.
+ */
+import { Fault } from "#kernel/fault.ts";
+import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
+
+export interface Frame {
+  readonly data: Uint8Array;
+  readonly rawLength: number;
+  readonly codec: Codec;
+  readonly staged: boolean;
+  readonly checksum: bigint;
+  readonly sequence: number;
+  readonly end: boolean;
+}
+
+export interface Open {
+  readonly version: number;
+  readonly migrationId: string;
+  readonly channel: string;
+  readonly ticket: Uint8Array;
+  readonly codecs: readonly Codec[];
+  readonly pageSources: readonly string[];
+}
+
+export type Request =
+  | { readonly case: "open"; readonly value: Open }
+  | { readonly case: "data"; readonly value: Uint8Array }
+  | { readonly case: "abort"; readonly value: { readonly reason: string; readonly message: string } };
+
+const varintType = 0;
+const fixed64Type = 1;
+const bytesType = 2;
+const fixed32Type = 5;
+
+/** Before each message of a gRPC stream. */
+export const messagePrefixBytes = 5;
+
+/** Everything of a message but its payload, which has to follow: gRPC's prefix, the fields, and the payload's length. */
+export function encodeFrameHead(
+  frame: Omit<Frame, "data"> & { readonly data: { readonly length: number } },
+): Buffer {
+  const fields = new Writer();
+  if (frame.rawLength > 0) fields.number(2, frame.rawLength);
+  if (frame.codec !== Codec.NONE) fields.number(3, frame.codec);
+  if (frame.staged) fields.number(4, 1);
+  if (frame.checksum !== 0n) fields.fixed64(5, frame.checksum);
+  if (frame.sequence > 0) fields.number(6, frame.sequence);
+  if (frame.end) fields.number(7, 1);
+  if (frame.data.length > 0) fields.length(1, frame.data.length);
+  return prefixed(fields.finish(), frame.data.length);
+}
+
+/** The data of the result is a part of `message`. */
+export function decodeFrame(message: Uint8Array): Frame {
+  let data: Uint8Array = Buffer.alloc(0);
+  const numbers = [0, 0, 0, 0, 0, 0, 0, 0];
+  let checksum = 0n;
+  for (const field of readFields(message)) {
+    if (field.bytes) {
+      if (field.number === 1) data = field.bytes;
+    } else if (field.fixed !== undefined) {
+      if (field.number === 5) checksum = field.fixed;
+    } else if (field.number < numbers.length) numbers[field.number] = field.value;
+  }
+  const [, , rawLength = 0, codec = 0, staged = 0, , sequence = 0, end = 0] = numbers;
+  return { data, rawLength, codec, staged: staged !== 0, checksum, sequence, end: end !== 0 };
+}
+
+export function encodeRequest(request: Request): Buffer {
+  const fields = new Writer();
+  if (request.case === "data") fields.bytes(2, request.value);
+  else if (request.case === "open") fields.bytes(1, encodeOpen(request.value));
+  else fields.bytes(3, encodeAbort(request.value));
+  return fields.finish();
+}
+
+/** Undefined for a message of a newer protocol. */
+export function decodeRequest(message: Uint8Array): Request | undefined {
+  let request: Request | undefined;
+  for (const { number, bytes } of readFields(message)) {
+    if (!bytes) continue;
+    if (number === 1) request = { case: "open", value: decodeOpen(bytes) };
+    else if (number === 2) request = { case: "data", value: bytes };
+    else if (number === 3) request = { case: "abort", value: decodeAbort(bytes) };
+  }
+  return request;
+}
+
+function encodeOpen(open: Open): Buffer {
+  const fields = new Writer();
+  if (open.version > 0) fields.number(1, open.version);
+  if (open.migrationId !== "") fields.bytes(2, Buffer.from(open.migrationId));
+  if (open.channel !== "") fields.bytes(3, Buffer.from(open.channel));
+  if (open.ticket.length > 0) fields.bytes(4, open.ticket);
+  if (open.codecs.length > 0) fields.bytes(5, Uint8Array.from(open.codecs));
+  for (const source of open.pageSources) fields.bytes(6, Buffer.from(source));
+  return fields.finish();
+}
+
+function decodeOpen(message: Uint8Array): Open {
+  let [version, migrationId, channel, ticket] = [0, "", "", Buffer.alloc(0) as Uint8Array];
+  const codecs: Codec[] = [];
+  const pageSources: string[] = [];
+  for (const { number, bytes, value } of readFields(message)) {
+    if (!bytes) {
+      if (number === 1) version = value;
+      else if (number === 5) codecs.push(value); // a writer may leave repeated numbers unpacked
+    } else if (number === 2) migrationId = text(bytes);
+    else if (number === 3) channel = text(bytes);
+    else if (number === 4) ticket = bytes;
+    else if (number === 5) codecs.push(...readPacked(bytes));
+    else if (number === 6) pageSources.push(text(bytes));
+  }
+  return { version, migrationId, channel, ticket, codecs, pageSources };
+}
+
+function encodeAbort({ reason, message }: { reason: string; message: string }): Buffer {
+  const fields = new Writer();
+  if (reason !== "") fields.bytes(1, Buffer.from(reason));
+  if (message !== "") fields.bytes(2, Buffer.from(message));
+  return fields.finish();
+}
+
+function decodeAbort(body: Uint8Array): { reason: string; message: string } {
+  let [reason, message] = ["", ""];
+  for (const { number, bytes } of readFields(body)) {
+    if (bytes && number === 1) reason = text(bytes);
+    if (bytes && number === 2) message = text(bytes);
+  }
+  return { reason, message };
+}
+
+/** Splits a gRPC stream into its messages. */
+export class MessageReader {
+  readonly #maxBytes: number;
+  #pieces: Buffer[] = [];
+  #bytes = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Gives the messages that this piece completes. Throws FRAME_MALFORMED. */
+  push(piece: Buffer): Buffer[] {
+    this.#pieces.push(piece);
+    this.#bytes += piece.length;
+    const messages: Buffer[] = [];
+    if (this.#bytes < messagePrefixBytes) return messages;
+    let rest = this.#pieces.length === 1 ? piece : this.#join();
+    while (rest.length >= messagePrefixBytes) {
+      const length = rest.readUInt32BE(1);
+      if (rest[0] !== 0) throw malformed("it is compressed by gRPC, which this method does not offer");
+      if (length > this.#maxBytes) throw malformed("it is too long");
+      if (rest.length < messagePrefixBytes + length) break;
+      messages.push(rest.subarray(messagePrefixBytes, messagePrefixBytes + length));
+      rest = rest.subarray(messagePrefixBytes + length);
+    }
+    this.#pieces = rest.length > 0 ? [rest] : [];
+    this.#bytes = rest.length;
+    return messages;
+  }
+
+  #join(): Buffer {
+    return Buffer.concat(this.#pieces, this.#bytes);
+  }
+}
+
+/** A message as it stands in a gRPC stream. */
+export function prefixed(message: Buffer, payloadBytes = 0): Buffer {
+  const whole = Buffer.allocUnsafe(messagePrefixBytes + message.length);
+  whole[0] = 0;
+  whole.writeUInt32BE(message.length + payloadBytes, 1);
+  message.copy(whole, messagePrefixBytes);
+  return whole;
+}
+
+/** The fields of one message, which is short but for a payload that comes last. */
+class Writer {
+  readonly #parts: Uint8Array[] = [];
+  #bytes: number[] = [];
+
+  number(field: number, value: number): void {
+    this.#varint(field * 8 + varintType);
+    this.#varint(value);
+  }
+
+  fixed64(field: number, value: bigint): void {
+    this.#varint(field * 8 + fixed64Type);
+    for (let shift = 0n; shift < 64n; shift += 8n) this.#bytes.push(Number((value >> shift) & 0xffn));
+  }
+
+  length(field: number, length: number): void {
+    this.#varint(field * 8 + bytesType);
+    this.#varint(length);
+  }
+
+  bytes(field: number, bytes: Uint8Array): void {
+    this.length(field, bytes.length);
+    this.#parts.push(Uint8Array.from(this.#bytes), bytes);
+    this.#bytes = [];
+  }
+
+  finish(): Buffer {
+    return Buffer.concat([...this.#parts, Uint8Array.from(this.#bytes)]);
+  }
+
+  #varint(value: number): void {
+    while (value > 0x7f) {
+      this.#bytes.push((value % 0x80) + 0x80);
+      value = Math.floor(value / 0x80);
+    }
+    this.#bytes.push(value);
+  }
+}
+
+interface Field {
+  readonly number: number;
+  /** Of a number; 0 for other types. */
+  readonly value: number;
+  readonly bytes?: Uint8Array;
+  readonly fixed?: bigint;
+}
+
+function* readFields(message: Uint8Array): Generator<Field> {
+  const reader = new Reader(message);
+  while (!reader.done) {
+    const tag = reader.varint();
+    const number = Math.floor(tag / 8);
+    const type = tag % 8;
+    if (type === varintType) yield { number, value: reader.varint() };
+    else if (type === bytesType) yield { number, value: 0, bytes: reader.take(reader.varint()) };
+    else if (type === fixed64Type) {
+      const bytes = Buffer.from(reader.take(8));
+      yield { number, value: 0, fixed: bytes.readBigUInt64LE() };
+    } else if (type === fixed32Type) reader.take(4);
+    else throw malformed("a field has an unknown type");
+  }
+}
+
+class Reader {
+  readonly #message: Uint8Array;
+  #at = 0;
+
+  constructor(message: Uint8Array) {
+    this.#message = message;
+  }
+
+  get done(): boolean {
+    return this.#at >= this.#message.length;
+  }
+
+  varint(): number {
+    let value = 0;
+    for (let weight = 1; ; weight *= 0x80) {
+      const byte = this.#message[this.#at++];
+      if (byte === undefined) throw malformed("it ends within a number");
+      value += (byte & 0x7f) * weight;
+      if (byte < 0x80) break;
+    }
+    if (value > Number.MAX_SAFE_INTEGER) throw malformed("a number is too large");
+    return value;
+  }
+
+  take(length: number): Uint8Array {
+    const bytes = this.#message.subarray(this.#at, this.#at + length);
+    if (bytes.length !== length) throw malformed("it ends within a field");
+    this.#at += length;
+    return bytes;
+  }
+}
+
+function readPacked(bytes: Uint8Array): number[] {
+  const reader = new Reader(bytes);
+  const numbers: number[] = [];
+  while (!reader.done) numbers.push(reader.varint());
+  return numbers;
+}
+
+function text(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
+}
+
+function malformed(how: string): Fault {
+  return new Fault("invalid", `a message of the move cannot be read: ${how}`, { reason: "FRAME_MALFORMED" });
+}

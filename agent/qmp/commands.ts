@@ -42,6 +42,55 @@ export interface BlockStats {
   };
 }
 
+export type MigrationState =
+  | "none"
+  | "setup"
+  | "active"
+  | "pre-switchover"
+  | "device"
+  | "postcopy-active"
+  | "postcopy-paused"
+  | "postcopy-recover"
+  | "completed"
+  | "failed"
+  | "cancelling"
+  | "cancelled";
+
+export interface MigrationInfo {
+  /** Absent: there has been none. */
+  readonly status?: MigrationState;
+  readonly "error-desc"?: string;
+  readonly "total-time"?: number;
+  /** Milliseconds from the guest's stop until all had arrived; when completed. */
+  readonly downtime?: number;
+  /** At the destination: where it listens. */
+  readonly "socket-address"?: readonly object[];
+  readonly "cpu-throttle-percentage"?: number;
+  readonly ram?: {
+    readonly total: number;
+    readonly remaining: number;
+    readonly transferred: number;
+    /** Pages of zeros. */
+    readonly duplicate: number;
+    readonly "page-size": number;
+    readonly "dirty-sync-count": number;
+    readonly "dirty-pages-rate": number;
+  };
+}
+
+export interface BlockJob {
+  /** The job's id. */
+  readonly device: string;
+  /** Such as running, ready, paused, standby, waiting, pending, aborting, concluded. */
+  readonly status: string;
+  readonly ready: boolean;
+  readonly len: number;
+  readonly offset: number;
+  readonly "io-status": "ok" | "failed" | "nospace";
+  /** Why a concluded job did not do what it was to do. */
+  readonly error?: string;
+}
+
 type Empty = Readonly<Record<string, never>>;
 
 export interface QmpCommands {
@@ -66,6 +115,43 @@ export interface QmpCommands {
   system_powerdown: { arguments: Empty; returns: Empty };
   cont: { arguments: Empty; returns: Empty };
   quit: { arguments: Empty; returns: Empty };
+  migrate: { arguments: { readonly uri: string; readonly resume?: boolean }; returns: Empty };
+  "migrate-incoming": { arguments: { readonly uri: string }; returns: Empty };
+  "migrate-continue": { arguments: { readonly state: MigrationState }; returns: Empty };
+  migrate_cancel: { arguments: Empty; returns: Empty };
+  "migrate-set-capabilities": {
+    arguments: { readonly capabilities: readonly { readonly capability: string; readonly state: boolean }[] };
+    returns: Empty;
+  };
+  "migrate-set-parameters": { arguments: Readonly<Record<string, number>>; returns: Empty };
+  "query-migrate": { arguments: Empty; returns: MigrationInfo };
+  "nbd-server-start": {
+    arguments: { readonly addr: { readonly type: "unix"; readonly data: { readonly path: string } } };
+    returns: Empty;
+  };
+  "nbd-server-stop": { arguments: Empty; returns: Empty };
+  "block-export-add": {
+    arguments: {
+      readonly type: "nbd";
+      readonly id: string;
+      readonly "node-name": string;
+      readonly name: string;
+      readonly writable: boolean;
+    };
+    returns: Empty;
+  };
+  "query-block-exports": { arguments: Empty; returns: readonly { readonly id: string }[] };
+  "blockdev-add": { arguments: Readonly<Record<string, unknown>>; returns: Empty };
+  "blockdev-del": { arguments: { readonly "node-name": string }; returns: Empty };
+  "query-named-block-nodes": {
+    arguments: { readonly flat: true };
+    returns: readonly { readonly "node-name"?: string }[];
+  };
+  "blockdev-mirror": { arguments: Readonly<Record<string, string | number | boolean>>; returns: Empty };
+  "query-block-jobs": { arguments: Empty; returns: readonly BlockJob[] };
+  "block-job-cancel": { arguments: { readonly device: string; readonly force?: boolean }; returns: Empty };
+  "block-job-resume": { arguments: { readonly device: string }; returns: Empty };
+  "job-dismiss": { arguments: { readonly id: string }; returns: Empty };
   "human-monitor-command": { arguments: { readonly "command-line": string }; returns: string };
 }
 
@@ -75,4 +161,6 @@ export interface QmpEvent {
   /** Such as SHUTDOWN, RESET, STOP, RESUME, BLOCK_IO_ERROR, MEMORY_DEVICE_SIZE_CHANGE. */
   readonly name: string;
   readonly data: Readonly<Record<string, unknown>>;
+  /** Unix milliseconds by QEMU's clock. */
+  readonly atMs: number;
 }

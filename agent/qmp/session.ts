@@ -108,7 +108,7 @@ export class QmpSession implements Disposable {
       this.#greeted?.();
     } else if (typeof message["event"] === "string") {
       const data = (message["data"] ?? {}) as Record<string, unknown>;
-      this.#events.push({ name: message["event"], data });
+      this.#events.push({ name: message["event"], data, atMs: timeOf(message["timestamp"]) });
     } else if ("return" in message) {
       this.#waiting.get(Number(message["id"]))?.resolve(message["return"]);
     } else if ("error" in message) {
@@ -149,6 +149,11 @@ export class QmpSession implements Disposable {
       work().then((value) => resolve(value as T), reject);
     });
   }
+}
+
+function timeOf(timestamp: unknown): number {
+  const { seconds, microseconds } = timestamp as { seconds: number; microseconds: number };
+  return seconds * 1000 + microseconds / 1000;
 }
 
 function timeout(command: string, timeoutMs: number): Fault {

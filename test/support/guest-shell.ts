@@ -23,6 +23,14 @@ export class GuestShell {
     return shell;
   }
 
+  /** A login that is there already, where the guest has moved to; ends what it was doing. */
+  static async resume(driver: MachineDriver, plan: MachinePlan, signal: AbortSignal): Promise<GuestShell> {
+    const shell = new GuestShell(await driver.console!.connect(plan.id, signal));
+    shell.type("\x03\n");
+    await until(() => shell.#output.includes("/root # "), 30_000);
+    return shell;
+  }
+
   type(text: string): void {
     this.#port.write(text);
   }

@@ -49,19 +49,18 @@ export async function proveAcceleration(
   if (known) return known;
   const guest = await probe.guest(signal);
   if (!guest) return tcg("there is no guest to prove acceleration with");
-  const verdict = await boot(probe.platform.program, probe.platform.machine, guest, signal);
+  const verdict = await boot(probe.platform, guest, signal);
   await writeVerdict(probe.verdictFile, key, verdict);
   return verdict;
 }
 
 async function boot(
-  program: string,
-  machine: string,
+  { program, machine, machineOptions }: Platform,
   guest: KernelImage,
   signal: AbortSignal,
 ): Promise<Acceleration> {
   const bare = ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"];
-  const hardware = ["-machine", machine, "-accel", "kvm", "-cpu", "host", "-m", "256"];
+  const hardware = ["-machine", `${machine}${machineOptions}`, "-accel", "kvm", "-cpu", "host", "-m", "256"];
   // Every message from the first on: a quiet kernel proves nothing.
   const append = `${guest.commandLine} earlyprintk=serial ignore_loglevel`;
   const kernel = ["-kernel", guest.kernelPath, "-initrd", guest.initrdPath, "-append", append];

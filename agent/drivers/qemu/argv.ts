@@ -5,6 +5,7 @@
  */
 import { consoleLogName, monitorSocketNames, serialSocketName } from "./files.ts";
 import { hotMemoryBlockBytes, type Launch } from "./launch.ts";
+import { cpuOf } from "./model.ts";
 import type { Platform } from "./platform.ts";
 
 export interface LaunchFacts {
@@ -47,27 +48,34 @@ const process: Configurator = (launch, _facts, out) => {
   out.flag("sandbox", "on");
 };
 
-const machine: Configurator = (_launch, { platform, acceleration }, out) => {
-  out.flag("machine", platform.machine);
+const state: Configurator = ({ begins }, _facts, out) => {
+  if (begins === "boot") return;
+  // It stands still until it is told to run.
+  out.flag("S");
+  if (begins === "incoming") out.flag("incoming", "defer");
+};
+
+const machine: Configurator = ({ shape }, { platform, acceleration }, out) => {
+  out.flag("machine", `${shape.machineType}${platform.machineOptions}`);
   // The default cache of translated code is a quarter of what it emulates, up to a gigabyte for each machine.
   out.flag("accel", acceleration === "kvm" ? "kvm" : "tcg,tb-size=64");
-  out.flag("cpu", acceleration === "kvm" ? "host" : "max");
+  out.flag("cpu", cpuOf(shape.cpuModel));
   out.list("rtc", "", { base: "utc" });
 };
 
-const cpus: Configurator = (launch, { platform }, out) => {
-  const maxcpus = platform.hotplug ? launch.maxVcpus : launch.vcpus;
-  out.list("smp", "", { cpus: launch.vcpus, maxcpus, sockets: 1, cores: maxcpus, threads: 1 });
+const cpus: Configurator = ({ shape }, { platform }, out) => {
+  const maxcpus = platform.hotplug ? shape.maxVcpus : shape.vcpus;
+  out.list("smp", "", { cpus: shape.vcpus, maxcpus, sockets: 1, cores: maxcpus, threads: 1 });
 };
 
-const memory: Configurator = (launch, { platform }, out) => {
-  const hot = platform.hotplug ? launch.hotMemoryBytes : 0n;
-  const size = `${String(launch.memoryBytes)}B`;
+const memory: Configurator = ({ shape }, { platform }, out) => {
+  const hot = platform.hotplug ? shape.hotMemoryBytes : 0n;
+  const size = `${String(shape.memoryBytes)}B`;
   if (hot === 0n) {
     out.list("m", "", { size });
     return;
   }
-  out.list("m", "", { size, maxmem: `${String(launch.memoryBytes + hot)}B` });
+  out.list("m", "", { size, maxmem: `${String(shape.memoryBytes + hot)}B` });
   const backend = { "qom-type": "memory-backend-ram", id: "hot-memory", size: Number(hot), reserve: false };
   out.json("object", backend);
   out.list("device", "virtio-mem-pci", {
@@ -156,6 +164,7 @@ const hotplugPorts: Configurator = (_launch, { platform }, out) => {
 
 const configurators: readonly Configurator[] = [
   process,
+  state,
   machine,
   cpus,
   memory,

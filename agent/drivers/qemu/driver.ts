@@ -2,9 +2,8 @@
  * Machines as QEMU processes of this host, without a daemon. QEMU itself and the machine's folder hold the truth; what is
  * kept in memory here is only which machines there are and our hold on those that run.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import type { Duplex } from "node:stream";
-import { EventQueue } from "#agent/qmp/event-queue.ts";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -18,7 +17,6 @@ import type {
   MachinePlan,
 } from "../driver.ts";
 import type { KernelImage } from "./accel.ts";
-import { deriveArgv } from "./argv.ts";
 import { ensureDisk, findDiskBytes, refuseShrinking } from "./disk.ts";
 import { connectSocket, machineFiles, serialSocketName } from "./files.ts";
 import { ensureForwards } from "./forwards.ts";
@@ -26,13 +24,14 @@ import { createHostProbe, type HostAbilities } from "./host.ts";
 import { hostFault } from "./host-fault.ts";
 import { growDisk, plugMemory, plugVcpus, reportMemoryUse } from "./hotplug.ts";
 import { deriveIdentity } from "./identity.ts";
-import { deriveLaunch } from "./launch.ts";
+import { deriveShape } from "./launch.ts";
+import { type Entry, Machines, processIdentity } from "./machines.ts";
 import { readMetrics } from "./metrics.ts";
-import { type Observable, observe, unlessEnded } from "./observe.ts";
+import { Moves } from "./migration/moves.ts";
+import { observe, unlessEnded } from "./observe.ts";
 import { type Platform, platformOf } from "./platform.ts";
-import { findProcess, killProcess, launchProcess, type ProcessIdentity } from "./process.ts";
-import { emptyRecord, type MachineRecord, readRecord, writeRecord } from "./record.ts";
-import { RunningMachine } from "./running-machine.ts";
+import { killProcess } from "./process.ts";
+import type { RunningMachine } from "./running-machine.ts";
 import { ensureSeed } from "./seed.ts";
 import { stopMachine } from "./stop.ts";
 
@@ -51,9 +50,6 @@ export function createQemuDriver(options: QemuDriverOptions): MachineDriver {
   return new QemuDriver(options);
 }
 
-/** One machine that we know of, as it is now. */
-type Entry = { -readonly [K in keyof Observable]: Observable[K] };
-
 class QemuDriver implements MachineDriver {
   readonly name = "qemu";
   readonly console: ConsoleAccess = {
@@ -62,8 +58,8 @@ class QemuDriver implements MachineDriver {
   };
   readonly #options: QemuDriverOptions;
   readonly #platform: Platform;
-  readonly #entries = new Map<string, Entry>();
-  readonly #events = new EventQueue<MachineEvent>();
+  readonly #machines: Machines;
+  readonly liveMigration: Moves;
   readonly #lifetime = new AbortController();
   readonly #host: () => Promise<HostAbilities>;
 
@@ -76,6 +72,18 @@ class QemuDriver implements MachineDriver {
       log: options.log,
       lifetime: this.#lifetime.signal,
       probeGuest: options.probeGuest,
+    });
+    this.#machines = new Machines({
+      platform: this.#platform,
+      host: this.#host,
+      log: options.log,
+      lifetime: this.#lifetime.signal,
+    });
+    this.liveMigration = new Moves({
+      machines: this.#machines,
+      host: this.#host,
+      prepare: (entry, signal) => this.#prepare(entry, signal),
+      lifetime: this.#lifetime.signal,
     });
   }
 
@@ -95,8 +103,8 @@ class QemuDriver implements MachineDriver {
   async #recoverOne(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine | undefined> {
     try {
       if ((await findDiskBytes(machineFiles(plan.directory).rootDisk)) === undefined) return undefined;
-      const entry = await this.#entry(plan);
-      await this.#attach(entry, signal);
+      const entry = await this.#machines.entry(plan);
+      await this.#machines.attach(entry, signal);
       return await observe(entry, signal);
     } catch (thrown) {
       // One machine in trouble must not keep the others from being found; its `ensure` will say the same.
@@ -108,11 +116,13 @@ class QemuDriver implements MachineDriver {
 
   async ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine> {
     signal.throwIfAborted();
-    const entry = await this.#entry(plan);
-    await this.#attach(entry, signal);
+    const entry = await this.#machines.entry(plan);
+    await this.#machines.attach(entry, signal);
     const files = machineFiles(plan.directory);
     const present = await findDiskBytes(files.rootDisk);
     if (present !== undefined) refuseShrinking(present, plan.spec.diskBytes);
+    if (!plan.spec.move) await this.liveMigration.end(entry, signal);
+    else if (!(await this.liveMigration.allowsEnsure(entry))) return await observe(entry, signal);
     // A guest that was asked to shut down may do so at any moment: it must end before it can be on.
     if (entry.running && (plan.spec.power === Power.OFF || entry.record.stopRequested)) {
       await this.#stop(entry, signal);
@@ -126,8 +136,7 @@ class QemuDriver implements MachineDriver {
   }
 
   async remove(id: string, directory: string, _signal: AbortSignal): Promise<void> {
-    const entry = this.#entries.get(id);
-    this.#entries.delete(id);
+    const entry = this.#machines.forget(id);
     await killProcess(processIdentity(id, directory));
     await entry?.running?.ended;
     try {
@@ -138,16 +147,16 @@ class QemuDriver implements MachineDriver {
   }
 
   async inspect(id: string): Promise<DriverMachine | undefined> {
-    const entry = this.#entries.get(id);
+    const entry = this.#machines.find(id);
     return entry && (await observe(entry, this.#lifetime.signal));
   }
 
   events(signal: AbortSignal): AsyncIterable<MachineEvent> {
-    return this.#events.drain(signal);
+    return this.#machines.events.drain(signal);
   }
 
   async metrics(id: string): Promise<DriverMetrics | undefined> {
-    const entry = this.#entries.get(id);
+    const entry = this.#machines.find(id);
     const running = entry?.running;
     if (!running) return undefined;
     const { rootDisk } = machineFiles(entry.plan.directory);
@@ -157,55 +166,14 @@ class QemuDriver implements MachineDriver {
   /** Lets go of all machines; they run on. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#lifetime.abort(new Fault("unavailable", "the agent stops", { reason: "AGENT_STOPPING" }));
-    this.#events.end();
-    for (const entry of this.#entries.values()) await entry.running?.ended;
-  }
-
-  async #entry(plan: MachinePlan): Promise<Entry> {
-    const known = this.#entries.get(plan.id);
-    if (known) {
-      known.plan = plan;
-      return known;
-    }
-    const record = await readRecord(machineFiles(plan.directory).record);
-    const entry: Entry = { plan, record, running: undefined, transition: undefined };
-    this.#entries.set(plan.id, entry);
-    return entry;
-  }
-
-  async #attach(entry: Entry, signal: AbortSignal): Promise<void> {
-    const { id, directory } = entry.plan;
-    const identity = processIdentity(id, directory);
-    if (entry.running) {
-      if ((await findProcess(identity)) !== undefined) return;
-      await entry.running.ended;
-    }
-    const attached = await RunningMachine.attach(
-      {
-        identity,
-        log: this.#options.log.with({ machine: id }),
-        lifetime: this.#lifetime.signal,
-        onChange: () => this.#events.push({ id, type: "changed" }),
-        onEnd: (end) => {
-          entry.running = undefined;
-          // A machine that was told to end did nothing that nobody asked for.
-          const told = entry.record.stopRequested || !this.#entries.has(id);
-          this.#events.push(told ? { id, type: "changed" } : { id, type: "ended", ...end });
-        },
-      },
-      signal,
-    );
-    entry.running = attached;
+    this.#machines.events.end();
+    for (const entry of this.#machines.list()) await entry.running?.ended;
   }
 
   async #prepare(entry: Entry, signal: AbortSignal): Promise<void> {
     const { id, spec, image, directory } = entry.plan;
     const files = machineFiles(directory);
-    try {
-      await mkdir(directory, { recursive: true, mode: 0o700 });
-    } catch (error) {
-      throw hostFault(error, "the machine's folder cannot be made");
-    }
+    await this.#machines.makeFolder(entry);
     await Promise.all([
       ensureDisk({ path: files.rootDisk, image, bytes: spec.diskBytes }, signal),
       ensureSeed(files, { id, macAddress: deriveIdentity(id).macAddress }, spec, signal),
@@ -213,21 +181,8 @@ class QemuDriver implements MachineDriver {
   }
 
   async #start(entry: Entry, signal: AbortSignal): Promise<RunningMachine> {
-    const { acceleration } = await this.#host();
-    signal.throwIfAborted();
-    entry.transition = "starting";
-    try {
-      await this.#remember(entry, { stopRequested: false });
-      const args = deriveArgv(deriveLaunch(entry.plan), { platform: this.#platform, acceleration });
-      await launchProcess(this.#platform.program, args, entry.plan.directory);
-      await this.#attach(entry, signal);
-    } finally {
-      entry.transition = undefined;
-    }
-    if (entry.running) return entry.running;
-    throw new Fault("unavailable", "the machine ended as soon as it had started", {
-      reason: "MACHINE_ENDED_AT_START",
-    });
+    const shape = deriveShape(entry.plan, await this.#machines.modelFor(entry));
+    return await this.#machines.start(entry, shape, "boot", signal);
   }
 
   async #stop(entry: Entry, signal: AbortSignal): Promise<void> {
@@ -235,8 +190,8 @@ class QemuDriver implements MachineDriver {
     if (!entry.running) return;
     entry.transition = "stopping";
     try {
-      await this.#remember(entry, { stopRequested: true });
-      this.#events.push({ id, type: "changed" });
+      await this.#machines.remember(entry, { stopRequested: true });
+      this.#machines.events.push({ id, type: "changed" });
       const identity = processIdentity(id, directory);
       await stopMachine(entry.running, identity, spec.stopTimeoutSeconds * 1000, signal);
     } finally {
@@ -264,21 +219,13 @@ class QemuDriver implements MachineDriver {
       { id, guestAddress, wanted: spec.forwards, before },
       signal,
     );
-    if (JSON.stringify(forwards) !== JSON.stringify(before)) await this.#remember(entry, { forwards });
-  }
-
-  async #remember(entry: Entry, change: Partial<MachineRecord>): Promise<void> {
-    entry.record = { ...emptyRecord, ...entry.record, ...change };
-    await writeRecord(machineFiles(entry.plan.directory).record, entry.record);
+    if (JSON.stringify(forwards) !== JSON.stringify(before))
+      await this.#machines.remember(entry, { forwards });
   }
 
   async #connectConsole(id: string, signal: AbortSignal): Promise<Duplex> {
-    const entry = this.#entries.get(id);
+    const entry = this.#machines.find(id);
     if (entry?.running) return await connectSocket(entry.plan.directory, serialSocketName, signal);
     throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
   }
-}
-
-function processIdentity(id: string, directory: string): ProcessIdentity {
-  return { files: machineFiles(directory), uuid: deriveIdentity(id).uuid };
 }

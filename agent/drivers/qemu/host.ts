@@ -1,13 +1,17 @@
 /** What this host can do for machines, found out once. */
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { exec } from "#agent/exec.ts";
 import type { Logger } from "#kernel/log.ts";
+import type { GuestModel } from "../driver.ts";
 import { type Acceleration, type KernelImage, proveAcceleration } from "./accel.ts";
+import { deriveCpuModel, parseMachineTypes } from "./model.ts";
 import type { Platform } from "./platform.ts";
 
 export interface HostAbilities extends Acceleration {
   /** QEMU's. */
   readonly version: string;
+  readonly model: GuestModel;
 }
 
 export interface HostProbeOptions {
@@ -36,8 +40,14 @@ export function createHostProbe(options: HostProbeOptions): () => Promise<HostAb
 
 async function findAbilities(options: HostProbeOptions): Promise<HostAbilities> {
   const { platform, stateDirectory, log, lifetime, probeGuest } = options;
-  const { stdout } = await exec(platform.program, ["--version"], { signal: lifetime, timeoutMs: 10_000 });
-  const version = /version (\S+)/.exec(stdout)?.[1] ?? "unknown";
+  const ask = async (...args: string[]) =>
+    (await exec(platform.program, args, { signal: lifetime, timeoutMs: 10_000 })).stdout;
+  const [about, machines, cpuInfo] = await Promise.all([
+    ask("--version"),
+    ask("-machine", "help"),
+    readFile("/proc/cpuinfo", "utf8"),
+  ]);
+  const version = /version (\S+)/.exec(about)?.[1] ?? "unknown";
   const verdict = await proveAcceleration(
     {
       platform,
@@ -48,5 +58,9 @@ async function findAbilities(options: HostProbeOptions): Promise<HostAbilities> 
     lifetime,
   );
   log.info("qemu.acceleration", { version, ...verdict });
-  return { version, ...verdict };
+  const model = {
+    machineTypes: parseMachineTypes(machines, platform.machine),
+    cpuModel: deriveCpuModel(verdict.acceleration, { version, cpuInfo }),
+  };
+  return { version, model, ...verdict };
 }

@@ -2,17 +2,16 @@
 import type { LocalImage, MachinePlan } from "../driver.ts";
 import { machineFiles, type MachineFiles } from "./files.ts";
 import { deriveIdentity, type MachineIdentity } from "./identity.ts";
+import type { GuestShape } from "./shape.ts";
 
 export interface Launch {
   readonly id: string;
   readonly identity: MachineIdentity;
   readonly files: MachineFiles;
   readonly image: LocalImage;
-  readonly vcpus: number;
-  readonly maxVcpus: number;
-  readonly memoryBytes: bigint;
-  /** Most that can be plugged in on top. */
-  readonly hotMemoryBytes: bigint;
+  readonly shape: GuestShape;
+  /** With its firmware; standing still before that; or standing still until its state comes from another host. */
+  readonly begins: "boot" | "still" | "incoming";
 }
 
 const MiB = 1024n ** 2n;
@@ -32,8 +31,11 @@ const memoryThatSparesBytes = 1n * GiB;
 /** Emulated CPUs address 1 TiB; half of it leaves room for everything else. */
 const memoryCeilingBytes = 512n * GiB;
 
-/** Room to grow fourfold. It costs address space and page tables, not memory. */
-export function deriveLaunch(plan: MachinePlan): Launch {
+/** The shape for a fresh start, with room to grow fourfold. It costs address space and page tables, not memory. Pure. */
+export function deriveShape(
+  plan: MachinePlan,
+  model: Pick<GuestShape, "machineType" | "cpuModel">,
+): GuestShape {
   const { vcpus, memoryBytes } = plan.spec;
   const spares = plan.image.type === "kernel" || memoryBytes >= memoryThatSparesBytes;
   const maxVcpus = Math.min(maximumMaxVcpus, Math.max(minimumMaxVcpus, vcpus * growth));
@@ -41,14 +43,28 @@ export function deriveLaunch(plan: MachinePlan): Launch {
   const belowCeiling = memoryCeilingBytes - memoryBytes;
   const hotMemoryBytes = roundUp(room < belowCeiling ? room : belowCeiling, 128n * MiB);
   return {
-    id: plan.id,
-    identity: deriveIdentity(plan.id),
-    files: machineFiles(plan.directory),
-    image: plan.image,
+    ...model,
     vcpus,
     maxVcpus: Math.max(vcpus, maxVcpus),
     memoryBytes,
     hotMemoryBytes: spares && hotMemoryBytes > 0n ? hotMemoryBytes : 0n,
+  };
+}
+
+/** A machine that is off is held by the smallest QEMU there is while its disk moves. Pure. */
+export function deriveColdShape(model: Pick<GuestShape, "machineType" | "cpuModel">): GuestShape {
+  return { ...model, vcpus: 1, maxVcpus: 1, memoryBytes: 64n * MiB, hotMemoryBytes: 0n };
+}
+
+/** Everything that the argument vector is made from. Pure. */
+export function deriveLaunch(plan: MachinePlan, shape: GuestShape, begins: Launch["begins"]): Launch {
+  return {
+    id: plan.id,
+    identity: deriveIdentity(plan.id),
+    files: machineFiles(plan.directory),
+    image: plan.image,
+    shape,
+    begins,
   };
 }
 

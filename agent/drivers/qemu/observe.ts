@@ -7,6 +7,7 @@ import { derivePendingRestart, readMemory } from "./hotplug.ts";
 import { deriveIdentity } from "./identity.ts";
 import type { MachineRecord } from "./record.ts";
 import type { RunningMachine } from "./running-machine.ts";
+import { encodeShape, parseShape } from "./shape.ts";
 
 export interface Observable {
   readonly plan: MachinePlan;
@@ -56,6 +57,7 @@ async function observeRunning(
     forwards: record.forwards,
     startedAt: running.startedAt,
     acceleration: kvm.enabled ? "kvm" : "tcg",
+    guestShape: shapeNow(record.shape, cpus.length),
   };
 }
 
@@ -73,6 +75,12 @@ async function observeStopped({ plan, transition }: Observable): Promise<DriverM
     startedAt: undefined,
     acceleration: "none",
   };
+}
+
+/** What was plugged in since the start is built in where it is built again. */
+function shapeNow(text: string, vcpus: number): string {
+  const shape = parseShape(text);
+  return shape ? encodeShape({ ...shape, vcpus }) : "";
 }
 
 function stateOf(status: string): DriverState {

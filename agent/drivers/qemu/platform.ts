@@ -3,7 +3,10 @@ import { Fault } from "#kernel/fault.ts";
 
 export interface Platform {
   readonly program: string;
+  /** Name of the newest version of the machine type. */
   readonly machine: string;
+  /** What comes after its name in the argument. */
+  readonly machineOptions: string;
   /** Whether vCPUs and memory can be plugged in. */
   readonly hotplug: boolean;
   /** Empty ports for disks and network cards to come. */
@@ -17,6 +20,7 @@ const platforms: Readonly<Record<string, Platform>> = {
   x64: {
     program: "qemu-system-x86_64",
     machine: "q35",
+    machineOptions: "",
     hotplug: true,
     hotplugPorts: 4,
     firmware: undefined,
@@ -24,7 +28,8 @@ const platforms: Readonly<Record<string, Platform>> = {
   },
   arm64: {
     program: "qemu-system-aarch64",
-    machine: "virt,gic-version=max",
+    machine: "virt",
+    machineOptions: ",gic-version=max",
     hotplug: false,
     hotplugPorts: 4,
     firmware: "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",

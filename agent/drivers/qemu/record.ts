@@ -10,14 +10,34 @@ export interface Forward {
   readonly hostAddress: string;
 }
 
+/** A move that this machine is part of, until a plan without one has ended it. */
+export interface MoveRecord {
+  readonly id: string;
+  readonly role: "source" | "destination";
+  /** Its disk only: the QEMU that there may be never runs the guest. */
+  readonly cold: boolean;
+  /** Source: memory may have been sent. Destination: its QEMU was started, so that its end is the move's. */
+  readonly begun: boolean;
+  /** The whole machine has arrived at the destination. */
+  readonly complete: boolean;
+}
+
 export interface MachineRecord {
   /** The guest was asked to shut down; it may do so at any moment from then on. */
   readonly stopRequested: boolean;
   /** Where forwards were; a chosen port is chosen again. */
   readonly forwards: readonly Forward[];
+  /** How its QEMU was started last, as `encodeShape` writes it; empty: never. */
+  readonly shape: string;
+  readonly move: MoveRecord | undefined;
 }
 
-export const emptyRecord: MachineRecord = { stopRequested: false, forwards: [] };
+export const emptyRecord: MachineRecord = {
+  stopRequested: false,
+  forwards: [],
+  shape: "",
+  move: undefined,
+};
 
 /** The record, or an empty one when there is none or a crash of the host tore it. */
 export async function readRecord(path: string): Promise<MachineRecord> {

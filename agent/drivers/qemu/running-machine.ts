@@ -38,6 +38,10 @@ export class RunningMachine {
   readonly #options: RunningMachineOptions;
   #session: QmpSession;
   #shutdownReason: string | undefined;
+  #eventCount = 0;
+  readonly #eventWaiters = new Set<() => void>();
+  /** When the guest stopped last, by the host's clock; undefined while it runs or when nobody saw it. */
+  stoppedAtMs: number | undefined;
   /** Resolves when its process is gone, or our hold on it ended. */
   readonly ended: Promise<void>;
 
@@ -80,6 +84,27 @@ export class RunningMachine {
     return this.#session.execute(command, args, timeoutMs === undefined ? { signal } : { signal, timeoutMs });
   }
 
+  /** How many events there were. Read it before looking at the machine, and no change after the look is missed. */
+  get eventCount(): number {
+    return this.#eventCount;
+  }
+
+  /** Returns once there were more events than `seen`, or after `ms`, or when the machine ended. */
+  async eventAfter(seen: number, ms: number, signal: AbortSignal): Promise<void> {
+    if (this.#eventCount > seen) return;
+    const over = new AbortController();
+    const wake = () => over.abort();
+    this.#eventWaiters.add(wake);
+    void this.ended.then(wake);
+    try {
+      await sleep(ms, AbortSignal.any([signal, over.signal]));
+    } catch (thrown) {
+      if (signal.aborted) throw thrown;
+    } finally {
+      this.#eventWaiters.delete(wake);
+    }
+  }
+
   async #watch(): Promise<void> {
     const { identity, lifetime, log } = this.#options;
     try {
@@ -105,7 +130,11 @@ export class RunningMachine {
   }
 
   #note(event: QmpEvent): void {
+    this.#eventCount++;
+    for (const wake of this.#eventWaiters) wake();
     if (event.name === "SHUTDOWN") this.#shutdownReason = String(event.data["reason"]);
+    if (event.name === "STOP") this.stoppedAtMs = event.atMs;
+    if (event.name === "RESUME") this.stoppedAtMs = undefined;
     if (telling.has(event.name)) this.#options.onChange();
   }
 

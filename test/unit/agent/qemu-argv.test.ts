@@ -10,7 +10,7 @@ import { parseForwards } from "#agent/drivers/qemu/forwards.ts";
 import { hostFault } from "#agent/drivers/qemu/host-fault.ts";
 import { deriveHotMemory, derivePendingRestart } from "#agent/drivers/qemu/hotplug.ts";
 import { deriveIdentity } from "#agent/drivers/qemu/identity.ts";
-import { deriveLaunch } from "#agent/drivers/qemu/launch.ts";
+import { deriveLaunch, deriveShape, type Launch } from "#agent/drivers/qemu/launch.ts";
 import { platformOf } from "#agent/drivers/qemu/platform.ts";
 import { deriveSeed } from "#agent/drivers/qemu/seed.ts";
 import { type MachineSpec, MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
@@ -31,8 +31,19 @@ function planOf(image: LocalImage, change: Partial<MachineSpec> = {}): MachinePl
   return { id: "vm-1", spec: Object.assign(spec, change), image, directory: `/m/it's, "x"` };
 }
 
-function argvOf(plan: MachinePlan, architecture = "x64", acceleration: "kvm" | "tcg" = "tcg"): string[][] {
-  const argv = deriveArgv(deriveLaunch(plan), { platform: platformOf(architecture), acceleration });
+function argvOf(
+  plan: MachinePlan,
+  architecture = "x64",
+  acceleration: "kvm" | "tcg" = "tcg",
+  begins: Launch["begins"] = "boot",
+): string[][] {
+  const platform = platformOf(architecture);
+  const model = {
+    machineType: `${platform.machine}-7.2`,
+    cpuModel: acceleration === "kvm" ? "host-1" : "max-7.2",
+  };
+  const launch = deriveLaunch(plan, deriveShape(plan, model), begins);
+  const argv = deriveArgv(launch, { platform, acceleration });
   const options: string[][] = [];
   for (const arg of argv) {
     if (arg.startsWith("-")) options.push([arg]);
@@ -64,7 +75,7 @@ const whole = [
   ["-pidfile", `${folder}/qemu.pid`],
   ["-D", `${folder}/qemu.log`],
   ["-sandbox", "on"],
-  ["-machine", "q35"],
+  ["-machine", "q35-7.2"],
   ["-accel", "tcg,tb-size=64"],
   ["-cpu", "max"],
   ["-rtc", "base=utc"],
@@ -134,7 +145,7 @@ await t.test("the whole argument vector", async (t) => {
       "-kernel": [],
       "-initrd": [],
       "-append": [["-bios", "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"]],
-      "-machine": [["-machine", "virt,gic-version=max"]],
+      "-machine": [["-machine", "virt-7.2,gic-version=max"]],
       "-smp": [["-smp", "cpus=4,maxcpus=4,sockets=1,cores=4,threads=1"]],
       "-m ": [["-m", "size=536870912B"]],
     }),
@@ -153,7 +164,7 @@ await t.test("room to grow", async (t) => {
     [1, 1023n * MiB, disk, 8, 0n],
   ];
   for (const [vcpus, memoryBytes, image, maxVcpus, hotMemoryBytes] of cases) {
-    const launch = deriveLaunch(planOf(image, { vcpus, memoryBytes }));
+    const launch = deriveShape(planOf(image, { vcpus, memoryBytes }), { machineType: "", cpuModel: "" });
     t.match(launch, { maxVcpus, hotMemoryBytes }, `${String(vcpus)} vCPUs, ${String(memoryBytes)} bytes`);
   }
 });

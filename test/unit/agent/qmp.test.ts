@@ -146,7 +146,8 @@ await t.test("greetings that never come or are none", async (t) => {
 });
 
 await t.test("events come in order, before the end, and none is lost", async (t) => {
-  const event = (name: string) => encodeJsonLine({ event: name, data: { guest: true }, timestamp: {} });
+  const event = (name: string) =>
+    encodeJsonLine({ event: name, data: { guest: true }, timestamp: { seconds: 7, microseconds: 250_000 } });
   const socket = await scripted(t, (command, socket) => {
     socket.write(event("POWERDOWN") + encodeJsonLine({ return: {}, id: command.id }));
     socket.end(event("SHUTDOWN"));
@@ -156,8 +157,8 @@ await t.test("events come in order, before the end, and none is lost", async (t)
   const seen: QmpEvent[] = [];
   for await (const found of session.events(signal)) seen.push(found);
   t.same(seen, [
-    { name: "POWERDOWN", data: { guest: true } },
-    { name: "SHUTDOWN", data: { guest: true } },
+    { name: "POWERDOWN", data: { guest: true }, atMs: 7250 },
+    { name: "SHUTDOWN", data: { guest: true }, atMs: 7250 },
   ]);
 });
 

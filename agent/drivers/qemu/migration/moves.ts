@@ -1,0 +1,263 @@
+/**
+ * Machines on the move, between the driver's own word (its records, its QEMUs) and what is asked of it. Two rules stand
+ * over all: a destination never runs while its plan has a move, and a source that may have been handed over runs again
+ * only for a plan without one.
+ */
+import { rm } from "node:fs/promises";
+import type { Duplex } from "node:stream";
+import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
+import { Fault } from "#kernel/fault.ts";
+import type { GuestModel, LiveMigration, MachinePlan, SendProgress } from "../../driver.ts";
+import { findDiskBytes } from "../disk.ts";
+import { machineFiles } from "../files.ts";
+import type { HostAbilities } from "../host.ts";
+import { hostFault } from "../host-fault.ts";
+import { growDisk } from "../hotplug.ts";
+import { deriveColdShape, deriveShape } from "../launch.ts";
+import type { Entry, Machines } from "../machines.ts";
+import { processIdentity } from "../machines.ts";
+import { killProcess } from "../process.ts";
+import type { MoveRecord } from "../record.ts";
+import type { RunningMachine } from "../running-machine.ts";
+import { type GuestShape, parseShape } from "../shape.ts";
+import { callOff } from "./call-off.ts";
+import { listChannels } from "./channels.ts";
+import { arrivesWithin, hasArrived, openChannel, openWaysIn, stopServer } from "./receive.ts";
+import { sendMachine } from "./send.ts";
+
+export interface MovesOptions {
+  readonly machines: Machines;
+  readonly host: () => Promise<HostAbilities>;
+  /** Makes the files that a machine starts from. */
+  prepare(entry: Entry, signal: AbortSignal): Promise<void>;
+  readonly lifetime: AbortSignal;
+}
+
+/** How long a command to run waits for the last of a machine that is said to have arrived. */
+const arrivalMs = 1_500;
+
+export class Moves implements LiveMigration {
+  readonly #options: MovesOptions;
+
+  constructor(options: MovesOptions) {
+    this.#options = options;
+  }
+
+  readonly guestModel = async (): Promise<GuestModel> => (await this.#options.host()).model;
+
+  async listChannels(_id: string): Promise<readonly string[]> {
+    return listChannels();
+  }
+
+  async receive(plan: MachinePlan, signal: AbortSignal): Promise<readonly string[]> {
+    const { machines } = this.#options;
+    const move = moveOf(plan, MoveRole.DESTINATION);
+    const entry = await machines.entry(plan);
+    await machines.attach(entry, signal);
+    if (entry.record.move?.id !== move.migrationId) await this.#clear(entry, move);
+    let { running } = entry;
+    if (!running) {
+      if (entry.record.move?.begun) throw moveLost();
+      const shape = await this.#shapeFor(plan, move);
+      await this.#options.prepare(entry, signal);
+      running = await machines.start(entry, shape, "incoming", signal);
+    }
+    await this.#rememberMove(entry, { begun: true });
+    await openWaysIn(running, plan.directory, signal);
+    return listChannels();
+  }
+
+  async connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex> {
+    const entry = this.#options.machines.find(id);
+    if (!entry?.running) throw moveLost();
+    return await openChannel(entry.plan.directory, channel, signal);
+  }
+
+  async hasArrived(id: string): Promise<boolean> {
+    const entry = this.#options.machines.find(id);
+    if (entry?.record.move?.role !== "destination") return false;
+    if (entry.record.move.complete) return true;
+    if (!entry.running || !(await hasArrived(entry.running, this.#options.lifetime))) return false;
+    await this.#rememberMove(entry, { complete: true });
+    return true;
+  }
+
+  async *send(
+    plan: MachinePlan,
+    socketOf: (channel: string) => string,
+    signal: AbortSignal,
+  ): AsyncGenerator<SendProgress> {
+    const { machines } = this.#options;
+    const move = moveOf(plan, MoveRole.SOURCE);
+    const entry = await machines.entry(plan);
+    await machines.attach(entry, signal);
+    const machine = await this.#beginSending(entry, move, signal);
+    const sending = {
+      machine,
+      move,
+      socketOf,
+      begun: entry.record.move?.begun ?? false,
+      rememberBegun: () => this.#rememberMove(entry, { begun: true }),
+    };
+    try {
+      for await (const progress of sendMachine(sending, signal)) {
+        if (progress.phase === "handed-over") await this.#rememberMove(entry, { complete: true });
+        yield progress;
+      }
+    } catch (thrown) {
+      if (!signal.aborted && entry.running) await this.#callOff(entry, entry.running, signal);
+      throw thrown;
+    }
+  }
+
+  /** What a plan with a move allows `ensure` to do: true when it may go on as with any plan. */
+  async allowsEnsure(entry: Entry): Promise<boolean> {
+    const { spec } = entry.plan;
+    const { move } = entry.record;
+    if (!spec.move) return true;
+    if (entry.running) return !move?.cold && spec.power === Power.OFF;
+    if (spec.power === Power.OFF) return spec.move.role === MoveRole.SOURCE;
+    if (spec.move.role === MoveRole.SOURCE && !move?.begun) return true;
+    throw new Fault("conflict", "the machine moves, and may be needed at the other host", {
+      reason: "MOVE_UNDECIDED",
+    });
+  }
+
+  /** Ends the move that the machine is part of, because its plan has none any more. */
+  async end(entry: Entry, signal: AbortSignal): Promise<void> {
+    const { move } = entry.record;
+    if (!move) return;
+    const { running } = entry;
+    if (move.role === "destination") await this.#takeOver(entry, move, signal);
+    else if (running) await this.#callOff(entry, running, signal);
+    else await this.#options.machines.remember(entry, { move: undefined });
+  }
+
+  async #beginSending(entry: Entry, move: Move, signal: AbortSignal): Promise<RunningMachine> {
+    const { machines } = this.#options;
+    const cold = move.type === MoveType.COLD;
+    const before = entry.record.move;
+    if (before?.role === "destination")
+      throw new Fault("conflict", "the machine has not arrived here yet", { reason: "MOVE_INCOMPLETE" });
+    if (before && before.id !== move.migrationId) await this.end(entry, signal);
+    if (!entry.record.move) {
+      const begins: MoveRecord = {
+        id: move.migrationId,
+        role: "source",
+        cold,
+        begun: false,
+        complete: false,
+      };
+      await machines.remember(entry, { move: begins });
+    }
+    if (!entry.running && cold && !entry.record.move?.complete) {
+      const shape = deriveColdShape(await machines.modelFor(entry));
+      return await machines.start(entry, shape, "still", signal);
+    }
+    const { running } = entry;
+    if (!running) throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
+    const { diskBytes } = entry.plan.spec;
+    const present = await findDiskBytes(machineFiles(entry.plan.directory).rootDisk);
+    if (present !== undefined && present < diskBytes) await growDisk(running, diskBytes, signal);
+    return running;
+  }
+
+  async #callOff(entry: Entry, running: RunningMachine, signal: AbortSignal): Promise<void> {
+    if (entry.record.move?.cold) await this.#endProcess(entry);
+    else await callOff(running, signal);
+    await this.#options.machines.remember(entry, { move: undefined });
+  }
+
+  async #takeOver(entry: Entry, move: MoveRecord, signal: AbortSignal): Promise<void> {
+    const { running } = entry;
+    if (!running) {
+      // Its disk is whole, and that it was committed makes it the only one: it starts as after a crash.
+      if (!move.complete) throw moveIncomplete();
+    } else {
+      if (!(await arrivesWithin(running, arrivalMs, signal))) throw moveIncomplete();
+      if (move.cold) await this.#endProcess(entry);
+      else {
+        await stopServer(running, signal);
+        await running.execute("cont", {}, signal);
+      }
+    }
+    await this.#options.machines.remember(entry, { move: undefined });
+  }
+
+  /** Makes room for a machine that is to arrive. What an earlier attempt has left goes; anything else stays. */
+  async #clear(entry: Entry, move: Move): Promise<void> {
+    const { machines } = this.#options;
+    const files = machineFiles(entry.plan.directory);
+    const left = entry.record.move?.role === "destination";
+    if (!left && (entry.running || (await findDiskBytes(files.rootDisk)) !== undefined)) {
+      throw new Fault("conflict", "the machine is on this host already", { reason: "MACHINE_EXISTS" });
+    }
+    if (left) await this.#endProcess(entry);
+    await machines.makeFolder(entry);
+    const cold = move.type === MoveType.COLD;
+    const begins: MoveRecord = {
+      id: move.migrationId,
+      role: "destination",
+      cold,
+      begun: false,
+      complete: false,
+    };
+    try {
+      await rm(files.rootDisk, { force: true });
+    } catch (error) {
+      throw hostFault(error, "what an earlier move has left cannot be deleted");
+    }
+    await machines.remember(entry, { move: begins });
+  }
+
+  async #shapeFor(plan: MachinePlan, move: Move): Promise<GuestShape> {
+    const host = await this.guestModel();
+    const model = {
+      machineType: move.machineType === "" ? (host.machineTypes[0] ?? "") : move.machineType,
+      cpuModel: move.cpuModel === "" ? host.cpuModel : move.cpuModel,
+    };
+    const cold = move.type === MoveType.COLD;
+    const shape = cold ? deriveColdShape(model) : (parseShape(move.guestShape) ?? deriveShape(plan, model));
+    const { machineType, cpuModel } = shape;
+    if (!host.machineTypes.includes(machineType)) throw blocked("machine_type", machineType);
+    if (cpuModel !== host.cpuModel) throw blocked("cpu_model", cpuModel);
+    return shape;
+  }
+
+  /** Ends a QEMU whose guest does not run; its disk is saved by then. */
+  async #endProcess(entry: Entry): Promise<void> {
+    const { id, directory } = entry.plan;
+    const { running } = entry;
+    await this.#options.machines.remember(entry, { stopRequested: true });
+    await killProcess(processIdentity(id, directory));
+    await running?.ended;
+  }
+
+  async #rememberMove(entry: Entry, change: Partial<MoveRecord>): Promise<void> {
+    const { move } = entry.record;
+    if (move && Object.entries(change).some(([key, value]) => move[key as keyof MoveRecord] !== value))
+      await this.#options.machines.remember(entry, { move: { ...move, ...change } });
+  }
+}
+
+function moveOf(plan: MachinePlan, role: MoveRole): Move {
+  const { move } = plan.spec;
+  if (move?.role === role) return move;
+  throw new Fault("internal", "the plan has no such move", { reason: "MOVE_MISSING" });
+}
+
+function moveLost(): Fault {
+  return new Fault("conflict", "what had begun to arrive is lost", { reason: "MOVE_LOST" });
+}
+
+function moveIncomplete(): Fault {
+  return new Fault("conflict", "the machine has not arrived whole", { reason: "MOVE_INCOMPLETE" });
+}
+
+function blocked(blocker: string, wanted: string): Fault {
+  return new Fault("conflict", `this host cannot run the guest as it is: ${blocker}`, {
+    reason: "MOVE_BLOCKED",
+    detail: { blocker, wanted },
+  });
+}

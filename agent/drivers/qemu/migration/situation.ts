@@ -1,0 +1,41 @@
+/** What is true at the source of a move right now, as its QEMU tells it. */
+import type { BlockJob, MigrationInfo } from "#agent/qmp/commands.ts";
+import type { RunningMachine } from "../running-machine.ts";
+import { movedDisks, type MovedDisk } from "./channels.ts";
+
+export interface Situation {
+  /** QEMU's run state, such as running, finish-migrate, postmigrate. */
+  readonly runState: string;
+  readonly migration: MigrationInfo;
+  readonly disks: readonly DiskState[];
+}
+
+export interface DiskState {
+  readonly disk: MovedDisk;
+  /** Undefined when nothing copies it. */
+  readonly job: BlockJob | undefined;
+}
+
+export async function readSituation(machine: RunningMachine, signal: AbortSignal): Promise<Situation> {
+  const [{ status }, migration, jobs] = await Promise.all([
+    machine.execute("query-status", {}, signal),
+    machine.execute("query-migrate", {}, signal),
+    machine.execute("query-block-jobs", {}, signal),
+  ]);
+  const disks = movedDisks.map((disk) => ({ disk, job: jobs.find(({ device }) => device === disk.job) }));
+  return { runState: status, migration, disks };
+}
+
+/** The disk's copy is finished, and nothing was written that it lacks. */
+export function isCopied({ job }: DiskState): boolean {
+  return job?.status === "concluded" && job.error === undefined;
+}
+
+/** Bytes of disk: all that the copies have to carry, and what is left of it. */
+export function diskBytes({ disks }: Situation): { readonly total: number; readonly remaining: number } {
+  const jobs = disks.flatMap(({ job }) => job ?? []);
+  return {
+    total: jobs.reduce((sum, { len }) => sum + len, 0),
+    remaining: jobs.reduce((sum, { len, offset }) => sum + len - offset, 0),
+  };
+}

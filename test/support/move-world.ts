@@ -1,0 +1,161 @@
+/** A machine between two QEMU drivers on this host whose sockets are joined by plain pipes, as two agents would join them. */
+import { create } from "@bufbuild/protobuf";
+import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { createServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import type { LocalImage, MachineDriver, MachinePlan, SendProgress } from "#agent/drivers/driver.ts";
+import { createQemuDriver } from "#agent/drivers/qemu/driver.ts";
+import { buildMicro } from "#agent/images/micro/build.ts";
+import { type MachineSpec, MachineSpecSchema, Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import {
+  type Move,
+  MoveRole,
+  MoveSchema,
+  MoveType,
+  OnUnreachable,
+} from "#gen/skerry/agent/v1/migration_pb.js";
+import { silentLogger } from "#kernel/log.ts";
+import { until } from "./until.ts";
+
+const MiB = 1024n ** 2n;
+
+export interface Side extends AsyncDisposable {
+  driver: MachineDriver;
+  readonly directory: string;
+  readonly plan: MachinePlan;
+  console(): Promise<string>;
+}
+
+export class MoveWorld implements AsyncDisposable {
+  readonly id: string;
+  readonly source: Side;
+  readonly destination: Side;
+  readonly #root: string;
+  readonly #servers = new Map<string, Server>();
+  readonly pipes = new Set<Socket>();
+  cut = false;
+
+  constructor(id: string, root: string, source: Side, destination: Side) {
+    this.id = id;
+    this.#root = root;
+    this.source = source;
+    this.destination = destination;
+  }
+
+  readonly socketOf = (channel: string) => join(this.#root, `${channel.replace(":", "-")}.sock`);
+
+  async stateOf(side: Side): Promise<string | undefined> {
+    return (await side.driver.inspect(this.id))?.state;
+  }
+
+  /** Moves the guest until it is handed over. */
+  async move(
+    change: Partial<Move>,
+    signal: AbortSignal,
+  ): Promise<{ last: SendProgress | undefined; phases: string[] }> {
+    await this.receive(change, signal);
+    const plan = this.withMove(this.source, MoveRole.SOURCE, { switchOver: true, ...change });
+    const phases: string[] = [];
+    let last: SendProgress | undefined;
+    for await (const progress of this.source.driver.liveMigration!.send(plan, this.socketOf, signal)) {
+      if (phases.at(-1) !== progress.phase) phases.push(progress.phase);
+      last = progress;
+    }
+    return { last, phases };
+  }
+
+  async receive(change: Partial<Move>, signal: AbortSignal): Promise<void> {
+    const guestShape = (await this.source.driver.inspect(this.id))?.guestShape ?? "";
+    const plan = this.withMove(this.destination, MoveRole.DESTINATION, { guestShape, ...change });
+    const migration = this.destination.driver.liveMigration!;
+    for (const channel of await migration.receive(plan, signal)) await this.#listen(channel, signal);
+  }
+
+  withMove(side: Side, role: MoveRole, change: Partial<Move>): MachinePlan {
+    const defaults = { migrationId: "mig-1", role, type: MoveType.LIVE, onUnreachable: OnUnreachable.ABORT };
+    const move = Object.assign(create(MoveSchema, defaults), change);
+    return { ...side.plan, spec: { ...side.plan.spec, move } };
+  }
+
+  async #listen(channel: string, signal: AbortSignal): Promise<void> {
+    if (this.#servers.has(channel)) return;
+    const server = createServer((near) => void this.#join(near, channel, signal));
+    this.#servers.set(channel, server);
+    server.listen(this.socketOf(channel));
+    await until(() => server.listening);
+  }
+
+  async #join(near: Socket, channel: string, signal: AbortSignal): Promise<void> {
+    near.on("error", () => near.destroy());
+    if (this.cut) return void near.destroy();
+    this.pipes.add(near);
+    try {
+      const far = await this.destination.driver.liveMigration!.connectChannel(this.id, channel, signal);
+      far.on("error", () => near.destroy());
+      far.on("close", () => near.destroy());
+      near.on("close", () => far.destroy());
+      near.pipe(far).pipe(near);
+    } catch {
+      near.destroy();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const server of this.#servers.values()) server.close();
+    for (const pipe of this.pipes) pipe.destroy();
+    await this.source[Symbol.asyncDispose]();
+    await this.destination[Symbol.asyncDispose]();
+    await rm(this.#root, { recursive: true });
+  }
+}
+
+export async function makeWorld(id: string, change: Partial<MachineSpec>): Promise<MoveWorld> {
+  const root = await mkdtemp(join(tmpdir(), "qemu-move-"));
+  return new MoveWorld(
+    id,
+    root,
+    await makeSide(root, "a", id, change),
+    await makeSide(root, "b", id, change),
+  );
+}
+
+async function makeSide(root: string, name: string, id: string, change: Partial<MachineSpec>): Promise<Side> {
+  // Far longer than the path of a socket may be.
+  const directory = join(root, name.repeat(60), "x".repeat(60), id);
+  const driver = createQemuDriver({ stateDirectory: join(root, name), log: silentLogger });
+  await mkdir(join(root, name.repeat(60), "x".repeat(60)), { recursive: true });
+  const spec = create(MachineSpecSchema, {
+    name: id,
+    hostname: id,
+    vcpus: 1,
+    memoryBytes: 128n * MiB,
+    diskBytes: 64n * MiB,
+    power: Power.ON,
+  });
+  const plan = { id, spec: Object.assign(spec, change), image: await loadMicro(), directory };
+  const side: Side = {
+    driver,
+    directory,
+    plan,
+    console: () => readFile(driver.console!.logPath(directory), "utf8"),
+    [Symbol.asyncDispose]: async () => {
+      await side.driver.remove(id, directory, AbortSignal.timeout(20_000));
+      await side.driver[Symbol.asyncDispose]();
+    },
+  };
+  return side;
+}
+
+async function loadMicro(): Promise<LocalImage & { type: "kernel" }> {
+  const outDir = process.env["SKERRY_MICRO_DIR"] ?? join("node_modules", ".cache", "skerry", "micro");
+  const signal = AbortSignal.timeout(240_000);
+  const manifest = await buildMicro({ outDir, signal, log: silentLogger });
+  const pathOf = (role: string) => resolve(outDir, manifest.files.find((f) => f.role === role)!.path);
+  return {
+    type: "kernel",
+    kernelPath: pathOf("kernel"),
+    initrdPath: pathOf("initrd"),
+    commandLine: manifest.command_line,
+  };
+}

@@ -22,7 +22,7 @@ export interface AgentPort {
   /** True when it is gone; false when removal goes on and a report will follow. */
   removeMachine(
     hostId: string,
-    request: { id: string; fence: PlainFence; waitMs: number },
+    request: { id: string; fence: PlainFence; waitMs: number; keepDisksSeconds?: number },
     signal: AbortSignal,
   ): Promise<boolean>;
   machineMetrics(hostId: string, machineId: string, signal: AbortSignal): Promise<MachineMetrics>;

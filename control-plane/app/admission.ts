@@ -3,11 +3,14 @@ import { Fault } from "#kernel/fault.ts";
 import type { Principal, Role } from "#kernel/ctx.ts";
 import { roles } from "#kernel/ctx.ts";
 import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
+import { kinds } from "../resources/kinds.ts";
 import type { AnyDefinition, Resource, Site } from "../resources/definition.ts";
 import { normaliseImageName } from "../resources/image/image.resource.ts";
 import type { Queryable } from "../store/database.ts";
 import { rootProject } from "./resource-queries.ts";
 import { invalidField } from "./validation.ts";
+
+const requestKinds = kinds.flatMap(({ kind, requestOf }) => (requestOf === undefined ? [] : [kind]));
 
 /** The one place where it is decided whether somebody may do something to a kind. */
 export function authorise(principal: Principal, needed: Role | undefined, action: string): void {
@@ -33,13 +36,14 @@ export async function resolveReferences(
   for (const [name, reference] of Object.entries(kind.references)) {
     const wanted = spec[reference.field];
     if (typeof wanted !== "string") continue;
-    const resource = await findByName(on, project, reference.kind, wanted);
+    const projects = reference.own ? [project] : [project, rootProject];
+    const resource = await findByName(on, projects, reference.kind, wanted);
     if (!resource) {
       throw invalidField(
         `spec.${reference.field}`,
         `there is no ${reference.kind} called ${JSON.stringify(wanted.slice(0, 80))}`,
         {
-          known: await knownNames(on, project, reference.kind),
+          known: await knownNames(on, projects, reference.kind),
         },
       );
     }
@@ -50,7 +54,7 @@ export async function resolveReferences(
 
 async function findByName(
   on: Queryable,
-  project: string,
+  projects: readonly string[],
   kind: string,
   wanted: string,
 ): Promise<Resource | undefined> {
@@ -59,17 +63,17 @@ async function findByName(
      where kind = $1 and project = any($2) and deleting_at is null
        and (id = $3 or name = $3 or desired -> 'aliases' ? $4)
      order by id = $3 desc, name = $3 desc, project = $5 desc, created_at limit 1`,
-    [kind, [project, rootProject], wanted, normaliseImageName(wanted), project],
+    [kind, projects, wanted, normaliseImageName(wanted), projects[0]],
     "reference_find",
   );
   return row && toResource(row);
 }
 
-async function knownNames(on: Queryable, project: string, kind: string): Promise<string[]> {
+async function knownNames(on: Queryable, projects: readonly string[], kind: string): Promise<string[]> {
   const rows = await on.query<{ name: string }>(
     `select name from resource where kind = $1 and project = any($2) and deleting_at is null
      order by phase = 'available' desc, name limit 50`,
-    [kind, [project, rootProject]],
+    [kind, projects],
   );
   return rows.map(({ name }) => name);
 }
@@ -95,12 +99,13 @@ export async function checkSite(on: Queryable, site: Site): Promise<void> {
   });
 }
 
-/** Refuses to take away what others stand on. */
+/** Refuses to take away what others stand on. Requests that ended, and those to itself, stand on nothing. */
 export async function checkUnused(on: Queryable, resource: Resource): Promise<void> {
   const users = await on.query<{ id: string }>(
-    `select id from resource where (host_id = $1 and $2 = 'host') or refs @> jsonb_build_object($2::text, $1::text)
+    `select id from resource where ((host_id = $1 and $2 = 'host') or refs @> jsonb_build_object($2::text, $1::text))
+       and (kind <> all($3) or (request_of is not null and request_of <> $1))
      order by id limit 20`,
-    [resource.id, resource.kind],
+    [resource.id, resource.kind, requestKinds],
   );
   if (users.length === 0) return;
   throw new Fault("conflict", `this ${resource.kind} is in use`, {

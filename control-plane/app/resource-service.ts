@@ -9,6 +9,7 @@ import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import type { Database, Tx } from "../store/database.ts";
 import { authorise, checkSite, checkUnused, resolveReferences } from "./admission.ts";
 import { oncePerKey } from "./idempotency.ts";
+import { openRequest } from "./requests.ts";
 import type {
   CreateInput,
   ListPage,
@@ -67,7 +68,9 @@ export class ResourceService implements ResourceApi {
       const unready = Object.values(referred).filter((resource) => resource.phase === "listed");
       for (const { id: key, kind: referredKind } of unready) await enqueue(tx, { key, kind: referredKind });
       const { observed } = extras;
-      return insertResource(tx, kind, { id, project, name, labels, desired, observed, refs });
+      const input = { id, project, name, labels, desired, observed, refs };
+      const target = kind.requestOf === undefined ? undefined : referred[kind.requestOf];
+      return target ? openRequest(tx, kind, input, target) : insertResource(tx, kind, input);
     });
   }
 
@@ -99,6 +102,7 @@ export class ResourceService implements ResourceApi {
           ? before.desired
           : parseSpec(kind, mergePatch(before.desired, input.spec), before);
       const intends = !sameJson(before.desired, desired);
+      if (intends && kind.frozenIn?.includes(before.phase)) throw wrongPhase("be changed", before);
       if (!intends && name === before.name && sameJson(labels, before.labels)) return before;
       const generation = before.generation + (intends ? 1 : 0);
       return changeResource(tx, kind, before, { name, labels, desired, generation }, ctx.log);
@@ -132,10 +136,7 @@ export class ResourceService implements ResourceApi {
     const parsed: unknown = parseInput(definition.input, input ?? {}, "");
     return this.#change(ctx, kind, id, "update", options, async (tx, before) => {
       if (before.deletingAt || !definition.when.includes(before.phase)) {
-        throw new Fault("conflict", `it cannot ${verb} while it is ${before.phase}`, {
-          reason: "PHASE_CONFLICT",
-          detail: { phase: before.phase, allowed: definition.when },
-        });
+        throw wrongPhase(verb, before, definition.when as readonly string[]);
       }
       const desired = parseSpec(kind, definition.apply(before, parsed), before);
       return changeResource(tx, kind, before, { desired, generation: before.generation + 1 }, ctx.log);
@@ -170,7 +171,8 @@ export class ResourceService implements ResourceApi {
     return this.#mutate(ctx, options, async (tx) => {
       if (kind.reconciled) {
         await tx.query(
-          `update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()), attempt = 0 where key = $1`,
+          `update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()), attempt = 0
+           where key = coalesce((select request_of from resource where id = $1), $1)`,
           [canonical],
           "work_intent",
         );
@@ -200,6 +202,13 @@ export class ResourceService implements ResourceApi {
     this.#onChange();
     return reply;
   }
+}
+
+function wrongPhase(act: string, { phase }: Resource, allowed: readonly string[] = []): Fault {
+  return new Fault("conflict", `it cannot ${act} while it is ${phase}`, {
+    reason: "PHASE_CONFLICT",
+    detail: { phase, allowed },
+  });
 }
 
 function checkRevision({ revision }: Resource, ifMatch: number | undefined): void {

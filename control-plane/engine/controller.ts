@@ -6,6 +6,7 @@ import type { Json } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { AgentPort } from "../agents/port.ts";
 import type { Placement, Problem, Resource } from "../resources/definition.ts";
+import type { HostSnapshot } from "../scheduler/snapshot.ts";
 import type { PlaceRequest, PlaceResult } from "./fleet.ts";
 
 /** One copy of a resource on one host, as that host last reported it. */
@@ -20,6 +21,8 @@ export interface Incarnation {
   readonly state: string;
   /** The agent's message, snake_case. */
   readonly observed: Readonly<Record<string, unknown>>;
+  /** Whether the host is connected to any replica; looked up only for hosts other than the resource's own. */
+  readonly connected: boolean;
   readonly updatedAt: Date;
 }
 
@@ -62,6 +65,8 @@ export interface View<R extends Resource = Resource> {
   readonly lastOperation: OperationRecord | undefined;
   /** The resources that the spec refers to, by the name of the reference. */
   readonly references: Readonly<Record<string, Resource>>;
+  /** Open requests to this resource, oldest first; its operations carry them out. */
+  readonly requests: readonly Resource[];
   /** How many other resources refer to this one or have it as their host. */
   readonly dependents: number;
 }
@@ -95,6 +100,10 @@ export interface Writes {
   reserve(request: Reserved): Promise<void>;
   release(hostId: string): Promise<void>;
   forgetIncarnation(hostId: string): Promise<void>;
+  /** Changes the status of an open request to this resource; `undefined` leaves it as it is. May throw. */
+  changeRequest(id: string, change: (request: Resource) => unknown): Promise<void>;
+  /** Throws `conflict` INSTANCE_CHANGED when its owner has changed it since. */
+  expectGeneration(generation: number): Promise<void>;
   /** Takes the resource away for good. */
   erase(): Promise<void>;
 }
@@ -117,6 +126,8 @@ export interface Effects {
   /** A fence for one command: above all that were given out before, and below those of every later claim. */
   nextFence(): { readonly epoch: bigint; readonly generation: bigint };
   now(): number;
+  /** What the scheduler knows of a host. */
+  findHost(id: string): Promise<HostSnapshot | undefined>;
   /** Chooses a host; pure but for reading the fleet. Writes nothing. */
   choose(request: PlaceRequest): Promise<PlaceResult>;
   /**
@@ -136,7 +147,12 @@ export type StepResult =
       /** Runs in the transaction that records the step as done; what it gives replaces `done`. */
       readonly commit?: (writes: Writes) => Promise<Json | void>;
     }
-  | { readonly wait: number; readonly why: string };
+  | {
+      readonly wait: number;
+      readonly why: string;
+      /** The host whose connection is needed to go on, where that is not the resource's own. */
+      readonly hostId?: string;
+    };
 
 export interface Step<R extends Resource = Resource> {
   /** A stored format: never rename it within a version. */
@@ -173,7 +189,10 @@ export interface Controller<R extends Resource = Resource> {
   deriveObserved?(
     resource: R,
     incarnations: readonly Incarnation[],
+    requests: readonly Resource[],
   ): { readonly observed: unknown; readonly generation: number } | undefined;
+  /** Pure: the status of an open request, given what the hosts say. Undefined: no change. */
+  deriveRequest?(request: Resource, incarnations: readonly Incarnation[]): unknown;
 }
 
 /** A controller whose resource type has been forgotten, as the registry holds it. */

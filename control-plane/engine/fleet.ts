@@ -29,6 +29,8 @@ export type PlaceResult =
     };
 
 export interface Fleet {
+  /** All hosts as they were a moment ago. */
+  hosts(): Promise<readonly HostSnapshot[]>;
   choose(request: PlaceRequest): Promise<PlaceResult>;
 }
 
@@ -144,5 +146,8 @@ function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostS
     online: observed?.connected ?? false,
     cordoned: desired.cordoned || deleting,
     capabilities: observed?.capabilities ?? [],
+    machineTypes: observed?.machine_types ?? [],
+    guestCpuModel: observed?.guest_cpu_model ?? "",
+    listenAddress: observed?.listen_address ?? "",
   };
 }

@@ -1,6 +1,7 @@
 import { MachineState, type Machine } from "#gen/skerry/agent/v1/machine_pb.js";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import type { MachineObservation } from "./controller.ts";
+import { toMoveObservation } from "./move.ts";
 
 const states: Record<MachineState, string> = {
   [MachineState.UNSPECIFIED]: "preparing",
@@ -45,6 +46,7 @@ export function toObservation(machine: Machine): MachineObservation {
       acceleration: machine.acceleration,
       image_bytes_done: Number(machine.imageBytesDone),
       image_bytes_total: Number(machine.imageBytesTotal),
+      ...(machine.move && { move: toMoveObservation(machine.move) }),
     },
   };
 }

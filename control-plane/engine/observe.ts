@@ -3,10 +3,10 @@
  * number is higher than the one known, so reports may come twice, late and in any order.
  */
 import type { Logger } from "#kernel/log.ts";
-import type { AnyDefinition, Resource } from "../resources/definition.ts";
+import type { AnyDefinition } from "../resources/definition.ts";
 import type { Tx } from "../store/database.ts";
 import type { AnyController, MachineObservation } from "./controller.ts";
-import { postChange, toResource } from "./rows.ts";
+import { postChange } from "./rows.ts";
 import { lockWithIncarnations } from "./view.ts";
 
 export interface KindRegistry {
@@ -55,9 +55,14 @@ export async function recomputeObserved(
   log: Logger,
 ): Promise<void> {
   if (ids.length === 0) return;
-  for (const row of await lockWithIncarnations(tx, ids)) {
-    const before: Resource = toResource(row);
-    const derived = registry.controller(before.kind)?.deriveObserved?.(before, row.incarnations);
+  for (const { resource: before, incarnations, requests } of await lockWithIncarnations(tx, ids)) {
+    const controller = registry.controller(before.kind);
+    for (const request of requests) {
+      const observed = controller?.deriveRequest?.(request, incarnations);
+      if (observed === undefined || same(request.observed, observed)) continue;
+      postChange(tx, registry.definition(request.kind), request, { observed }, log);
+    }
+    const derived = controller?.deriveObserved?.(before, incarnations, requests);
     const observed = derived?.observed;
     const observedGeneration = derived?.generation ?? before.observedGeneration;
     if (same(before.observed, observed) && before.observedGeneration === observedGeneration) continue;

@@ -24,7 +24,13 @@ const stepAttempts = 6;
 const backoff = { baseMs: 200, capMs: 15_000 };
 
 export type Progress =
-  { readonly go: "on" } | { readonly go: "wait"; readonly until: number; readonly why: string };
+  | { readonly go: "on" }
+  | {
+      readonly go: "wait";
+      readonly until: number;
+      readonly why: string;
+      readonly hostId?: string | undefined;
+    };
 
 export interface OperationEffects extends Effects {
   /** A fenced transaction that also gives the engine's own tables. */
@@ -99,7 +105,7 @@ export async function advanceOperation(
   }
   const result = await tryStep(step, effects, view, record);
   if (result instanceof Fault) return stepFailed(effects, view, record, result, undoable);
-  if ("wait" in result) return { go: "wait", until: result.wait, why: result.why };
+  if ("wait" in result) return { go: "wait", until: result.wait, why: result.why, hostId: result.hostId };
   try {
     await effects.writeRecord((writes) => commitStep(writes, operation, record, step, result));
   } catch (error) {
@@ -168,7 +174,7 @@ async function undoNext(
     }
     return giveUp(effects, view, record, { ...toOperationError(fault), reason: "UNDO_FAILED" });
   }
-  if ("wait" in result) return { go: "wait", until: result.wait, why: result.why };
+  if ("wait" in result) return { go: "wait", until: result.wait, why: result.why, hostId: result.hostId };
   const { commit } = result;
   await effects.writeRecord(async (writes) => {
     await commit?.(writes);

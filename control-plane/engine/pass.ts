@@ -69,7 +69,8 @@ export async function runPass(
         await deps.pausePoint?.(`${view.resource.kind}:${step.did}`);
         continue;
       }
-      return { next: step.until, hostId: view.resource.hostId, progressed: true, error: null };
+      const hostId = step.hostId ?? view.resource.hostId;
+      return { next: step.until, hostId, progressed: true, error: null };
     }
     return { next: deps.now(), hostId: view?.resource.hostId, progressed, error: null };
   } catch (error) {
@@ -80,7 +81,8 @@ export async function runPass(
 }
 
 type StepTaken =
-  { readonly go: "on"; readonly did: string } | { readonly go: "rest"; readonly until: number | undefined };
+  | { readonly go: "on"; readonly did: string }
+  | { readonly go: "rest"; readonly until: number | undefined; readonly hostId?: string | undefined };
 
 /** Who stands on a resource looks again when its phase changes; the one that is missed here finds out by waiting. */
 async function wakeDependents(database: Database, { id, kind }: Resource): Promise<void> {
@@ -121,9 +123,9 @@ async function takeStep(
       throw new Fault("internal", `this release does not know operation ${name}@${String(version)}`);
     const progress = await advanceOperation(effects, view, operation);
     if (progress.go === "on") return { go: "on", did: name };
-    return { go: "rest", until: progress.until };
+    return { go: "rest", until: progress.until, hostId: progress.hostId };
   }
-  if (isStuck(view)) return { go: "rest", until: undefined };
+  if (isStuck(view) && view.requests.length === 0) return { go: "rest", until: undefined };
   return follow(controller.decide(view, deps.now()), effects, view, controller);
 }
 
@@ -185,6 +187,7 @@ function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: Ab
     log,
     nextFence: () => ({ epoch: deps.commands(), generation: BigInt(resource.generation) }),
     now: deps.now,
+    findHost: async (id) => (await deps.fleet.hosts()).find((host) => host.id === id),
     choose: (request) => deps.fleet.choose(request),
     promise: (request) => promise(database, claim, request),
     write: writeRecord,
@@ -212,10 +215,16 @@ async function recordFailure(
   }
   return {
     next: passing ? deps.now() + backoffMs(attempt, retryBackoff) : undefined,
-    hostId: view?.resource.hostId,
+    hostId: elsewhere(fault) ?? view?.resource.hostId,
     progressed,
     error: { code, reason, message },
   };
+}
+
+/** A host that is not connected here may be with another replica, which then takes the key. */
+function elsewhere({ reason, detail }: Fault): string | undefined {
+  if (reason !== "HOST_NOT_CONNECTED" || typeof detail !== "object" || detail === null) return undefined;
+  return "host_id" in detail && typeof detail.host_id === "string" ? detail.host_id : undefined;
 }
 
 function toProblem(

@@ -217,7 +217,7 @@ export async function insertResource(
       phase,
       definition.schemaVersion,
       `evt-${newIdSuffix()}`,
-      definition.reconciled,
+      definition.reconciled && definition.requestOf === undefined,
     ],
     "resource_insert",
   );

@@ -36,8 +36,20 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
         and w.settled_at < now() - interval '20 seconds'
         and (r.deleting_at is not null
           or exists (select 1 from operation o where o.resource_id = r.id and o.status in ('running', 'undoing'))
+          or exists (select 1 from resource q where q.request_of = r.id)
           or (r.kind = 'instance' and r.observed_generation < r.generation
               and not coalesce((r.problem ->> 'stuck')::boolean, false)))
+      returning 1`,
+  },
+  {
+    // Parked with a host that has left: somebody must still look after limits and cancellations.
+    name: "work_stranded",
+    sql: `update work w set host_id = null, run_at = least(w.run_at, now()) from resource r
+      where r.id = w.key and r.kind = any($1) and w.host_id is not null and w.lease_until is null
+        and (w.run_at is not null or exists (select 1 from resource q where q.request_of = r.id))
+        and (w.host_id is distinct from r.host_id or exists (select 1 from resource q where q.request_of = r.id))
+        and not exists (select 1 from resource h
+          where h.id = w.host_id and coalesce((h.observed ->> 'connected')::boolean, false))
       returning 1`,
   },
   {

@@ -1,6 +1,7 @@
 import type { Json } from "#kernel/fault.ts";
 import type { Queryable } from "../store/database.ts";
 import type { Incarnation, OperationError, OperationRecord, Reserved, View } from "./controller.ts";
+import type { Resource } from "../resources/definition.ts";
 import { resourceColumns, toResource, type ResourceRow } from "./rows.ts";
 
 interface OperationJson {
@@ -17,6 +18,7 @@ interface OperationJson {
 
 interface ViewRow extends ResourceRow {
   readonly incarnations: readonly (Omit<Incarnation, "updatedAt"> & { updatedAt: string })[] | null;
+  readonly requests: readonly ResourceRow[] | null;
   readonly reserved: readonly Reserved[] | null;
   readonly active: OperationJson | null;
   readonly ended: OperationJson | null;
@@ -34,8 +36,13 @@ const operationJson = (where: string) => `(
 const incarnationsJson = `(
   select jsonb_agg(jsonb_build_object('hostId', i.host_id, 'seq', i.seq, 'epoch', i.epoch,
       'acceptedGeneration', i.accepted_generation, 'generation', i.generation, 'state', i.state,
-      'observed', i.observed, 'updatedAt', i.updated_at))
+      'observed', i.observed, 'updatedAt', i.updated_at,
+      'connected', i.host_id = r.host_id
+        or (select coalesce((h.observed ->> 'connected')::boolean, false) from resource h where h.id = i.host_id)))
   from incarnation i where i.resource_id = r.id)`;
+
+const requestsJson = `(
+  select jsonb_agg(to_jsonb(q) order by q.created_at, q.id) from resource q where q.request_of = r.id)`;
 
 /**
  * References are looked up one by one: joined, they are planned as if there were a hundred, by a scan of
@@ -43,6 +50,7 @@ const incarnationsJson = `(
  */
 const viewQuery = `select ${resourceColumns},
     ${incarnationsJson} as incarnations,
+    ${requestsJson} as requests,
     (select jsonb_agg(jsonb_build_object('hostId', v.host_id, 'cpus', v.cpus, 'memoryBytes', v.memory_bytes,
         'diskBytes', v.disk_bytes)) from reservation v where v.resource_id = r.id) as reserved,
     ${operationJson("in ('running', 'undoing')")} as active,
@@ -65,6 +73,7 @@ function toView(row: ViewRow): View {
     resource: toResource(row),
     incarnations: (row.incarnations ?? []).map(toIncarnation),
     reserved: row.reserved ?? [],
+    requests: toRequests(row),
     operation: row.active ? toOperation(row.active) : undefined,
     lastOperation: row.ended ? toOperation(row.ended) : undefined,
     references: Object.fromEntries(
@@ -105,17 +114,27 @@ function withDates(row: ResourceRow): ResourceRow {
   };
 }
 
-export interface ObservedRow extends ResourceRow {
-  readonly incarnations: readonly Incarnation[];
+function toRequests({ requests }: ViewRow): Resource[] {
+  return (requests ?? []).map((request) => toResource(withDates(request)));
 }
 
-/** Locks resources, in id order, and reads them with their incarnations. */
-export async function lockWithIncarnations(on: Queryable, ids: readonly string[]): Promise<ObservedRow[]> {
+export interface Observed {
+  readonly resource: Resource;
+  readonly incarnations: readonly Incarnation[];
+  readonly requests: readonly Resource[];
+}
+
+/** Locks resources, in id order, and reads them with their incarnations and open requests. */
+export async function lockWithIncarnations(on: Queryable, ids: readonly string[]): Promise<Observed[]> {
   const rows = await on.query<ViewRow>(
-    `select ${resourceColumns}, ${incarnationsJson} as incarnations
+    `select ${resourceColumns}, ${incarnationsJson} as incarnations, ${requestsJson} as requests
      from resource r where r.id = any($1) order by r.id for update of r`,
     [ids],
     "engine_lock_observed",
   );
-  return rows.map((row) => ({ ...row, incarnations: (row.incarnations ?? []).map(toIncarnation) }));
+  return rows.map((row) => ({
+    resource: toResource(row),
+    incarnations: (row.incarnations ?? []).map(toIncarnation),
+    requests: toRequests(row),
+  }));
 }

@@ -83,6 +83,24 @@ export class FencedWrites implements Writes {
     await recomputeObserved(this.tx, this.#registry, [this.#id], this.#log);
   }
 
+  async changeRequest(id: string, change: (request: Resource) => unknown): Promise<void> {
+    const before = await this.#lockRequest(id);
+    const observed = change(before);
+    if (observed === undefined) return;
+    const definition = this.#registry.definition(before.kind);
+    const ends = definition.settled.includes(definition.phase({ ...before, observed }));
+    const observedGeneration = ends ? before.generation : before.observedGeneration;
+    postChange(this.tx, definition, before, { observed, observedGeneration }, this.#log);
+    if (ends) this.tx.post("update resource set request_of = null where id = $1", [id], "request_end");
+    this.#locked = undefined;
+    await recomputeObserved(this.tx, this.#registry, [this.#id], this.#log);
+  }
+
+  async expectGeneration(generation: number): Promise<void> {
+    if ((await this.#lock()).generation === generation) return;
+    throw new Fault("conflict", "it was changed meanwhile", { reason: "INSTANCE_CHANGED" });
+  }
+
   async erase(): Promise<void> {
     await eraseResource(this.tx, await this.#lock());
   }
@@ -91,6 +109,18 @@ export class FencedWrites implements Writes {
     const before = await this.#lock();
     const definition = this.#registry.definition(before.kind);
     this.#locked = postChange(this.tx, definition, before, change, this.#log);
+  }
+
+  /** Whoever changes a request holds the work row of what it is a request to. */
+  async #lockRequest(id: string): Promise<Resource> {
+    const [open] = await this.tx.query(
+      "select 1 from resource where id = $1 and request_of = $2 for update",
+      [id, this.#id],
+      "request_lock",
+    );
+    const request = open && (await lockResource(this.tx, id));
+    if (!request) throw new Fault("stale", "the request is gone", { reason: "REQUEST_GONE" });
+    return request;
   }
 
   async #lock(): Promise<Resource> {

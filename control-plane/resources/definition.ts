@@ -71,6 +71,8 @@ export interface Reference {
   readonly kind: string;
   /** The spec's field that holds the id, name or alias. */
   readonly field: string;
+  /** True: never one that belongs to the root project. */
+  readonly own?: true;
 }
 
 /** Where something is asked to be; null leaves it to the scheduler. */
@@ -114,6 +116,10 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
    * open per resource; it ends in a settled phase, stays readable, and keeps nobody from being deleted.
    */
   readonly requestOf?: string;
+  /** Phases of that other resource in which a request may be opened. */
+  readonly requestWhen?: readonly string[];
+  /** Phases in which the spec changes by verbs only. */
+  readonly frozenIn?: readonly Phase[];
   readonly filters: Readonly<Record<string, Filter>>;
   /** Which of create, update and delete the public API offers, and the role each takes. */
   readonly access: Readonly<Partial<Record<"create" | "update" | "delete", Role>> & { read: Role }>;

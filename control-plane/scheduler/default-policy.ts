@@ -2,10 +2,13 @@ import { Fault } from "#kernel/fault.ts";
 import type { Policy } from "./policy.ts";
 import { architecture } from "./filters/architecture.ts";
 import { capacity } from "./filters/capacity.ts";
+import { capability } from "./filters/capability.ts";
 import { cordoned } from "./filters/cordoned.ts";
 import { cpuBaseline } from "./filters/cpu-baseline.ts";
 import { excluded } from "./filters/excluded.ts";
+import { host } from "./filters/host.ts";
 import { image } from "./filters/image.ts";
+import { machineType } from "./filters/machine-type.ts";
 import { online } from "./filters/online.ts";
 import { provider } from "./filters/provider.ts";
 import { region } from "./filters/region.ts";
@@ -29,7 +32,20 @@ export function defaultPolicy(weights: Weights = defaultWeights): Policy {
     }
   }
   return {
-    filters: [online, cordoned, excluded, provider, region, architecture, image, cpuBaseline, capacity],
+    filters: [
+      host,
+      online,
+      cordoned,
+      excluded,
+      provider,
+      region,
+      architecture,
+      image,
+      capability,
+      machineType,
+      cpuBaseline,
+      capacity,
+    ],
     scorers: [
       { scorer: cost(), weight: weights.cost },
       { scorer: distance(), weight: weights.distance },

@@ -41,6 +41,11 @@ export interface HostSnapshot {
   /** Its owner wants no new instances on it. */
   readonly cordoned: boolean;
   readonly capabilities: readonly string[];
+  /** Versioned machine types that its guests can have, newest first. */
+  readonly machineTypes: readonly string[];
+  readonly guestCpuModel: string;
+  /** host:port where other agents reach it. */
+  readonly listenAddress: string;
 }
 
 /** What is to be placed. What is left out is not asked for. */
@@ -51,6 +56,12 @@ export interface PlacementRequest extends Amounts {
   /** The least CPU that will do. */
   readonly cpuBaseline?: string | undefined;
   readonly imageArchitecture: string;
+  /** Id of the one host that will do. */
+  readonly host?: string | undefined;
+  /** What the host must be able to do. */
+  readonly capability?: string | undefined;
+  /** The guest's machine, which stays what it is. */
+  readonly machineType?: string | undefined;
   /** Where its users are. */
   readonly near?: GeoPoint | undefined;
   /** Hosts not to use, such as those that have just refused. */

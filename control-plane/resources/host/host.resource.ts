@@ -55,7 +55,9 @@ export const hostStatus = z.strictObject({
   capabilities: z.array(z.string()),
   listen_address: z.string(),
   boot_id: z.string(),
-  machine_types: z.array(z.string()).describe("versioned machine types that guests can have here, newest first"),
+  machine_types: z
+    .array(z.string())
+    .describe("versioned machine types that guests can have here, newest first"),
   guest_cpu_model: z.string(),
   unknown_machines: z
     .array(z.string())

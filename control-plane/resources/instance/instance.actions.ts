@@ -1,8 +1,11 @@
 /** The few effects on hosts. Each may run twice and is fenced where it lands. */
+import type { MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import type { Action, Effects, MachineObservation, View } from "../../engine/controller.ts";
 import { toObservation } from "../../engine/machine.ts";
 import type { Image } from "../image/image.resource.ts";
+import type { Migration } from "../migration/migration.resource.ts";
+import { concludedStatus, type Conclusion } from "./instance.conclude.ts";
 import { hostsOf, neededFor, ownerOf } from "./instance.decide.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
 import { toMachineSpec } from "./machine-spec.ts";
@@ -10,6 +13,8 @@ import { toMachineSpec } from "./machine-spec.ts";
 /** Most changes are done in this; the rest is told by reports. */
 const ensureWaitMs = 2_000;
 const removeWaitMs = 5_000;
+/** A move back within this carries only what was written meanwhile. */
+const keepDisksSeconds = 3_600;
 
 /** Hands the host the newest intent and gives its answer. */
 export async function tellHost(
@@ -17,11 +22,25 @@ export async function tellHost(
   view: View<Instance>,
   hostId: string,
 ): Promise<MachineObservation> {
-  const { resource } = view;
-  const image = view.references["image"] as Image | undefined;
+  return sendSpec(effects, view, hostId, specOf(view), ensureWaitMs);
+}
+
+/** What a host is to run for the instance as its owner wants it. */
+export function specOf({ resource, references }: View<Instance>): MachineSpec {
+  const image = references["image"] as Image | undefined;
   if (!image) throw new Fault("conflict", "the image no longer exists", { reason: "IMAGE_GONE" });
-  const spec = toMachineSpec(resource, image);
-  const request = { id: resource.id, fence: effects.nextFence(), spec, waitMs: ensureWaitMs };
+  return toMachineSpec(resource, image);
+}
+
+/** Hands a host an intent, above all that came before, and gives its answer. */
+export async function sendSpec(
+  effects: Effects,
+  { resource }: View<Instance>,
+  hostId: string,
+  spec: MachineSpec,
+  waitMs: number,
+): Promise<MachineObservation> {
+  const request = { id: resource.id, fence: effects.nextFence(), spec, waitMs };
   return toObservation(await effects.agents.ensureMachine(hostId, request, effects.signal));
 }
 
@@ -30,8 +49,9 @@ export function removeFromHost(
   effects: Effects,
   { resource }: View<Instance>,
   hostId: string,
+  keepDisksSeconds = 0,
 ): Promise<boolean> {
-  const request = { id: resource.id, fence: effects.nextFence(), waitMs: removeWaitMs };
+  const request = { id: resource.id, fence: effects.nextFence(), waitMs: removeWaitMs, keepDisksSeconds };
   return effects.agents.removeMachine(hostId, request, effects.signal);
 }
 
@@ -62,4 +82,25 @@ const trim: Action<Instance> = async (effects, { resource, incarnations }) => {
   await effects.write((writes) => writes.reserve({ hostId, ...neededFor(resource, real) }));
 };
 
-export const instanceActions = { ensure, remove, erase, trim };
+/** Removes a copy that is no longer the instance's, on the host that it moved away from. */
+const removeStale: Action<Instance> = async (effects, view, input) => {
+  const { host_id: hostId } = input as { readonly host_id: string };
+  if (!(await removeFromHost(effects, view, hostId, keepDisksSeconds))) {
+    throw new Fault("unavailable", "the host is still removing its old copy", { reason: "REMOVAL_GOES_ON" });
+  }
+  await effects.write(async (writes) => {
+    await writes.release(hostId);
+    await writes.forgetIncarnation(hostId);
+  });
+};
+
+/** Ends a migration that was not carried through, with what became of it. */
+const conclude: Action<Instance> = async (effects, view, input) => {
+  const { migration, reason, message } = input as unknown as Conclusion;
+  const request = view.requests.find(({ id }) => id === migration);
+  if (!request) return;
+  const status = concludedStatus(view, request as Migration, { reason, message }, effects.now());
+  await effects.write((writes) => writes.changeRequest(migration, () => status));
+};
+
+export const instanceActions = { ensure, remove, erase, trim, removeStale, conclude };

@@ -1,6 +1,10 @@
 /** What an instance needs next, decided from what is known and nothing else. */
+import type { Json } from "#kernel/fault.ts";
 import type { Decision, Incarnation, View } from "../../engine/controller.ts";
+import type { Resource } from "../definition.ts";
+import { decideConclusion } from "./instance.conclude.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
+import type { MigrateInput } from "./move.ts";
 
 /** Reports wake the engine; this is for the one that got lost. */
 const lookAgainMs = 30_000;
@@ -24,6 +28,8 @@ export interface PlacedOutput {
 
 export function decideInstance(view: View<Instance>, now: number): Decision {
   const { resource } = view;
+  const conclusion = decideConclusion(view);
+  if (conclusion) return { do: "act", action: "conclude", input: conclusion };
   if (resource.deletingAt) return { do: "act", action: hostsOf(view).length > 0 ? "remove" : "erase" };
   if (!resource.hostId) return decidePlacement(view, now);
   const sizes = decideSizes(view);
@@ -31,7 +37,8 @@ export function decideInstance(view: View<Instance>, now: number): Decision {
 
   const owner = ownerOf(resource, view.incarnations);
   const reached = owner !== undefined && owner.generation >= resource.generation;
-  if (reached) return isTrimmable(view, owner) ? { do: "act", action: "trim" } : { do: "settle" };
+  if (reached)
+    return isTrimmable(view, owner) ? { do: "act", action: "trim" } : decideMoves(view, owner, now);
   if (owner?.state === "absent" && owner.acceptedGeneration >= resource.generation) {
     return {
       do: "stick",
@@ -50,6 +57,29 @@ export function decideInstance(view: View<Instance>, now: number): Decision {
     };
   }
   return { do: "wait", until: now + lookAgainMs, why: "the host is working on it" };
+}
+
+/** With the instance as its owner wants it: what it left elsewhere goes, and then it may move. */
+function decideMoves(
+  { resource, incarnations, requests }: View<Instance>,
+  owner: Incarnation,
+  now: number,
+): Decision {
+  const stale = incarnations.filter(({ hostId }) => hostId !== resource.hostId);
+  const there = stale.find(({ connected }) => connected);
+  // Nothing is removed on the word of a host that does not have the instance itself.
+  const safe = owner.state === "running" || owner.state === "stopped";
+  if (there && safe) return { do: "act", action: "removeStale", input: { host_id: there.hostId } };
+  const [next] = requests;
+  if (next) {
+    return {
+      do: "start",
+      operation: "migrate",
+      input: { migration: next.id, generation: resource.generation } satisfies MigrateInput as Json,
+    };
+  }
+  if (stale.length === 0) return { do: "settle" };
+  return { do: "wait", until: now + lookAgainMs, why: "a host that has an old copy is away" };
 }
 
 function decidePlacement({ resource, references, lastOperation }: View<Instance>, now: number): Decision {
@@ -136,15 +166,21 @@ export function ownerOf(resource: Instance, incarnations: readonly Incarnation[]
   return incarnations.find(({ hostId }) => hostId === resource.hostId);
 }
 
+/** A migration shows from when it has begun: until then its instance does what it did. */
+function underWay(requests: readonly Resource[]): string | null {
+  return requests.find(({ observed }) => observed !== undefined)?.id ?? null;
+}
+
 /** The status that users see is what the owning host says; a copy elsewhere is none of their business. */
 export function deriveInstanceObserved(
   resource: Instance,
   incarnations: readonly Incarnation[],
+  requests: readonly Resource[],
 ): { readonly observed: InstanceStatus; readonly generation: number } | undefined {
   const owner = ownerOf(resource, incarnations);
   if (!owner) return undefined;
   const { move: _move, ...machine } = owner.observed as unknown as InstanceStatus & { move?: unknown };
-  const status: InstanceStatus = { ...machine, host_id: owner.hostId, migration: null };
+  const status: InstanceStatus = { ...machine, host_id: owner.hostId, migration: underWay(requests) };
   if (owner.state !== "absent") return { observed: status, generation: owner.generation };
   const lost = {
     state: "failed",

@@ -15,6 +15,7 @@ import type { HostSnapshot } from "../../scheduler/snapshot.ts";
 import type { Image } from "../image/image.resource.ts";
 import { removeFromHost, tellHost } from "./instance.actions.ts";
 import { ownerOf, neededFor, type CreateInput, type PlacedOutput } from "./instance.decide.ts";
+import { migrateOperation } from "./instance.migrate.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
 
 const lookAgainMs = 15_000;
@@ -183,6 +184,7 @@ const apply: Step<Instance> = {
 };
 
 export const instanceOperations: readonly Operation<Instance>[] = [
+  migrateOperation,
   { name: "create", version: 1, steps: [place, provision] },
   { name: "resize", version: 1, steps: [promise, apply] },
 ];

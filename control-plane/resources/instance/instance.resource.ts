@@ -143,6 +143,8 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
   spec: instanceSpec,
   status: instanceStatus,
   immutable: ["image", "provider", "region", "network", "hostname", "ssh_keys", "user_data"],
+  // A change would have to reach two hosts that are busy with each other; cancel the migration first.
+  frozenIn: ["migrating"],
   phases: instancePhases,
   phase,
   next: {

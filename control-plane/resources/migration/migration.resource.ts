@@ -150,10 +150,12 @@ export const migration = defineResource<MigrationSpec, MigrationStatus, Migratio
     }),
   },
   references: {
-    instance: { kind: "instance", field: "instance" },
+    instance: { kind: "instance", field: "instance", own: true },
     host: { kind: "host", field: "host" },
   },
   requestOf: "instance",
+  requestWhen: ["running", "stopped"],
+  frozenIn: migrationPhases,
   filters: {
     instance: { summary: "id of the instance", path: ["refs", "instance"] },
     type: { summary: "live, cold or postcopy", path: ["desired", "type"] },

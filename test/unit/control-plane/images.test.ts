@@ -49,6 +49,7 @@ function view(change: Partial<Image>, source: Image["desired"]["source"], depend
     operation: undefined,
     lastOperation: undefined,
     references: {},
+    requests: [],
   };
   return { resource, dependents, ...nothing };
 }

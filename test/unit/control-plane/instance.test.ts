@@ -117,6 +117,7 @@ const incarnation = (change: Partial<Incarnation> = {}): Incarnation => ({
   generation: 3,
   state: "running",
   observed: { ...status() },
+  connected: true,
   updatedAt: new Date(now),
   ...change,
 });
@@ -131,6 +132,7 @@ const view = (change: Partial<View<Instance>> = {}): View<Instance> => ({
   operation: undefined,
   lastOperation: undefined,
   references: { image },
+  requests: [],
   dependents: 0,
   ...change,
 });
@@ -256,11 +258,11 @@ t.test("decisions", async (t) => {
 
 t.test("the owner's word is the status; a copy elsewhere is not", async (t) => {
   const elsewhere = incarnation({ hostId: "host-b", generation: 9 });
-  t.equal(deriveInstanceObserved(resource(), [elsewhere]), undefined);
-  const derived = deriveInstanceObserved(resource(), [elsewhere, incarnation()]);
+  t.equal(deriveInstanceObserved(resource(), [elsewhere], []), undefined);
+  const derived = deriveInstanceObserved(resource(), [elsewhere, incarnation()], []);
   t.equal(derived?.generation, 3);
   t.equal(derived?.observed.host_id, "host-a");
-  const lost = deriveInstanceObserved(resource(), [incarnation({ state: "absent" })]);
+  const lost = deriveInstanceObserved(resource(), [incarnation({ state: "absent" })], []);
   t.match(lost?.observed, { state: "failed", reason: "MACHINE_LOST" });
 });
 

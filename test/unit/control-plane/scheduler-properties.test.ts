@@ -44,6 +44,9 @@ const anyHost: fc.Arbitrary<HostSnapshot> = fc.record({
   online: mostly(true, false),
   cordoned: mostly(false, true),
   capabilities: fc.constant([]),
+  machineTypes: fc.constant([]),
+  guestCpuModel: fc.constant(""),
+  listenAddress: fc.constant(""),
 });
 const anyHosts = fc.uniqueArray(anyHost, { selector: (host) => host.id, maxLength: 30, size: "max" });
 
@@ -79,6 +82,9 @@ const twin = (id: string): HostSnapshot => ({
   online: true,
   cordoned: false,
   capabilities: [],
+  machineTypes: [],
+  guestCpuModel: "",
+  listenAddress: "",
 });
 const small: PlacementRequest = { cpus: 1, memoryBytes: 1, diskBytes: 1, imageArchitecture: "x86_64" };
 

@@ -46,6 +46,9 @@ function host(id: string, changes: Partial<HostSnapshot> = {}): HostSnapshot {
     online: true,
     cordoned: false,
     capabilities: [],
+    machineTypes: ["q35"],
+    guestCpuModel: "",
+    listenAddress: "",
     ...changes,
   };
 }

@@ -7,7 +7,6 @@ import { isIPv4 } from "node:net";
 import { Fault } from "#kernel/fault.ts";
 import type { PortForward } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Forward } from "./record.ts";
-import type { RunningMachine } from "./running-machine.ts";
 
 /** Chosen ports lie below those that the kernel gives to outgoing connections. */
 const chosenPorts = { first: 20_000, count: 12_000 };
@@ -15,25 +14,37 @@ const choices = 64;
 
 type WantedForward = Pick<PortForward, "protocol" | "guestPort" | "hostPort" | "hostAddress">;
 
+/** A QEMU that runs: the part of it that is needed here. */
+export interface Monitor {
+  execute(
+    command: "human-monitor-command",
+    args: { readonly "command-line": string },
+    signal: AbortSignal,
+  ): Promise<string>;
+}
+
 /** Makes the machine's forwards those of the spec and gives them with the ports they got. */
 export async function ensureForwards(
-  machine: RunningMachine,
+  machine: Monitor,
   wish: {
     readonly id: string;
     readonly guestAddress: string;
     readonly wanted: readonly WantedForward[];
     /** Where they were before: a chosen port is kept when it can be. */
     readonly before: readonly Forward[];
+    /** QEMU's name of the guest's network; default `net0`. */
+    readonly netdev?: string;
   },
   signal: AbortSignal,
 ): Promise<Forward[]> {
   const wanted = wish.wanted.map(checkForward);
+  const netdev = wish.netdev ?? "net0";
   const monitor = (line: string) =>
     machine.execute("human-monitor-command", { "command-line": line }, signal);
   const present = parseForwards(await monitor("info usernet"));
   const settled = wanted.map((forward) => present.find((other) => meets(other, forward)));
   for (const forward of present) {
-    if (!settled.includes(forward)) await monitor(`hostfwd_remove net0 ${source(forward)}`);
+    if (!settled.includes(forward)) await monitor(`hostfwd_remove ${netdev} ${source(forward)}`);
   }
   const result: Forward[] = [];
   for (const [index, forward] of wanted.entries()) {
@@ -46,7 +57,7 @@ export async function ensureForwards(
       const placed = { ...forward, hostPort };
       const target = `${wish.guestAddress}:${String(forward.guestPort)}`;
       // It is silent when it worked.
-      if ((await monitor(`hostfwd_add net0 ${source(placed)}-${target}`)).trim() === "") return placed;
+      if ((await monitor(`hostfwd_add ${netdev} ${source(placed)}-${target}`)).trim() === "") return placed;
     }
     throw new Fault("conflict", "the port is in use on the host", {
       reason: "HOST_PORT_IN_USE",

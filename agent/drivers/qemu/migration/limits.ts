@@ -14,7 +14,9 @@ const unlimited = 2 ** 50;
 /** One page in a tenth of a second: enough that a round never ends by itself, and nothing on any link. */
 const heldBandwidth = 40 * 1024;
 const defaultDowntimeMs = 300;
-const greatestDowntimeMs = 2_000_000;
+/** QEMU stops the guest as soon as the rest fits, so it is asked for little first: most guests can do better. */
+const firstDowntimeMs = 40;
+export const greatestDowntimeMs = 2_000_000;
 
 /** What is left for the commands, the commit and the start at the other host. */
 function reserveMs(maxDowntimeMs: number): number {
@@ -27,18 +29,22 @@ export function downtimeBudgetMs(move: Move): number {
   return Math.max(1, Math.round(limit - reserveMs(limit)));
 }
 
+/** What the guest may stand still for, at the next try. */
+export function nextDowntimeMs(move: Move, before: number): number {
+  return Math.min(downtimeBudgetMs(move), before * 2 || firstDowntimeMs);
+}
+
 /**
  * Held back, a stream that is nearly done neither ends (the guest would stand still until somebody notices) nor keeps
- * the link busy. @param forced the guest may stand still for as long as it takes
+ * the link busy.
  */
 export function deriveLimits(
   move: Move,
-  state: { readonly held: boolean; readonly forced: boolean },
+  state: { readonly held: boolean; readonly downtimeMs: number },
 ): Limits {
-  const allowed = state.forced ? greatestDowntimeMs : downtimeBudgetMs(move);
   return {
     bandwidth: state.held ? heldBandwidth : unlimited,
-    downtimeMs: move.switchOver ? allowed : 0,
+    downtimeMs: move.switchOver ? state.downtimeMs : 0,
     throttle: move.onUnreachable === OnUnreachable.THROTTLE,
   };
 }

@@ -9,7 +9,7 @@ import type { RunningMachine } from "../running-machine.ts";
 import { dropTarget } from "./call-off.ts";
 import { diskChannel, memoryChannel, type MovedDisk } from "./channels.ts";
 import { decideStep } from "./decide.ts";
-import { deriveLimits, downtimeBudgetMs, type Limits, setCapabilities, setLimits } from "./limits.ts";
+import { deriveLimits, downtimeBudgetMs, greatestDowntimeMs, type Limits, nextDowntimeMs, setCapabilities, setLimits } from "./limits.ts";
 import { Pace } from "./pace.ts";
 import { deriveProgress, isNear } from "./progress.ts";
 import { readSituation, type Situation } from "./situation.ts";
@@ -33,7 +33,7 @@ const reconnectSeconds = 10;
 /** The copy is taken up again after such a stop, for so long in all. */
 const resumeLimitMs = 300_000;
 /** How long a round without progress is borne; a throttled guest is slowed in several steps. */
-const patienceMs = { plain: 3_000, throttled: 20_000 } as const;
+const patienceMs = { ambitious: 500, plain: 3_000, throttled: 20_000 } as const;
 
 /** Sends the machine; ends after `handed-over` was told. Throws what made it fail, with the guest not yet resumed. */
 export async function* sendMachine(sending: Sending, signal: AbortSignal): AsyncGenerator<SendProgress> {
@@ -46,7 +46,8 @@ class Sender {
   readonly #pace = new Pace();
   #begun: boolean;
   #held = false;
-  #forced = false;
+  /** How long the guest may stand still, as QEMU is told: more after each try that got nowhere. */
+  #downtimeMs: number;
   #set: Limits | undefined;
   #brokenSinceMs: number | undefined;
   readonly #released = new Set<string>();
@@ -55,6 +56,7 @@ class Sender {
     this.#sending = sending;
     this.#signal = signal;
     this.#begun = sending.begun;
+    this.#downtimeMs = nextDowntimeMs(sending.move, 0);
   }
 
   async *run(): AsyncGenerator<SendProgress> {
@@ -146,7 +148,7 @@ class Sender {
 
   async #stream(): Promise<void> {
     const { machine, move, socketOf } = this.#sending;
-    const limits = deriveLimits(move, { held: false, forced: false });
+    const limits = deriveLimits(move, { held: false, downtimeMs: this.#downtimeMs });
     await setCapabilities(machine, limits, this.#signal);
     await this.#tune(limits);
     await this.#sending.rememberBegun();
@@ -166,18 +168,24 @@ class Sender {
     this.#pace.add(sample, this.#held);
     const leftMs = this.#pace.timeFor(ram.remaining);
     this.#held = !move.switchOver && leftMs < (this.#held ? 2 * holdMs : holdMs);
-    if (this.#pace.stalled(atMs, this.#patienceMs) && leftMs > downtimeBudgetMs(move)) this.#giveWay(now);
-    await this.#tune(deriveLimits(move, { held: this.#held, forced: this.#forced }));
+    if (this.#pace.stalled(atMs, this.#patienceMs)) this.#giveWay(now);
+    await this.#tune(deriveLimits(move, { held: this.#held, downtimeMs: this.#downtimeMs }));
   }
 
   get #patienceMs(): number {
-    const { onUnreachable } = this.#sending.move;
-    return onUnreachable === OnUnreachable.THROTTLE ? patienceMs.throttled : patienceMs.plain;
+    const { move } = this.#sending;
+    if (move.switchOver && this.#downtimeMs < downtimeBudgetMs(move)) return patienceMs.ambitious;
+    return move.onUnreachable === OnUnreachable.THROTTLE ? patienceMs.throttled : patienceMs.plain;
   }
 
   /** The guest writes faster than the link carries. */
   #giveWay({ migration }: Situation): void {
     const { move } = this.#sending;
+    this.#pace.forgive(performance.now());
+    if (move.switchOver && this.#downtimeMs < downtimeBudgetMs(move)) {
+      this.#downtimeMs = nextDowntimeMs(move, this.#downtimeMs);
+      return;
+    }
     const throttle = migration["cpu-throttle-percentage"] ?? 0;
     const canThrottle = move.onUnreachable === OnUnreachable.THROTTLE && throttle < 99;
     if (!canThrottle && move.onUnreachable !== OnUnreachable.FORCE) {
@@ -186,8 +194,7 @@ class Sender {
         detail: { max_downtime_ms: move.maxDowntimeMs, throttle_percent: throttle },
       });
     }
-    this.#forced = move.onUnreachable === OnUnreachable.FORCE;
-    this.#pace.forgive(performance.now());
+    if (!canThrottle) this.#downtimeMs = greatestDowntimeMs;
   }
 
   async #tune(limits: Limits): Promise<void> {

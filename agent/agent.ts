@@ -11,7 +11,7 @@ import type { Logger } from "#kernel/log.ts";
 import { deadline, retry } from "#kernel/retry.ts";
 import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
 import { enrol } from "./control/enrol.ts";
-import { Identity } from "./control/identity.ts";
+import { type Credentials, Identity } from "./control/identity.ts";
 import { Reporter } from "./control/reporter.ts";
 import { ControlSession } from "./control/session.ts";
 import type { MachineDriver } from "./drivers/driver.ts";
@@ -26,9 +26,11 @@ import { defaultDownloadLimits, ImageCache } from "./images/cache.ts";
 import { ChangeFeed } from "./machines/change-feed.ts";
 import { Consoles } from "./machines/console.ts";
 import { Ledger } from "./machines/ledger.ts";
-import { defaultTiming, type MachineDeps } from "./machines/machine.ts";
+import { defaultTiming, type MachineDeps } from "./machines/machine-deps.ts";
+import { createHostTransport } from "./machines/host-transport.ts";
 import { MachineManager } from "./machines/manager.ts";
 import { recoverMachines } from "./machines/recover.ts";
+import { createPullHandler, MoveSources } from "./migration/pull-handler.ts";
 import { Listener } from "./rpc/listener.ts";
 import { createServices } from "./rpc/services.ts";
 import type { AgentSettings } from "./settings.ts";
@@ -45,12 +47,14 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   const labels = await readHostLabels(settings.labelsFile);
   await using driver = await createDriver(settings, log);
   const ledger = await Ledger.open({ directory: join(settings.data, "ledger"), log });
-  const uplink: { session?: ControlSession } = {};
+  const uplink: Uplink = {};
   const images = createImages(settings, uplink, log);
   const changes = new ChangeFeed();
+  const sources = new MoveSources();
   const directoryOf = (id: string) => join(settings.data, "machines", id);
   const deps: MachineDeps = {
     ...{ driver, images, ledger, changes, log, directoryOf },
+    moves: createHostTransport({ sources, identity: identityOf(uplink), gateways: settings.gateways, log }),
     timing: defaultTiming,
     now: Date.now,
   };
@@ -62,12 +66,14 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
     const facts = await findFacts(settings, driver, signal);
     const identity = await Identity.open(join(settings.data, "identity.pem"));
     if (identity.hostId === undefined) await joinCloud(settings, identity, labels, facts, log, signal);
+    uplink.identity = identity;
 
     const consoles = new Consoles({ access: driver.console, manager, directoryOf, log });
     const hostSampler = new HostSampler({ directory: settings.data });
     const machineSampler = new MachineSampler({ driver, log });
     const { services, health } = createServices({
       ...{ manager, changes, consoles, hostSampler, machineSampler, images, ledger, labels, facts, log },
+      pull: createPullHandler({ sources, log }),
       name: settings.name,
       hostId: () => identity.hostId ?? "",
     });
@@ -103,6 +109,21 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   }
 }
 
+/** What there is only once the host has joined, for those that begin to work before. */
+interface Uplink {
+  session?: ControlSession;
+  identity?: Identity;
+}
+
+function identityOf(uplink: Uplink): { readonly credentials: Credentials } {
+  return {
+    get credentials() {
+      if (uplink.identity) return uplink.identity.credentials;
+      throw new Fault("unavailable", "the agent has only just begun", { reason: "AGENT_STARTING" });
+    },
+  };
+}
+
 /** Only the driver that is used is loaded. */
 async function createDriver(settings: AgentSettings, log: Logger): Promise<MachineDriver> {
   if (settings.driver === "fake") {
@@ -114,11 +135,7 @@ async function createDriver(settings: AgentSettings, log: Logger): Promise<Machi
   return createQemuDriver({ stateDirectory: join(settings.data, "driver"), log, probeGuest });
 }
 
-function createImages(
-  settings: AgentSettings,
-  uplink: { readonly session?: ControlSession },
-  log: Logger,
-): ImageCache {
+function createImages(settings: AgentSettings, uplink: Uplink, log: Logger): ImageCache {
   return new ImageCache({
     directory: join(settings.data, "images"),
     fetchFile: (sha256, offset, signal) => {

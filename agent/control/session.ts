@@ -8,6 +8,7 @@ import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep, type BackoffOptions } from "#kernel/retry.ts";
 import { createRpcHandler, type AgentServices } from "../rpc/handler.ts";
+import { refusePull, routePulls } from "../rpc/pulls.ts";
 import { createControlClient, type ControlClient, type ControlPlane } from "./control-client.ts";
 import type { Identity } from "./identity.ts";
 import { GatewayLink, openControl } from "./link.ts";
@@ -30,6 +31,8 @@ export type SessionState =
   | { readonly status: "waiting"; readonly fault: Fault; readonly attempt: number; readonly until: Date }
   | { readonly status: "stopped" };
 
+/** The host that a relayed pull is for, as the control plane has verified it. */
+const peerHostHeader = "skerry-peer-host";
 const defaultReconnect = { baseMs: 1000, capMs: 30_000 };
 /** Pause between attempts to renew while the certificate is still good. */
 const renewalRetry = { baseMs: 60_000, capMs: 3_600_000 };
@@ -48,7 +51,17 @@ export class ControlSession {
 
   constructor(options: ControlSessionOptions) {
     this.#options = options;
-    this.#server = http2.createServer(createRpcHandler(options.services, () => "control-plane"));
+    const { services } = options;
+    this.#server = http2.createServer(createRpcHandler(services, () => "control-plane"));
+    const { pull } = services;
+    if (pull) {
+      // Passed on for another host; only here, where nobody but the control plane can speak, is its word enough.
+      routePulls(this.#server, (stream, headers) => {
+        const peer = headers[peerHostHeader];
+        if (typeof peer === "string") pull(stream, headers, peer);
+        else refusePull(stream);
+      });
+    }
     this.control = this.#client = createControlClient(() => {
       if (this.#link) return this.#link.control;
       throw new Fault("unavailable", "the control plane is not connected", {

@@ -33,6 +33,7 @@ export async function findHostFacts(options: FactsOptions, signal: AbortSignal):
     readFile("/proc/sys/kernel/random/boot_id", "utf8"),
     statfs(directory, { bigint: true }),
   ]);
+  const model = await driver.liveMigration?.guestModel();
   const architecture = os.machine() === "arm64" ? "aarch64" : os.machine();
   return create(HostFactsSchema, {
     hostname: os.hostname(),
@@ -52,6 +53,8 @@ export async function findHostFacts(options: FactsOptions, signal: AbortSignal):
     accelerationReason: found.accelerationReason,
     capabilities: [...found.capabilities],
     bootId: bootId.trim(),
+    machineTypes: [...(model?.machineTypes ?? [])],
+    guestCpuModel: model?.cpuModel ?? "",
   });
 }
 

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { fromJson, toJson } from "@bufbuild/protobuf";
 import { Fault } from "#kernel/fault.ts";
 import { type MachineSpec, MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
+import { type MoveStatus, MoveStatusSchema } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { LocalImage } from "../drivers/driver.ts";
 import { compareFences, type Fence } from "./fence.ts";
 
@@ -11,6 +12,8 @@ export interface Intent {
   readonly fence: Fence;
   /** Undefined: it is to be removed. */
   readonly spec: MachineSpec | undefined;
+  /** Of a removal: how long its disks stay, as a stale copy. Absent: not at all. */
+  readonly keepDisksSeconds?: number;
 }
 
 /** Ended without being asked, and to be left so until its owner asks anew. */
@@ -37,6 +40,10 @@ export interface Progress {
   readonly image: LocalImage | undefined;
   /** When, and under which intent, it was gone for good. */
   readonly gone: { readonly atMs: number; readonly fence: Fence } | undefined;
+  /** Unix milliseconds until when the disks of what is gone stay. */
+  readonly keptUntilMs: number | undefined;
+  /** The move that it is in, or was in last. */
+  readonly move: MoveStatus | undefined;
 }
 
 export interface LedgerEntry {
@@ -57,6 +64,8 @@ export function newProgress(seq: bigint): Progress {
     hostPorts: {},
     image: undefined,
     gone: undefined,
+    keptUntilMs: undefined,
+    move: undefined,
   };
 }
 
@@ -67,30 +76,36 @@ export function isTombstone({ intent, progress }: LedgerEntry): boolean {
 
 const version = 1;
 
-export function encodeIntent(id: string, { fence, spec }: Intent): string {
-  return encode({ id, fence, spec: spec && toJson(MachineSpecSchema, spec) });
+export function encodeIntent(id: string, { fence, spec, keepDisksSeconds }: Intent): string {
+  return encode({ id, fence, spec: spec && toJson(MachineSpecSchema, spec), keepDisksSeconds });
 }
 
 /** Throws `internal` LEDGER_DAMAGED for anything that `encodeIntent` did not write whole, for this machine. */
 export function decodeIntent(id: string, text: string): Intent {
-  const { id: written, fence, spec } = decode(text) as StoredIntent;
+  const { id: written, fence, spec, keepDisksSeconds } = decode(text) as StoredIntent;
   if (written !== id) throw damaged("it is another machine's");
-  return { fence, spec: spec === undefined ? undefined : fromJson(MachineSpecSchema, spec) };
+  const kept = keepDisksSeconds === undefined ? {} : { keepDisksSeconds };
+  return { fence, spec: spec === undefined ? undefined : fromJson(MachineSpecSchema, spec), ...kept };
 }
 
 export function encodeProgress(progress: Progress): string {
-  return encode(progress);
+  return encode({ ...progress, move: progress.move && toJson(MoveStatusSchema, progress.move) });
 }
 
 /** Throws `internal` LEDGER_DAMAGED for anything that `encodeProgress` did not write whole. */
 export function decodeProgress(text: string): Progress {
-  return { ...newProgress(0n), ...(decode(text) as Partial<Progress>) };
+  const { move, ...progress } = decode(text) as Partial<Omit<Progress, "move">> & { readonly move?: Json };
+  const told = move === undefined ? undefined : fromJson(MoveStatusSchema, move);
+  return { ...newProgress(0n), ...progress, move: told };
 }
+
+type Json = Parameters<typeof fromJson>[1];
 
 interface StoredIntent {
   readonly id: string;
   readonly fence: Fence;
-  readonly spec?: Parameters<typeof fromJson>[1];
+  readonly spec?: Json;
+  readonly keepDisksSeconds?: number;
 }
 
 /** The fields that are written as 64-bit numbers, with a suffix; a spec's own go through protobuf, without. */

@@ -8,6 +8,7 @@ import {
   MachineState,
   PortForwardSchema,
 } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { MoveStatus } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { DriverMachine, DriverState } from "../drivers/driver.ts";
 import type { LedgerEntry } from "./entry.ts";
 
@@ -22,6 +23,7 @@ export interface ViewInput {
   readonly entry: LedgerEntry;
   readonly observed: DriverMachine | undefined;
   readonly activity: Activity | undefined;
+  readonly move: MoveStatus | undefined;
   readonly driver: string;
   readonly image: { readonly done: bigint; readonly total: bigint };
 }
@@ -35,7 +37,7 @@ const stateOf: Record<DriverState, MachineState> = {
 };
 
 /** Everything but `seq` and `observed_at`, which belong to the telling. */
-export function toMachine({ entry, observed, activity, driver, image }: ViewInput): Machine {
+export function toMachine({ entry, observed, activity, move, driver, image }: ViewInput): Machine {
   const { intent, progress } = entry;
   const size = observed ?? intent.spec;
   const unmade = intent.spec ? MachineState.PREPARING : MachineState.STOPPING;
@@ -60,6 +62,7 @@ export function toMachine({ entry, observed, activity, driver, image }: ViewInpu
     guestShape: observed?.guestShape ?? "",
     imageBytesDone: image.done,
     imageBytesTotal: image.total,
+    ...(move && { move }),
   });
 }
 

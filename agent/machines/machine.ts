@@ -5,68 +5,25 @@
  */
 import { equals } from "@bufbuild/protobuf";
 import { Fault, isFault, toFault } from "#kernel/fault.ts";
-import type { Logger } from "#kernel/log.ts";
 import { backoffMs } from "#kernel/retry.ts";
 import {
-  type Image,
   type Machine,
   type MachineSpec,
   MachineSpecSchema,
   MachineState,
   Power,
 } from "#gen/skerry/agent/v1/machine_pb.js";
-import type {
-  DriverMachine,
-  LocalImage,
-  MachineDriver,
-  MachineEvent,
-  MachinePlan,
-} from "../drivers/driver.ts";
-import type { ChangeFeed } from "./change-feed.ts";
+import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
+import type { DriverMachine, LocalImage, MachineEvent, MachinePlan } from "../drivers/driver.ts";
 import { type Halt, type Intent, isTombstone, type LedgerEntry, newProgress } from "./entry.ts";
 import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
 import type { Ledger } from "./ledger.ts";
+import type { MachineDeps } from "./machine-deps.ts";
 import { MachineStatus } from "./machine-status.ts";
-import { decideRestart, recentCrashes, type RestartLimits } from "./restart-policy.ts";
+import { isSource } from "./move-journal.ts";
+import { MachineMove } from "./move.ts";
+import { decideRestart, recentCrashes } from "./restart-policy.ts";
 import { Waiters } from "./waiters.ts";
-
-/** Where machines get the files they are made from. */
-export interface ImageSource {
-  ensure(
-    image: Image,
-    progress: (done: bigint, total: bigint) => void,
-    signal: AbortSignal,
-  ): Promise<LocalImage>;
-}
-
-export interface MachineTiming {
-  /** Waits between attempts after a fault that may pass, and between restarts after a crash. */
-  readonly backoff: { readonly baseMs: number; readonly capMs: number };
-  /** Attempts on one intent before the machine is given up. */
-  readonly attempts: number;
-  readonly restarts: RestartLimits;
-  /** Least time between two reports of an image's progress. */
-  readonly progressMs: number;
-}
-
-export const defaultTiming: MachineTiming = {
-  backoff: { baseMs: 1000, capMs: 60_000 },
-  attempts: 10,
-  restarts: { crashes: 5, windowMs: 600_000 },
-  progressMs: 500,
-};
-
-export interface MachineDeps {
-  readonly driver: MachineDriver;
-  readonly images: ImageSource;
-  readonly ledger: Ledger;
-  readonly changes: ChangeFeed;
-  readonly log: Logger;
-  readonly timing: MachineTiming;
-  readonly now: () => number;
-  /** The folder that a machine gets. */
-  readonly directoryOf: (id: string) => string;
-}
 
 const { STARTING, STOPPING, STOPPED, PREPARING, FAILED } = MachineState;
 
@@ -75,7 +32,9 @@ export class ManagedMachine {
   readonly #deps: MachineDeps;
   readonly #idle = new Waiters();
   readonly #status: MachineStatus;
+  readonly #move: MachineMove;
   #accepting = 0;
+  #acceptedAtMs: number | undefined;
   #attempt = 0;
   #unconverged = false;
   #event: MachineEvent | undefined;
@@ -87,9 +46,13 @@ export class ManagedMachine {
   constructor(id: string, deps: MachineDeps) {
     this.id = id;
     this.#deps = deps;
-    const { ledger, changes, now, timing } = deps;
+    const { driver, ledger, changes, now, log, timing, moves: transport } = deps;
     const { progressMs } = timing;
-    this.#status = new MachineStatus({ id, driver: deps.driver.name, ledger, changes, now, progressMs });
+    const status = (this.#status = new MachineStatus({
+      ...{ id, driver: driver.name, ledger, changes, now, progressMs },
+    }));
+    const onMilestone = () => this.#answer();
+    this.#move = new MachineMove({ id, driver, ledger, status, transport, log, now, onMilestone });
   }
 
   /** Nothing left to remember but the tombstone. */
@@ -115,8 +78,10 @@ export class ManagedMachine {
     this.#accepting++;
     try {
       const before = this.#deps.ledger.find(this.id)?.intent;
+      const arrivedAtMs = this.#deps.now();
       const verdict = await this.#deps.ledger.accept(this.id, intent, (held) => isSame(held, intent));
       if (verdict === "replay") return;
+      this.#acceptedAtMs = arrivedAtMs;
       if (!before || !isSame(before, intent)) this.#pass?.abort(superseded());
     } finally {
       this.#accepting--;
@@ -132,12 +97,13 @@ export class ManagedMachine {
   notice(event: MachineEvent): void {
     // The end of a machine tells more than a change of it, and must not be covered by one.
     if (event.type === "ended" || this.#event?.type !== "ended") this.#event = event;
+    this.#move.notice();
     this.#work();
   }
 
-  /** Waits until there is nothing to do, at most `limitMs`. */
+  /** Waits until there is nothing to do, or the move is where its sender wants it; at most `limitMs`. */
   async settled(limitMs: number, signal: AbortSignal): Promise<void> {
-    if (this.#working || this.#wait) await this.#idle.wait(limitMs, signal);
+    if ((this.#working || this.#wait) && !this.#isAnswered) await this.#idle.wait(limitMs, signal);
   }
 
   /** Ends the work, not the machine. */
@@ -146,6 +112,7 @@ export class ManagedMachine {
     clearTimeout(this.#wait);
     this.#pass?.abort(new Fault("unavailable", "the agent is stopping", { reason: "AGENT_STOPPING" }));
     await this.#working;
+    await this.#move.close();
     this.#idle.release();
   }
 
@@ -154,8 +121,24 @@ export class ManagedMachine {
     const entry = this.#deps.ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
     if (!entry || !spec || !this.#status.isRunning) return;
-    const off = { ...spec, power: Power.OFF, stopTimeoutSeconds: 0 };
+    // What stands still between two hosts is neither's to turn off.
+    if (spec.move && (!isSource(spec.move) || spec.move.switchOver)) return;
+    const off = { ...withoutMove(spec), power: Power.OFF, stopTimeoutSeconds: 0 };
     await this.#deps.driver.ensure(this.#plan(entry, off), signal);
+  }
+
+  get #isAnswered(): boolean {
+    const move = this.#deps.ledger.find(this.id)?.intent.spec?.move;
+    return move !== undefined && this.#move.hasAnswer(move);
+  }
+
+  /** The move has come to a point that whoever gave the command may wait for; the work goes on. */
+  #answer(): void {
+    const { intent } = this.#deps.ledger.find(this.id) ?? {};
+    if (!intent?.spec?.move || !this.#isAnswered) return;
+    this.#deps.ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
+    this.#status.tell();
+    this.#idle.release();
   }
 
   #converge(): void {
@@ -207,28 +190,25 @@ export class ManagedMachine {
       if (pass.signal.aborted) return; // a newer intent or the agent's end is why; both are dealt with
       const fault = toFault(thrown);
       this.#deps.log.warn("machine.pass", { ...facts, ms: this.#deps.now() - startedMs, fault });
-      this.#retryOrGiveUp(fault);
+      await this.#retryOrGiveUp(fault);
     } finally {
       this.#pass = undefined;
     }
   }
 
-  async #toward(entry: LedgerEntry, spec: MachineSpec, signal: AbortSignal): Promise<void> {
+  async #toward(entry: LedgerEntry, wanted: MachineSpec, signal: AbortSignal): Promise<void> {
     const { driver, ledger } = this.#deps;
     const { intent, progress } = entry;
+    if (wanted.move && !(await this.#advance(entry, wanted, wanted.move, signal)))
+      return this.#status.settle();
+    const spec = withoutMove(wanted);
     const on = spec.power === Power.ON;
     if (progress.halt && on) {
       if (intent.fence.generation <= progress.halt.generation) return this.#rest(progress.halt);
       ledger.noteSoon(this.id, { halt: undefined });
     }
     if (!this.#status.observed && intent.fence.generation <= progress.generationReached) throw lost();
-    const image = await this.#findImage(progress.image, spec, signal);
-    const hostPorts = await chooseHostPorts(spec.forwards, progress.hostPorts, (port) =>
-      isPromised(ledger, this.id, port),
-    );
-    // On disk before the driver starts: recovery can only find what it has the files' names of.
-    if (!progress.image) await ledger.note(this.id, { image, hostPorts });
-    else ledger.noteSoon(this.id, { image, hostPorts });
+    await this.#provide(entry, spec, signal);
     if (on && spec.restarts > progress.restarts && this.#status.isRunning) {
       this.#status.show(STOPPING);
       this.#status.observed = await driver.ensure(this.#plan(entry, { ...spec, power: Power.OFF }), signal);
@@ -237,17 +217,51 @@ export class ManagedMachine {
     if (spec.restarts > progress.restarts) await ledger.note(this.id, { restarts: spec.restarts });
     if (on !== this.#status.isRunning) this.#status.show(on ? STARTING : STOPPING);
     this.#status.observed = await driver.ensure(this.#plan(entry, spec), signal);
+    if (!wanted.move) this.#move.conclude(this.#acceptedAtMs);
     ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
     this.#status.settle();
   }
 
+  /**
+   * Brings the intent's move as far as it can come. False: that is all for now. True: it came to nothing here, and
+   * the machine is to go on as if it had never been asked to move.
+   */
+  async #advance(entry: LedgerEntry, spec: MachineSpec, move: Move, signal: AbortSignal): Promise<boolean> {
+    const wasRunning = this.#status.isRunning;
+    if (!this.#move.isOver(move)) {
+      // A source has its files; a destination gets them as any new machine does.
+      if (!isSource(move)) await this.#provide(entry, spec, signal);
+      await this.#move.advance(move, this.#plan(entry, spec), signal);
+    }
+    // A machine that ended on the way is the restart policy's business, as ever.
+    return this.#move.mayRun(move) && (this.#status.isRunning || !wasRunning);
+  }
+
+  /** Fetches and chooses what the driver needs. */
+  async #provide(entry: LedgerEntry, spec: MachineSpec, signal: AbortSignal): Promise<void> {
+    const { ledger } = this.#deps;
+    const { progress } = entry;
+    const image = await this.#findImage(progress.image, spec, signal);
+    const hostPorts = await chooseHostPorts(spec.forwards, progress.hostPorts, (port) =>
+      isPromised(ledger, this.id, port),
+    );
+    // On disk before the driver starts: recovery can only find what it has the files' names of.
+    if (!progress.image) await ledger.note(this.id, { image, hostPorts });
+    else ledger.noteSoon(this.id, { image, hostPorts });
+  }
+
   async #remove(entry: LedgerEntry, signal: AbortSignal): Promise<void> {
     const { driver, ledger } = this.#deps;
+    const { fence, keepDisksSeconds = 0 } = entry.intent;
     this.#status.show(STOPPING);
-    await driver.remove(this.id, this.#deps.directoryOf(this.id), signal);
+    await this.#move.close();
+    const keepDisks = keepDisksSeconds > 0;
+    await driver.remove(this.id, this.#deps.directoryOf(this.id), signal, { keepDisks });
     const seq = ledger.nextSeq(this.id);
-    const gone = { atMs: this.#deps.now(), fence: entry.intent.fence };
-    await ledger.note(this.id, { ...newProgress(seq), gone });
+    const atMs = this.#deps.now();
+    const keptUntilMs = keepDisks ? atMs + keepDisksSeconds * 1000 : undefined;
+    await ledger.note(this.id, { ...newProgress(seq), gone: { atMs, fence }, keptUntilMs });
+    this.#move.forget();
     this.#status.forget();
   }
 
@@ -271,6 +285,7 @@ export class ManagedMachine {
     const entry = ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
     if (!entry || spec?.power !== Power.ON || this.#wait || this.#status.isRunning) return;
+    if (spec.move && !this.#move.mayRun(spec.move)) return this.#move.noticeEnd(spec.move);
     if (!this.#status.observed) return this.#converge();
     if (event.type !== "ended") return;
 
@@ -310,14 +325,16 @@ export class ManagedMachine {
     this.#status.show(STOPPED, reason, message);
   }
 
-  #retryOrGiveUp(fault: Fault): void {
+  async #retryOrGiveUp(fault: Fault): Promise<void> {
     if (!fault.retryable || this.#attempt + 1 >= this.#deps.timing.attempts) return this.#giveUp(fault);
     const state = this.#status.activity?.state ?? STARTING;
     this.#later(this.#attempt++, state, fault.reason, fault.message);
   }
 
-  #giveUp(fault: Fault): void {
+  async #giveUp(fault: Fault): Promise<void> {
     if (isFault(fault, "internal")) this.#deps.log.error("machine.bug", { machine: this.id, fault });
+    const move = this.#deps.ledger.find(this.id)?.intent.spec?.move;
+    if (move) await this.#move.fail(move, fault);
     this.#status.show(FAILED, fault.reason, fault.message);
   }
 
@@ -341,8 +358,12 @@ export class ManagedMachine {
   }
 }
 
+function withoutMove({ move: _, ...spec }: MachineSpec): MachineSpec {
+  return spec;
+}
+
 function isSame(a: Intent, b: Intent): boolean {
-  if (!a.spec || !b.spec) return a.spec === b.spec;
+  if (!a.spec || !b.spec) return a.spec === b.spec && a.keepDisksSeconds === b.keepDisksSeconds;
   return equals(MachineSpecSchema, a.spec, b.spec);
 }
 

@@ -6,12 +6,14 @@ import { Fault } from "#kernel/fault.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
 import type { Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { DriverMachine } from "../drivers/driver.ts";
+import { isTombstone } from "./entry.ts";
 import type { Fence } from "./fence.ts";
 import { damagedMachine } from "./machine-view.ts";
-import { type MachineDeps, ManagedMachine } from "./machine.ts";
+import type { MachineDeps } from "./machine-deps.ts";
+import { ManagedMachine } from "./machine.ts";
 
 const longestWaitMs = 30_000;
-const pruneEveryMs = 3600_000;
+const pruneEveryMs = 60_000;
 
 export interface MachineCommand {
   readonly id: string;
@@ -41,9 +43,13 @@ export class MachineManager {
   }
 
   /** Accepts the removal under its fence; true when the machine is gone, false when that goes on. */
-  async remove({ id, fence, waitMs }: MachineCommand, signal: AbortSignal): Promise<boolean> {
+  async remove(
+    { id, fence, waitMs, keepDisksSeconds = 0 }: MachineCommand & { readonly keepDisksSeconds?: number },
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const machine = this.#machine(id);
-    await machine.accept({ fence, spec: undefined });
+    const kept = keepDisksSeconds > 0 ? { keepDisksSeconds } : {};
+    await machine.accept({ fence, spec: undefined, ...kept });
     await machine.settled(Math.min(waitMs, longestWaitMs), signal);
     const removed = machine.isGone;
     if (removed) this.#machines.delete(id);
@@ -69,7 +75,7 @@ export class MachineManager {
     this.#machine(id).adopt(observed);
   }
 
-  /** Follows the driver's events and forgets old tombstones, until the signal aborts. */
+  /** Follows the driver's events, deletes stale disks in time and forgets old tombstones, until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
     await Promise.all([this.#followEvents(signal), this.#prune(signal)]);
   }
@@ -119,10 +125,24 @@ export class MachineManager {
   async #prune(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       for (const [id, machine] of this.#machines) if (machine.isGone) this.#machines.delete(id);
+      await this.#dropStaleDisks(signal).catch((fault: unknown) => {
+        this.#deps.log.error("disks.prune", { fault }); // tried again next time
+      });
       await this.#deps.ledger
         .prune()
         .catch((fault: unknown) => this.#deps.log.error("ledger.prune", { fault }));
       await sleep(pruneEveryMs, signal).catch(() => undefined); // aborted: the loop ends
+    }
+  }
+
+  /** A machine that came back meanwhile has taken over what was kept of it. */
+  async #dropStaleDisks(signal: AbortSignal): Promise<void> {
+    const { ledger, driver, directoryOf, now } = this.#deps;
+    for (const entry of ledger.list()) {
+      const { keptUntilMs } = entry.progress;
+      if (keptUntilMs === undefined || keptUntilMs > now() || !isTombstone(entry)) continue;
+      await driver.remove(entry.id, directoryOf(entry.id), signal);
+      await ledger.note(entry.id, { keptUntilMs: undefined });
     }
   }
 }

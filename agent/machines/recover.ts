@@ -6,7 +6,7 @@
 import type { MachinePlan } from "../drivers/driver.ts";
 import { isTombstone, type LedgerEntry } from "./entry.ts";
 import { withHostPorts } from "./host-ports.ts";
-import type { MachineDeps } from "./machine.ts";
+import type { MachineDeps } from "./machine-deps.ts";
 import type { MachineManager } from "./manager.ts";
 
 /** Runs once, before the agent serves. */

@@ -9,10 +9,11 @@ import type { SecureContextOptions, TLSSocket } from "node:tls";
 import type { Duplex } from "node:stream";
 import { keepAlive } from "#kernel/keep-alive.ts";
 import type { Logger } from "#kernel/log.ts";
-import { peerOf } from "#kernel/peer.ts";
+import { type Peer, peerOf } from "#kernel/peer.ts";
 import type { Identity } from "../control/identity.ts";
 import type { Caller } from "./caller.ts";
 import { createRpcHandler, type AgentServices, type RpcRequest } from "./handler.ts";
+import { refusePull, routePulls } from "./pulls.ts";
 
 export interface ListenerOptions {
   readonly identity: Identity;
@@ -47,6 +48,14 @@ export class Listener implements AsyncDisposable {
         else response.writeHead(403).end();
       },
     );
+    const { pull } = services;
+    if (pull) {
+      routePulls(server, (stream, headers) => {
+        const peer = stream.session && peerBehind(stream.session.socket as TLSSocket);
+        if (peer?.role === "host") pull(stream, headers, peer.name);
+        else refusePull(stream);
+      });
+    }
     server.on("connection", (socket: Duplex) => {
       this.#sockets.add(socket);
       socket.once("close", () => this.#sockets.delete(socket));
@@ -92,12 +101,16 @@ export class Listener implements AsyncDisposable {
     if (!connection) return undefined; // the caller has hung up
     const known = this.#callers.get(connection);
     if (known) return known;
-    const certificate = (request.socket as TLSSocket).getPeerX509Certificate();
-    const role = certificate && peerOf(certificate)?.role;
+    const role = peerBehind(request.socket as TLSSocket)?.role;
     if (role !== "operator" && role !== "host") return undefined;
     this.#callers.set(connection, role);
     return role;
   }
+}
+
+function peerBehind(socket: TLSSocket): Peer | undefined {
+  const certificate = socket.getPeerX509Certificate();
+  return certificate && peerOf(certificate);
 }
 
 function secureContext({ credentials }: Identity): SecureContextOptions {

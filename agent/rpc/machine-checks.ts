@@ -1,6 +1,9 @@
 /** What a command must look like before anything is recorded. Ids become file names: nothing else passes. */
 import { Fault } from "#kernel/fault.ts";
+import { peerNamePattern } from "#kernel/peer.ts";
 import { type Fence, type MachineSpec, Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
+import { parseAddress } from "../control/dial.ts";
 
 const idShape = /^[a-z0-9][a-z0-9-]{0,62}$/;
 
@@ -31,7 +34,18 @@ export function checkSpec(spec: MachineSpec | undefined): MachineSpec {
     if (guestPort < 1 || guestPort > 65_535) throw invalid("spec.forwards.guest_port", "must be a port");
     if (hostPort > 65_535) throw invalid("spec.forwards.host_port", "must be a port or 0");
   }
+  if (spec.move) checkMove(spec.move);
   return spec;
+}
+
+/** The ids become names of files and of certificates' holders; a short ticket could be guessed. */
+function checkMove({ migrationId, role, type, peerHostId, peerAddress, ticket }: Move): void {
+  if (!idShape.test(migrationId)) throw invalid("spec.move.migration_id", "must be a lower-case id");
+  if (role === MoveRole.UNSPECIFIED) throw invalid("spec.move.role", "must be source or destination");
+  if (type === MoveType.UNSPECIFIED) throw invalid("spec.move.type", "must be live, cold or postcopy");
+  if (!peerNamePattern.test(peerHostId)) throw invalid("spec.move.peer_host_id", "must be a host's id");
+  if (ticket.length < 16) throw invalid("spec.move.ticket", "must have at least 16 bytes");
+  if (peerAddress !== "") parseAddress(peerAddress);
 }
 
 function invalid(field: string, message: string): Fault {

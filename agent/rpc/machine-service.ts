@@ -19,9 +19,9 @@ export function machineService({ manager, changes }: MachineServiceDeps): Servic
       return { machine: await manager.ensure(command, context.signal) };
     },
 
-    async removeMachine({ id, fence, waitMs }, context) {
+    async removeMachine({ id, fence, waitMs, keepDisksSeconds }, context) {
       requireControlPlane(context);
-      const command = { id: checkId(id), fence: checkFence(fence), waitMs };
+      const command = { id: checkId(id), fence: checkFence(fence), waitMs, keepDisksSeconds };
       return { removed: await manager.remove(command, context.signal) };
     },
 

@@ -4,8 +4,10 @@ import { ConsoleService } from "#gen/skerry/agent/v1/console_pb.js";
 import { HostService } from "#gen/skerry/agent/v1/host_pb.js";
 import { ImageService } from "#gen/skerry/agent/v1/image_pb.js";
 import { MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
+import { MigrationService } from "#gen/skerry/agent/v1/migration_pb.js";
 import { MetricsService } from "#gen/skerry/agent/v1/metrics_pb.js";
 import type { Consoles } from "../machines/console.ts";
+import type { PullHandler } from "../migration/pull-handler.ts";
 import { consoleService } from "./console-service.ts";
 import { faultInterceptor } from "./faults.ts";
 import type { AgentServices } from "./handler.ts";
@@ -19,9 +21,10 @@ import { reflectionRoutes } from "./reflection.ts";
 export type ServicesDeps = MachineServiceDeps &
   MetricsServiceDeps &
   ImageServiceDeps &
-  HostServiceDeps & { readonly consoles: Consoles; readonly log: Logger };
+  HostServiceDeps & { readonly consoles: Consoles; readonly pull: PullHandler; readonly log: Logger };
 
-const offered = [MachineService, HostService, MetricsService, ConsoleService, ImageService];
+/** MigrationService is served beside the others, as plain streams: see pulls.ts. */
+const offered = [MachineService, HostService, MetricsService, ConsoleService, ImageService, MigrationService];
 
 export function createServices(deps: ServicesDeps): { services: AgentServices; health: HealthState } {
   const health = new HealthState();
@@ -36,6 +39,7 @@ export function createServices(deps: ServicesDeps): { services: AgentServices; h
       reflectionRoutes(offered)(router);
     },
     interceptors: [faultInterceptor(deps.log)],
+    pull: deps.pull,
   };
   return { services, health };
 }

@@ -156,15 +156,15 @@ await t.test("reflection answers what there is and what there is not", async (t)
   t.match(await ask({ case: "listServices", value: "" }), {
     value: { service: [{ name: "skerry.agent.v1.MachineService" }, {}, {}] },
   });
-  const machineAndTimestamp = 2;
+  const withImports = 3;
   t.equal(
     await files({ case: "fileByFilename", value: "skerry/agent/v1/machine.proto" }),
-    machineAndTimestamp,
+    withImports,
   );
   t.equal(await files({ case: "fileByFilename", value: "google/protobuf/timestamp.proto" }), 1);
   for (const value of ["MachineService", "MachineService.GetMachine", "Machine", "MachineState"]) {
     const symbol = `skerry.agent.v1.${value}`;
-    t.equal(await files({ case: "fileContainingSymbol", value: symbol }), machineAndTimestamp, symbol);
+    t.equal(await files({ case: "fileContainingSymbol", value: symbol }), withImports, symbol);
   }
   t.equal(await files({ case: "fileContainingSymbol", value: "skerry.agent.v1.AttachRequest.Open" }), 1);
   t.match(await files({ case: "fileContainingSymbol", value: "skerry.Nothing" }), { errorCode: 5 });

@@ -5,7 +5,7 @@ import type { LocalImage } from "#agent/drivers/driver.ts";
 import { FakeDriver } from "#agent/drivers/fake/driver.ts";
 import { ChangeFeed } from "#agent/machines/change-feed.ts";
 import { Ledger } from "#agent/machines/ledger.ts";
-import { defaultTiming, type MachineDeps } from "#agent/machines/machine.ts";
+import { defaultTiming, type MachineDeps } from "#agent/machines/machine-deps.ts";
 import { MachineManager } from "#agent/machines/manager.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
 import { Fault } from "#kernel/fault.ts";

@@ -99,13 +99,11 @@ export class OutgoingChannel {
 
   async #until(holds: () => boolean, signal: AbortSignal): Promise<void> {
     using limit = deadline(answerLimitMs, "the other host's answer", signal);
+    limit.addEventListener("abort", () => this.#wake(), { once: true });
     while (!holds()) {
       if (!this.isConnected) throw lost();
       if (limit.aborted) throw cancelled(limit);
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-        limit.addEventListener("abort", () => resolve(), { once: true });
-      });
+      await new Promise<void>((resolve) => (this.#wake = resolve));
     }
   }
 }

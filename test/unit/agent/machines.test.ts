@@ -20,7 +20,7 @@ import { type Change, ChangeFeed } from "#agent/machines/change-feed.ts";
 import { ConsoleLog } from "#agent/machines/console-log.ts";
 import { Consoles } from "#agent/machines/console.ts";
 import { Ledger } from "#agent/machines/ledger.ts";
-import { defaultTiming, type ImageSource, type MachineDeps } from "#agent/machines/machine.ts";
+import { defaultTiming, type ImageSource, type MachineDeps } from "#agent/machines/machine-deps.ts";
 import { MachineManager } from "#agent/machines/manager.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
 import { decideRestart } from "#agent/machines/restart-policy.ts";

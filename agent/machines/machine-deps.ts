@@ -1,0 +1,48 @@
+/** What a machine's work stands on. */
+import type { Logger } from "#kernel/log.ts";
+import type { Image } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { LocalImage, MachineDriver } from "../drivers/driver.ts";
+import type { ChangeFeed } from "./change-feed.ts";
+import type { Ledger } from "./ledger.ts";
+import type { MoveTransport } from "./move-transport.ts";
+import type { RestartLimits } from "./restart-policy.ts";
+
+/** Where machines get the files they are made from. */
+export interface ImageSource {
+  ensure(
+    image: Image,
+    progress: (done: bigint, total: bigint) => void,
+    signal: AbortSignal,
+  ): Promise<LocalImage>;
+}
+
+export interface MachineTiming {
+  /** Waits between attempts after a fault that may pass, and between restarts after a crash. */
+  readonly backoff: { readonly baseMs: number; readonly capMs: number };
+  /** Attempts on one intent before the machine is given up. */
+  readonly attempts: number;
+  readonly restarts: RestartLimits;
+  /** Least time between two reports of the progress of an image or a move. */
+  readonly progressMs: number;
+}
+
+export const defaultTiming: MachineTiming = {
+  backoff: { baseMs: 1000, capMs: 60_000 },
+  attempts: 10,
+  restarts: { crashes: 5, windowMs: 600_000 },
+  progressMs: 500,
+};
+
+export interface MachineDeps {
+  readonly driver: MachineDriver;
+  readonly images: ImageSource;
+  readonly ledger: Ledger;
+  readonly changes: ChangeFeed;
+  /** Absent: no machine moves from or to this host. */
+  readonly moves?: MoveTransport;
+  readonly log: Logger;
+  readonly timing: MachineTiming;
+  readonly now: () => number;
+  /** The folder that a machine gets. */
+  readonly directoryOf: (id: string) => string;
+}

@@ -1,0 +1,37 @@
+/** What carries a move's bytes between two hosts, as far as machines care. */
+import type { Duplex } from "node:stream";
+import type { Fault } from "#kernel/fault.ts";
+import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
+import type { LocalImage } from "../drivers/driver.ts";
+import type { MoveStats } from "../migration/stats.ts";
+
+export interface MoveCargo {
+  readonly move: Move;
+  readonly channels: readonly string[];
+  /** The image that the machine was made from; the other host has it too. */
+  readonly image: LocalImage;
+}
+
+export interface MoveTransport {
+  /** Source: listens where the hypervisor will connect, and hands over to the peer that pulls. */
+  offer(cargo: MoveCargo & { readonly directory: string }, signal: AbortSignal): Promise<MoveOffer>;
+  /** Destination: begins to pull from the source's host. */
+  pull(cargo: MoveCargo & { readonly connect: ConnectChannel }): MovePull;
+}
+
+/** Opens a connection to the hypervisor's end of a channel. */
+export type ConnectChannel = (channel: string, signal: AbortSignal) => Promise<Duplex>;
+
+/** It lives as long as the move; dispose it to cut the connections. */
+export interface MoveOffer extends AsyncDisposable {
+  socketOf(channel: string): string;
+  /** Why the machine's memory could not be carried on; the hypervisor knows only that its connection closed. */
+  readonly fault: Fault | undefined;
+  stats(): MoveStats;
+}
+
+export interface MovePull extends AsyncDisposable {
+  /** Resolves when every channel has ended in order; rejects with a Fault when one cannot be carried on. */
+  readonly ended: Promise<void>;
+  stats(): MoveStats;
+}

@@ -5,6 +5,7 @@
  */
 import { spawn } from "node:child_process";
 import { basename } from "node:path";
+import { createInterface } from "node:readline";
 import { Fault, toFault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";
 
@@ -103,17 +104,62 @@ export async function exec(
       const result = { stdout: Buffer.concat(stdout).toString(), stderr: stderr.toString() };
       if (failure !== undefined) reject(failure);
       else if (exitCode === 0 || satisfied) resolve(result);
-      else {
-        reject(
-          new Fault("internal", `${name} failed`, {
-            reason: "PROGRAM_FAILED",
-            detail: { program: name, exitCode, signal },
-            cause: new ProgramError([program, ...args].join(" "), result.stderr),
-          }),
-        );
-      }
+      else reject(failedProgram([program, ...args], { exitCode, signal }, stderr));
     });
     child.stdin.end(options.input);
+  });
+}
+
+/**
+ * Runs a program for as long as the signal lets it and gives its standard output line by line. Throws as {@link exec}
+ * does; a program that ends by itself with exit code 0 ends the lines.
+ */
+export async function* execLines(
+  program: string,
+  args: readonly string[],
+  { signal, env }: Pick<ExecOptions, "signal" | "env">,
+): AsyncGenerator<string, void> {
+  const name = basename(program);
+  signal.throwIfAborted();
+  const child = spawn(program, args, {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, LC_ALL: "C.UTF-8", ...env },
+  });
+  let stderr = Buffer.alloc(0);
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr = Buffer.concat([stderr, chunk]).subarray(-stderrTailBytes);
+  });
+  const ended = new Promise<Fault | undefined>((resolve) => {
+    child.on("error", (error) => resolve(missingProgram(name, error)));
+    child.on("close", (exitCode, by) => {
+      resolve(
+        exitCode === 0 ? undefined : failedProgram([program, ...args], { exitCode, signal: by }, stderr),
+      );
+    });
+  });
+  const kill = () => child.kill("SIGKILL");
+  signal.addEventListener("abort", kill, { once: true });
+  try {
+    yield* createInterface({ input: child.stdout, crlfDelay: Infinity });
+    const fault = await ended;
+    if (signal.aborted) throw toFault(signal.reason);
+    if (fault) throw fault;
+  } finally {
+    signal.removeEventListener("abort", kill);
+    kill();
+  }
+}
+
+function failedProgram(
+  argv: readonly string[],
+  end: { readonly exitCode: number | null; readonly signal: string | null },
+  stderr: Buffer,
+): Fault {
+  const name = basename(argv[0] ?? "");
+  return new Fault("internal", `${name} failed`, {
+    reason: "PROGRAM_FAILED",
+    detail: { program: name, ...end },
+    cause: new ProgramError(argv.join(" "), stderr.toString()),
   });
 }
 

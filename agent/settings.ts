@@ -30,9 +30,14 @@ export const agentSettings = {
   }),
   driver: oneOf({
     env: "SKERRY_AGENT_DRIVER",
-    values: ["qemu", "fake"],
+    values: ["qemu", "libvirt", "fake"],
     default: "qemu",
     help: "What runs the machines.",
+  }),
+  libvirtUri: text({
+    env: "SKERRY_AGENT_LIBVIRT_URI",
+    default: "qemu:///system",
+    help: "The libvirt daemon of this host, for the driver of that name.",
   }),
   share: number({
     env: "SKERRY_AGENT_SHARE",

@@ -1,0 +1,226 @@
+/**
+ * Machines as domains of a libvirt that the host already runs. libvirt and the machine's folder hold the truth; what is
+ * kept in memory here is only which machines there are. Domains that others made are never touched.
+ */
+import { rm } from "node:fs/promises";
+import type { Duplex } from "node:stream";
+import { EventQueue } from "#agent/qmp/event-queue.ts";
+import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import { Fault, toFault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import type {
+  ConsoleAccess,
+  DriverFacts,
+  DriverMachine,
+  DriverMetrics,
+  MachineDriver,
+  MachineEvent,
+  MachinePlan,
+  RemoveOptions,
+} from "../driver.ts";
+import type { KernelImage } from "../qemu/accel.ts";
+import { findDiskBytes, refuseShrinking } from "../qemu/disk.ts";
+import { connectSocket, machineFiles, serialSocketName } from "../qemu/files.ts";
+import { createHostProbe, type HostAbilities } from "../qemu/host.ts";
+import { hostFault } from "../qemu/host-fault.ts";
+import { platformOf } from "../qemu/platform.ts";
+import { Domains } from "./domains.ts";
+import { followEvents, type LifecycleEvent } from "./events.ts";
+import { type LibvirtHost, openHost } from "./host.ts";
+import { readMetrics } from "./metrics.ts";
+import { isAskedToStop, isOn, observe } from "./observe.ts";
+import { keepStaleDisk, prepareFolder } from "./prepare.ts";
+import type { RuntimeFolder } from "./runtime.ts";
+
+export interface LibvirtDriverOptions {
+  /** The daemon, such as `qemu:///system`. */
+  readonly uri: string;
+  /** Where the driver remembers what it found out about this host. */
+  readonly stateDirectory: string;
+  readonly log: Logger;
+  readonly runtime?: RuntimeFolder;
+  /** The guest that proves acceleration; asked for only when there is something to prove. */
+  readonly probeGuest?: (signal: AbortSignal) => Promise<KernelImage | undefined>;
+}
+
+const startLimitMs = 240_000;
+const defaultRuntime: RuntimeFolder = { here: "/run/skerry", there: "/run/skerry" };
+
+/** Makes the driver. Throws at once, with what is missing, when libvirt cannot be used on this host. */
+export async function createLibvirtDriver(options: LibvirtDriverOptions): Promise<LibvirtDriver> {
+  const host = await openHost(options, AbortSignal.timeout(startLimitMs));
+  return new LibvirtDriver(host, options);
+}
+
+/** One machine that we know of. */
+interface Entry {
+  plan: MachinePlan;
+  transition: "starting" | "stopping" | undefined;
+}
+
+export class LibvirtDriver implements MachineDriver {
+  readonly name = "libvirt";
+  readonly console: ConsoleAccess = {
+    connect: (id, signal) => this.#connectConsole(id, signal),
+    logPath: (directory) => machineFiles(directory).consoleLog,
+  };
+  readonly #host: LibvirtHost;
+  readonly #log: Logger;
+  readonly #domains: Domains;
+  readonly #abilities: () => Promise<HostAbilities>;
+  readonly #entries = new Map<string, Entry>();
+  readonly #events = new EventQueue<MachineEvent>();
+  readonly #lifetime = new AbortController();
+  readonly #following: Promise<void>;
+
+  constructor(host: LibvirtHost, { runtime = defaultRuntime, ...options }: LibvirtDriverOptions) {
+    this.#host = host;
+    this.#log = options.log;
+    const platform = platformOf(process.arch);
+    const lifetime = this.#lifetime.signal;
+    this.#abilities = createHostProbe({ platform, lifetime, probeGuest: undefined, ...options });
+    this.#domains = new Domains({ host, runtime, platform, abilities: this.#abilities });
+    const on = { event: (event: LifecycleEvent) => this.#note(event), missed: () => this.#lookAtAll() };
+    this.#following = followEvents({ virsh: host.virsh, log: options.log }, on, lifetime);
+  }
+
+  async probe(signal: AbortSignal): Promise<DriverFacts> {
+    const { acceleration, reason } = await this.#abilities();
+    signal.throwIfAborted();
+    const capabilities = ["console", "forwards", "hotplug.cpu", "hotplug.disk"];
+    return { version: this.#host.version, acceleration, accelerationReason: reason, capabilities };
+  }
+
+  async recover(plans: readonly MachinePlan[], signal: AbortSignal): Promise<readonly DriverMachine[]> {
+    const found = await Promise.all(plans.map((plan) => this.#recoverOne(plan, signal)));
+    return found.filter((machine) => machine !== undefined);
+  }
+
+  async #recoverOne(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine | undefined> {
+    try {
+      if ((await findDiskBytes(machineFiles(plan.directory).rootDisk)) === undefined) return undefined;
+      return await this.#observe(this.#entry(plan), signal);
+    } catch (thrown) {
+      // One machine in trouble must not keep the others from being found; its `ensure` will say the same.
+      if (signal.aborted) throw thrown;
+      this.#log.error("machine.not_recovered", { machine: plan.id, fault: toFault(thrown) });
+      return undefined;
+    }
+  }
+
+  async ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine> {
+    signal.throwIfAborted();
+    const entry = this.#entry(plan);
+    const { spec, id } = plan;
+    let found = await this.#domains.find(id, signal);
+    const present = await findDiskBytes(machineFiles(plan.directory).rootDisk);
+    if (present !== undefined) refuseShrinking(present, spec.diskBytes);
+    // A guest that was asked to shut down may do so at any moment: it must end before it can be on.
+    if (isOn(found) && (spec.power === Power.OFF || isAskedToStop(found))) {
+      await this.#during(entry, "stopping", () => this.#domains.stop(plan, signal));
+      found = undefined;
+    }
+    if (!isOn(found)) {
+      await prepareFolder(plan, signal);
+      if (spec.power === Power.ON) {
+        await this.#during(entry, "starting", () => this.#domains.start(plan, signal));
+      } else await this.#domains.define(plan, signal);
+    }
+    if (spec.power === Power.ON) await this.#domains.converge(plan, signal);
+    return await this.#observe(entry, signal);
+  }
+
+  async remove(id: string, directory: string, signal: AbortSignal, options?: RemoveOptions): Promise<void> {
+    this.#entries.delete(id);
+    await this.#domains.remove(id, signal);
+    try {
+      if (options?.keepDisks) await keepStaleDisk(directory);
+      else await rm(directory, { recursive: true, force: true });
+    } catch (error) {
+      throw hostFault(error, "the machine's folder cannot be deleted");
+    }
+  }
+
+  async inspect(id: string): Promise<DriverMachine | undefined> {
+    const entry = this.#entries.get(id);
+    return entry && (await this.#observe(entry, this.#lifetime.signal));
+  }
+
+  events(signal: AbortSignal): AsyncIterable<MachineEvent> {
+    return this.#events.drain(signal);
+  }
+
+  async metrics(id: string): Promise<DriverMetrics | undefined> {
+    const entry = this.#entries.get(id);
+    const found = entry && (await this.#domains.find(id, this.#lifetime.signal));
+    if (!isOn(found)) return undefined;
+    const machine = { uuid: found.uuid, rootDisk: machineFiles(entry?.plan.directory ?? "").rootDisk };
+    return await readMetrics(this.#host.virsh, machine, this.#lifetime.signal);
+  }
+
+  /** Lets go of all machines; they run on. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#lifetime.abort(new Fault("unavailable", "the agent stops", { reason: "AGENT_STOPPING" }));
+    this.#events.end();
+    await this.#following;
+    await this.#host.library.close();
+  }
+
+  #entry(plan: MachinePlan): Entry {
+    const entry = this.#entries.get(plan.id) ?? { plan, transition: undefined };
+    entry.plan = plan;
+    this.#entries.set(plan.id, entry);
+    return entry;
+  }
+
+  async #observe(entry: Entry, signal: AbortSignal): Promise<DriverMachine> {
+    const { id } = entry.plan;
+    const found = await this.#domains.find(id, signal);
+    return await observe({ ...entry, forwards: this.#domains.forwardsOf(id) }, found);
+  }
+
+  async #during<T>(entry: Entry, transition: Entry["transition"], work: () => Promise<T>): Promise<T> {
+    entry.transition = transition;
+    this.#events.push({ id: entry.plan.id, type: "changed" });
+    try {
+      return await work();
+    } finally {
+      entry.transition = undefined;
+    }
+  }
+
+  #note(event: LifecycleEvent): void {
+    const entry = this.#entries.get(event.name);
+    if (!entry) return;
+    this.#judge(entry, event).catch((fault: unknown) => {
+      if (!this.#lifetime.signal.aborted)
+        this.#log.warn("libvirt.event_unclear", { machine: event.name, fault });
+    });
+  }
+
+  /** Events come late: an end is one that nobody asked for only if the machine is off and we are not about it. */
+  async #judge(entry: Entry, { name: id, event, detail }: LifecycleEvent): Promise<void> {
+    const ended = (event === "Stopped" || event === "Crashed") && !["Destroyed", "Migrated"].includes(detail);
+    const asked = entry.transition !== undefined || (await this.#domains.isOn(id, this.#lifetime.signal));
+    if (!ended || asked) this.#events.push({ id, type: "changed" });
+    else
+      this.#events.push({
+        id,
+        type: "ended",
+        clean: detail === "Shutdown",
+        detail: `libvirt says: ${detail}`,
+      });
+  }
+
+  #lookAtAll(): void {
+    for (const id of this.#entries.keys()) this.#events.push({ id, type: "changed" });
+  }
+
+  async #connectConsole(id: string, signal: AbortSignal): Promise<Duplex> {
+    const entry = this.#entries.get(id);
+    if (entry && (await this.#domains.isOn(id, signal))) {
+      return await connectSocket(entry.plan.directory, serialSocketName, signal);
+    }
+    throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
+  }
+}

@@ -1,0 +1,97 @@
+/** A machine as the driver finds it: from libvirt while it runs, else from its folder and its plan. */
+import type { DriverMachine, DriverState, MachinePlan } from "../driver.ts";
+import { findDiskBytes } from "../qemu/disk.ts";
+import { machineFiles } from "../qemu/files.ts";
+import { deriveIdentity } from "../qemu/identity.ts";
+import type { FoundDomain } from "./library.ts";
+import { select, textAt } from "./xml.ts";
+
+export const memoryUnitBytes = 1024n ** 2n;
+
+/** What a domain was started with. */
+export interface DomainSize {
+  readonly vcpus: number;
+  readonly maxVcpus: number;
+  readonly memoryBytes: bigint;
+}
+
+/** Reads the size from a domain's description. Pure. */
+export function readSize({ description }: FoundDomain): DomainSize {
+  const maxVcpus = Number(textAt(description, "vcpu"));
+  const current = select(description, "vcpu")[0]?.attributes["current"];
+  return {
+    vcpus: current === undefined ? maxVcpus : Number(current),
+    maxVcpus,
+    // libvirt always writes kibibytes, whatever it was given.
+    memoryBytes: BigInt(textAt(description, "memory") || "0") * 1024n,
+  };
+}
+
+/** When it started, as its description says; undefined for a domain that is not of our making. Pure. */
+export function readStart({ description }: FoundDomain): Date | undefined {
+  const mark = select(description, "metadata", "skerry:machine")[0]?.attributes["started-at-ms"];
+  return mark === undefined ? undefined : new Date(Number(mark));
+}
+
+/** libvirt gives memory in whole mebibytes. */
+export function toMemoryBytes(bytes: bigint): bigint {
+  return ((bytes + memoryUnitBytes - 1n) / memoryUnitBytes) * memoryUnitBytes;
+}
+
+/** Names of the spec's fields that the running machine does not meet. Pure. */
+export function derivePendingRestart(
+  { vcpus, memoryBytes }: Pick<MachinePlan["spec"], "vcpus" | "memoryBytes">,
+  size: DomainSize,
+): string[] {
+  const memoryReached = size.memoryBytes === toMemoryBytes(memoryBytes);
+  return [...(size.vcpus === vcpus ? [] : ["cpus"]), ...(memoryReached ? [] : ["memory_bytes"])];
+}
+
+export interface Observable {
+  readonly plan: MachinePlan;
+  /** What the driver is doing with it. */
+  readonly transition: "starting" | "stopping" | undefined;
+  readonly forwards: DriverMachine["forwards"];
+}
+
+export async function observe(
+  { plan, transition, forwards }: Observable,
+  found: FoundDomain | undefined,
+): Promise<DriverMachine> {
+  const { id, spec, directory } = plan;
+  const machine = {
+    id,
+    diskBytes: (await findDiskBytes(machineFiles(directory).rootDisk)) ?? 0n,
+    guestAddress: deriveIdentity(id).network.guest,
+  };
+  if (!isOn(found)) {
+    const { vcpus, memoryBytes } = spec;
+    const off = { vcpus, memoryBytes, pendingRestart: [], forwards: [], startedAt: undefined };
+    return { ...machine, ...off, state: transition ?? "stopped", acceleration: "none" };
+  }
+  const size = readSize(found);
+  return {
+    ...machine,
+    state: transition ?? stateOf(found),
+    vcpus: size.vcpus,
+    memoryBytes: size.memoryBytes,
+    pendingRestart: derivePendingRestart(spec, size),
+    forwards,
+    startedAt: readStart(found),
+    acceleration: found.description.attributes["type"] === "kvm" ? "kvm" : "tcg",
+  };
+}
+
+export function isOn(found: FoundDomain | undefined): found is FoundDomain {
+  return found !== undefined && found.state !== "off";
+}
+
+/** Whether the guest was asked to shut down; it may do so at any moment from then on. Pure. */
+export function isAskedToStop({ description }: FoundDomain): boolean {
+  return select(description, "metadata", "skerry-stop:stop").length > 0;
+}
+
+function stateOf(found: FoundDomain): DriverState {
+  if (found.state === "off") return "stopped";
+  return isAskedToStop(found) ? "stopping" : found.state;
+}

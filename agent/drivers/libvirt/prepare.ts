@@ -1,0 +1,39 @@
+/** What a machine has on this host before libvirt hears of it: its folder, disk and seed. */
+import { mkdir, rename, rm } from "node:fs/promises";
+import type { MachinePlan } from "../driver.ts";
+import { ensureDisk } from "../qemu/disk.ts";
+import { machineFiles } from "../qemu/files.ts";
+import { hostFault } from "../qemu/host-fault.ts";
+import { deriveIdentity } from "../qemu/identity.ts";
+import { ensureSeed } from "../qemu/seed.ts";
+
+/** Makes what is missing. For machines that do not run. */
+export async function prepareFolder(
+  { id, spec, image, directory }: MachinePlan,
+  signal: AbortSignal,
+): Promise<void> {
+  const files = machineFiles(directory);
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await rm(staleDisk(directory), { force: true });
+  } catch (error) {
+    throw hostFault(error, "the machine's folder cannot be made");
+  }
+  await Promise.all([
+    ensureDisk({ path: files.rootDisk, image, bytes: spec.diskBytes }, signal),
+    ensureSeed(files, { id, macAddress: deriveIdentity(id).macAddress }, spec, signal),
+  ]);
+}
+
+/** Sets the disk aside. libvirt copies all that was written, so nothing is made of it yet. */
+export async function keepStaleDisk(directory: string): Promise<void> {
+  await rename(machineFiles(directory).rootDisk, staleDisk(directory)).catch(unlessAbsent);
+}
+
+function staleDisk(directory: string): string {
+  return `${machineFiles(directory).rootDisk}.stale`;
+}
+
+function unlessAbsent(error: NodeJS.ErrnoException): void {
+  if (error.code !== "ENOENT") throw error;
+}

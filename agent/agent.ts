@@ -130,9 +130,14 @@ async function createDriver(settings: AgentSettings, log: Logger): Promise<Machi
     const { createFakeDriver } = await import("./drivers/fake/driver.ts");
     return createFakeDriver({ log, knobsFile: settings.fakeKnobsFile });
   }
-  const { createQemuDriver } = await import("./drivers/qemu/driver.ts");
   const probeGuest = () => findProbeGuest(settings.probeGuest);
-  return createQemuDriver({ stateDirectory: join(settings.data, "driver"), log, probeGuest });
+  const options = { stateDirectory: join(settings.data, "driver"), log, probeGuest };
+  if (settings.driver === "libvirt") {
+    const { createLibvirtDriver } = await import("./drivers/libvirt/driver.ts");
+    return createLibvirtDriver({ uri: settings.libvirtUri, ...options });
+  }
+  const { createQemuDriver } = await import("./drivers/qemu/driver.ts");
+  return createQemuDriver(options);
 }
 
 function createImages(settings: AgentSettings, uplink: Uplink, log: Logger): ImageCache {

@@ -30,7 +30,10 @@ const packages = [
   ...["systemd-sysv", "udev", "dbus", "iproute2", "procps", "openssh-server", "ca-certificates"],
   ...["e2fsprogs", "initramfs-tools", "python3-minimal", "perl", "git", "vim-tiny"],
 ];
-const kernels: Readonly<Record<string, string>> = { debian: "linux-image-cloud-amd64", ubuntu: "linux-virtual" };
+const kernels: Readonly<Record<string, string>> = {
+  debian: "linux-image-cloud-amd64",
+  ubuntu: "linux-virtual",
+};
 
 /** Runs once the system is up. */
 const service = `[Unit]

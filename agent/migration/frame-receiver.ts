@@ -4,7 +4,7 @@
  */
 import type { Duplex } from "node:stream";
 import type { ServiceError } from "@grpc/grpc-js";
-import { Fault, isFault, toFault } from "#kernel/fault.ts";
+import { isFault, toFault, type Fault } from "#kernel/fault.ts";
 import { cancelled } from "#kernel/stall.ts";
 import type { BlockDecoder } from "./block.ts";
 import { callFault, type PullStream } from "./opener.ts";
@@ -37,6 +37,8 @@ export class FrameReceiver {
   #hypervisor: Duplex | undefined;
   #sequence = 0;
   #heldBytes = 0;
+  /** The frame `end` is here; and all before it has reached the hypervisor. */
+  #complete = false;
   #ended = false;
   #frames = 0;
   #seenFrames = 0;
@@ -61,9 +63,12 @@ export class FrameReceiver {
     const aborted = () => this.#fail(cancelled(signal));
     const ticking = setInterval(() => this.#tick(), limits.stallMs / stallTicks);
     stream.on("data", (frame: Frame) => this.#take(frame));
-    stream.on("error", (error: ServiceError) => this.#fail(callFault(error)));
+    // After the frame `end` everything is here, whatever becomes of the call.
+    stream.on("error", (error: ServiceError) => {
+      if (!this.#complete) this.#fail(callFault(error));
+    });
     stream.once("end", () => {
-      if (!this.#ended) this.#fail(cut());
+      if (!this.#complete) this.#fail(cut());
     });
     signal.addEventListener("abort", aborted, { once: true });
     try {
@@ -92,6 +97,7 @@ export class FrameReceiver {
     if (frame.sequence !== this.#sequence + 1) return this.#fail(corrupted("a frame is missing"));
     if (frame.rawLength > maxRawBytes) return this.#fail(corrupted("a frame is too long"));
     this.#sequence = frame.sequence;
+    this.#complete = frame.end;
     this.#heldBytes += frame.rawLength;
     const raw = frame.rawLength > 0 ? decoder.decode(frame) : Promise.resolve(new Uint8Array());
     raw.catch((thrown: unknown) => this.#fail(thrown)); // at once, and not only when its turn comes
@@ -155,9 +161,10 @@ export class FrameReceiver {
    * is closed with unread data takes away what the other end has yet to read.
    */
   #end(hypervisor: Duplex): void {
-    this.#ended = true;
-    hypervisor.end();
-    this.#finish();
+    hypervisor.end(() => {
+      this.#ended = true;
+      this.#finish();
+    });
   }
 
   /** Tells the source why, unless it told us. */

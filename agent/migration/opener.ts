@@ -71,6 +71,8 @@ async function open(target: Target, windowBytes: number, signal: AbortSignal): P
     "grpc-node.flow_control_window": windowBytes,
     "grpc.use_local_subchannel_pool": 1,
     "grpc.max_receive_message_length": maxMessageBytes,
+    // The name that is asked for; an address would be none.
+    "grpc.ssl_target_name_override": target.expected.name ?? target.expected.role,
     "grpc.enable_retries": 0,
     "grpc.enable_http_proxy": 0,
     ...keepAlive,

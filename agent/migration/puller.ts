@@ -8,9 +8,11 @@ import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
 import { cancelled } from "#kernel/stall.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { BlockDecoder } from "./block.ts";
+import { ThreadedDecoder } from "./coding/coders.ts";
+import { CodingWorkers } from "./coding/workers.ts";
 import { FrameReceiver } from "./frame-receiver.ts";
 import type { PullStream, StreamOpener } from "./opener.ts";
+import { PageStage, type OpenPages, type PageStageOptions } from "./pages/stage.ts";
 import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
 import { MoveCounters, type MoveStats } from "./stats.ts";
 
@@ -24,6 +26,10 @@ export interface MovePullerOptions {
   readonly connect: (channel: string, signal: AbortSignal) => Promise<Duplex>;
   /** Whether a channel that was cut after it had begun may be opened anew. Default: disks. */
   readonly resumable?: (channel: string) => boolean;
+  /** Threads shared with other moves; without them it starts its own. */
+  readonly workers?: CodingWorkers;
+  /** The image's files, for the page stage. */
+  readonly pages?: PageStageOptions;
   readonly limits?: Partial<MoveLimits>;
   readonly log: Logger;
 }
@@ -33,6 +39,7 @@ const reopening = { baseMs: 100, capMs: 2000 };
 export class MovePuller {
   readonly #options: MovePullerOptions;
   readonly #limits: MoveLimits;
+  readonly #workers: CodingWorkers;
   readonly #counters = new MoveCounters();
   readonly #log: Logger;
   /** The opener that worked last: the others are tried after it. */
@@ -42,6 +49,7 @@ export class MovePuller {
     this.#options = options;
     this.#limits = { ...defaultLimits, ...options.limits };
     this.#log = options.log.with({ migrationId: options.migrationId });
+    this.#workers = options.workers ?? new CodingWorkers({ log: this.#log });
   }
 
   stats(): MoveStats {
@@ -53,11 +61,22 @@ export class MovePuller {
    * is content with them. Throws the fault of the first channel that cannot go on, after the others were given up.
    */
   async run(signal: AbortSignal): Promise<void> {
+    const { pages } = this.#options;
+    const workers = this.#workers;
+    using _working = workers.use();
+    const staged = pages && pages.sources.length > 0;
+    await using stage = staged
+      ? new PageStage({ workers, pages, role: "destination", log: this.#log })
+      : undefined;
+    await this.#pullAll(stage, signal);
+  }
+
+  async #pullAll(stage: PageStage | undefined, signal: AbortSignal): Promise<void> {
     const stop = new AbortController();
     const work = AbortSignal.any([signal, stop.signal]);
     const channels = this.#options.channels.map(async (channel) => {
       try {
-        await this.#pullChannel(channel, work);
+        await this.#pullChannel(channel, stage, work);
       } catch (thrown) {
         stop.abort(toFault(thrown));
         throw thrown;
@@ -68,13 +87,15 @@ export class MovePuller {
     if (ends.some(({ status }) => status === "rejected")) throw first;
   }
 
-  async #pullChannel(channel: string, signal: AbortSignal): Promise<void> {
+  async #pullChannel(channel: string, stage: PageStage | undefined, signal: AbortSignal): Promise<void> {
     const { resumable = isDisk } = this.#options;
+    const pages = isDisk(channel) ? undefined : await stage?.open(signal);
+    if (pages) this.#counters.pageStage = true;
     let failingSince = performance.now();
     for (let attempt = 0; ; attempt++) {
       let begun = false;
       try {
-        begun = await this.#pullOnce(channel, signal, () => {
+        await this.#pullOnce(channel, pages, signal, () => {
           begun = true;
         });
         this.#log.info("move.channel-ended", { channel });
@@ -97,7 +118,12 @@ export class MovePuller {
     }
   }
 
-  async #pullOnce(channel: string, signal: AbortSignal, onBegun: () => void): Promise<boolean> {
+  async #pullOnce(
+    channel: string,
+    pages: OpenPages | undefined,
+    signal: AbortSignal,
+    onBegun: () => void,
+  ): Promise<void> {
     const { migrationId, ticket, connect } = this.#options;
     using call = await this.#open(signal);
     const receiver = new FrameReceiver({
@@ -107,13 +133,13 @@ export class MovePuller {
         onBegun();
         return connect(channel, until);
       },
-      decoder: plainDecoder,
+      decoder: new ThreadedDecoder({ workers: this.#workers, pageSet: pages?.pageSet }),
       counters: this.#counters,
       limits: this.#limits,
     });
     const open = { version: protocolVersion, migrationId, channel, ticket };
-    await receiver.run({ ...open, codecs: [Codec.NONE], pageSources: [] }, signal);
-    return true;
+    const pageSources = pages?.sha256s ?? [];
+    await receiver.run({ ...open, codecs: [Codec.NONE, Codec.LZ4, Codec.ZSTD], pageSources }, signal);
   }
 
   async #open(signal: AbortSignal): Promise<PullStream> {
@@ -137,5 +163,3 @@ export class MovePuller {
     throw fault ?? new Fault("invalid", "there is no way to the other host", { reason: "PEER_UNREACHABLE" });
   }
 }
-
-const plainDecoder: BlockDecoder = { decode: async ({ data }) => data };

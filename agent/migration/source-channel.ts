@@ -2,12 +2,12 @@
 import type { Socket } from "node:net";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
-import type { BlockEncoder } from "./block.ts";
 import { FrameSender, type FrameSenderDeps } from "./frame-sender.ts";
 import { HypervisorListener } from "./hypervisor-listener.ts";
 import type { PullCall } from "./pull-call.ts";
-import type { PageScanner } from "./pages/scanner.ts";
 import type { Open } from "./wire.ts";
+
+export type Coding = Pick<FrameSenderDeps, "encoder" | "scanner">;
 
 export interface SourceChannelDeps extends Omit<
   FrameSenderDeps,
@@ -15,10 +15,7 @@ export interface SourceChannelDeps extends Omit<
 > {
   readonly socketPath: string;
   /** How to code one connection for a destination; the scanner is new for each, as is the stream. */
-  readonly coding: (
-    open: Open,
-    signal: AbortSignal,
-  ) => Promise<{ readonly encoder: BlockEncoder; readonly scanner: PageScanner | undefined }>;
+  readonly coding: (open: Open, signal: AbortSignal) => Promise<Coding>;
   readonly onFault: (fault: Fault) => void;
   readonly log: Logger;
 }

@@ -7,11 +7,16 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
-import { plainBlock } from "./block.ts";
+import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
+import { CodecChoice } from "./coding/choice.ts";
+import { AdaptiveEncoder } from "./coding/coders.ts";
+import { codingThreads, CodingWorkers } from "./coding/workers.ts";
 import { LinkMeter } from "./link-meter.ts";
+import { PageScanner } from "./pages/scanner.ts";
+import { PageStage, type PageStageOptions } from "./pages/stage.ts";
 import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
 import type { PullCall } from "./pull-call.ts";
-import { SourceChannel } from "./source-channel.ts";
+import { SourceChannel, type Coding } from "./source-channel.ts";
 import { MoveCounters, type MoveStats } from "./stats.ts";
 import { Throttle } from "./throttle.ts";
 import type { Open } from "./wire.ts";
@@ -25,6 +30,12 @@ export interface MoveSourceOptions {
   readonly channels: readonly string[];
   /** The channels' unix sockets are made here. Short: the kernel takes 107 bytes with the socket's name. */
   readonly socketDirectory: string;
+  /** Threads shared with other moves; without them it starts its own. */
+  readonly workers?: CodingWorkers;
+  /** The image's files, for the page stage. Leave it out for post-copy, whose stream has no such order. */
+  readonly pages?: PageStageOptions;
+  /** `on`: the fewest bytes whatever they cost; `off`: no page stage and only the fast codec. Default: auto. */
+  readonly wanOptimization?: "auto" | "on" | "off";
   readonly limits?: Partial<MoveLimits>;
   readonly log: Logger;
   readonly now?: () => number;
@@ -35,11 +46,22 @@ export class MoveSource implements AsyncDisposable {
   readonly #options: MoveSourceOptions;
   readonly #channels = new Map<string, SourceChannel>();
   readonly #counters = new MoveCounters();
+  readonly #link = new LinkMeter();
+  readonly #log: Logger;
+  readonly #workers: CodingWorkers;
+  readonly #working: Disposable;
+  readonly #pages: PageStage | undefined;
   #fault: Fault | undefined;
 
   private constructor(options: MoveSourceOptions) {
-    this.migrationId = options.migrationId;
+    const { migrationId, pages, wanOptimization } = options;
+    this.migrationId = migrationId;
     this.#options = options;
+    const log = (this.#log = options.log.with({ migrationId }));
+    const workers = (this.#workers = options.workers ?? new CodingWorkers({ log }));
+    this.#working = workers.use();
+    const staged = pages && pages.sources.length > 0 && wanOptimization !== "off";
+    this.#pages = staged ? new PageStage({ workers, pages, role: "source", log }) : undefined;
   }
 
   /** Listens for the hypervisor on every channel. */
@@ -47,19 +69,22 @@ export class MoveSource implements AsyncDisposable {
     const source = new MoveSource(options);
     const limits = { ...defaultLimits, ...options.limits };
     const throttle = new Throttle(limits.bytesPerSecond);
-    const link = new LinkMeter();
-    const log = options.log.with({ migrationId: options.migrationId });
-    await mkdir(options.socketDirectory, { recursive: true, mode: 0o700 });
-    for (const channel of options.channels) {
-      const opened = await SourceChannel.open({
-        ...{ channel, throttle, link, limits, log, counters: source.#counters },
-        socketPath: join(options.socketDirectory, `${channel.replace(":", "-")}.sock`),
-        coding: async () => ({ encoder: { encode: async (block) => plainBlock(block) }, scanner: undefined }),
-        onFault: (fault) => {
-          if (!isDisk(channel)) source.#fault = fault;
-        },
-      });
-      source.#channels.set(channel, opened);
+    try {
+      await mkdir(options.socketDirectory, { recursive: true, mode: 0o700 });
+      for (const channel of options.channels) {
+        const opened = await SourceChannel.open({
+          ...{ channel, throttle, limits, link: source.#link, log: source.#log, counters: source.#counters },
+          socketPath: join(options.socketDirectory, `${channel.replace(":", "-")}.sock`),
+          coding: (open, signal) => source.#coding(open, signal),
+          onFault: (fault) => {
+            if (!isDisk(channel)) source.#fault = fault;
+          },
+        });
+        source.#channels.set(channel, opened);
+      }
+    } catch (thrown) {
+      await source[Symbol.asyncDispose]();
+      throw thrown;
     }
     return source;
   }
@@ -103,6 +128,25 @@ export class MoveSource implements AsyncDisposable {
   /** Ends the calls, with a status that says so, and closes the sockets. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const channel of this.#channels.values()) await channel[Symbol.asyncDispose]();
+    await this.#pages?.[Symbol.asyncDispose]();
+    this.#working[Symbol.dispose]();
+  }
+
+  async #coding({ channel, codecs, pageSources }: Open, signal: AbortSignal): Promise<Coding> {
+    const { wanOptimization = "auto" } = this.#options;
+    const stage = isDisk(channel) ? undefined : await this.#pages?.open(signal, pageSources);
+    if (stage) this.#counters.pageStage = true;
+    const usable = wanOptimization === "off" ? codecs.filter((codec) => codec !== Codec.ZSTD) : codecs;
+    const strong = wanOptimization === "on";
+    const choice = new CodecChoice({ codecs: usable, threads: codingThreads, strong });
+    const encoder = new AdaptiveEncoder({
+      workers: this.#workers,
+      choice,
+      link: this.#link,
+      pageSet: stage?.pageSet,
+    });
+    // Without the page stage the stream is read as well: zero pages are counted.
+    return { encoder, scanner: isDisk(channel) ? undefined : new PageScanner() };
   }
 }
 

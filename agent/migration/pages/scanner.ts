@@ -124,7 +124,7 @@ export class PageScanner {
   }
 
   #sectionType(bytes: Buffer, at: number): void {
-    switch (bytes[at]) {
+    switch (bytes[at] ?? 0) {
       case section.configuration:
         return this.#then(this.#configuration, 4);
       case section.start:

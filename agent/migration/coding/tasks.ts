@@ -1,0 +1,95 @@
+/** What the main thread asks of a coding thread. Buffers are handed over, not copied. */
+import type { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
+import type { FaultCode } from "#kernel/fault.ts";
+import type { Method } from "./codecs.ts";
+import type { PageTable } from "../pages/table.ts";
+
+export interface EncodeTask {
+  readonly type: "encode";
+  readonly pieces: readonly Uint8Array[];
+  readonly rawBytes: number;
+  readonly method: Method;
+  readonly trial?: Method;
+  readonly pages?: Uint32Array;
+  readonly pageSet?: number;
+}
+
+export interface Coded {
+  readonly method: Method;
+  readonly codedBytes: number;
+  readonly ms: number;
+}
+
+export interface Encoding {
+  readonly parts: readonly Uint8Array[];
+  readonly codec: Codec;
+  readonly staged: boolean;
+  readonly checksum: bigint;
+  readonly inImageBytes: number;
+  /** Bytes that went into the codec. */
+  readonly stagedBytes: number;
+  /** What each method that was used made of them. */
+  readonly coded: readonly Coded[];
+}
+
+export interface DecodeTask {
+  readonly type: "decode";
+  readonly data: Uint8Array;
+  readonly rawBytes: number;
+  readonly codec: Codec;
+  readonly staged: boolean;
+  readonly checksum: bigint;
+  readonly pageSet?: number;
+}
+
+/** A file whose 4 KiB blocks may stand for pages. */
+export interface PageFile {
+  readonly sha256: string;
+  /** Of the bytes as a guest sees them. */
+  readonly path: string;
+  readonly bytes: number;
+}
+
+/** Makes a set of files known under a number, to all threads. */
+export interface OpenPagesTask {
+  readonly type: "open-pages";
+  readonly pageSet: number;
+  readonly files: readonly PageFile[];
+  /** At the source: where to look pages up, and under which number the other host knows each file, -1 for none. */
+  readonly table?: PageTable;
+  readonly peerNumbers?: readonly number[];
+}
+
+export interface ClosePagesTask {
+  readonly type: "close-pages";
+  readonly pageSet: number;
+}
+
+export interface IndexTask {
+  readonly type: "index";
+  readonly files: readonly PageFile[];
+}
+
+export interface Results {
+  readonly encode: Encoding;
+  readonly decode: Uint8Array;
+  readonly "open-pages": null;
+  readonly "close-pages": null;
+  readonly index: PageTable;
+}
+
+export type Task = EncodeTask | DecodeTask | OpenPagesTask | ClosePagesTask | IndexTask;
+
+export type Answer =
+  | { readonly id: number; readonly result: Results[keyof Results] }
+  | {
+      readonly id: number;
+      readonly fault: {
+        readonly code: FaultCode;
+        readonly reason: string;
+        readonly message: string;
+        readonly retryable: boolean;
+        /** For operators. */
+        readonly cause: string;
+      };
+    };

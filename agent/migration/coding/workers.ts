@@ -1,0 +1,127 @@
+/** The threads that code and decode frames: two for all moves of this host. They run while somebody uses them. */
+import { extname } from "node:path";
+import { Worker, type TransferListItem } from "node:worker_threads";
+import { Fault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { Answer, Results, Task } from "./tasks.ts";
+
+export const codingThreads = 2;
+
+interface Pending {
+  readonly resolve: (result: Results[keyof Results]) => void;
+  readonly reject: (fault: Fault) => void;
+}
+
+interface Thread {
+  readonly worker: Worker;
+  readonly pending: Map<number, Pending>;
+}
+
+export class CodingWorkers implements AsyncDisposable {
+  readonly #log: Logger;
+  #threads: Thread[] = [];
+  #users = 0;
+  #lastId = 0;
+  #lastPageSet = 0;
+
+  constructor({ log }: { readonly log: Logger }) {
+    this.#log = log;
+  }
+
+  /** Starts the threads, so that they are ready when they are needed, and keeps them until it is disposed. */
+  use(): Disposable {
+    this.#users++;
+    while (this.#threads.length < codingThreads) this.#threads.push(this.#start());
+    let used = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (used && --this.#users === 0) this.#end();
+        used = false;
+      },
+    };
+  }
+
+  /** Gives a task to the thread that has the least to do. */
+  async run<T extends Task>(
+    task: T,
+    transfer: readonly TransferListItem[] = [],
+  ): Promise<Results[T["type"]]> {
+    const [thread] = [...this.#threads].sort((one, other) => one.pending.size - other.pending.size);
+    if (!thread) throw failed("they do not run");
+    return await this.#ask(thread, task, transfer);
+  }
+
+  /** Gives a task to every thread. */
+  async runOnAll(task: Task): Promise<void> {
+    await Promise.all(this.#threads.map((thread) => this.#ask(thread, task, [])));
+  }
+
+  /** A number for a set of page files that is used by no other. */
+  newPageSet(): number {
+    return ++this.#lastPageSet;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const threads = this.#threads;
+    this.#end();
+    await Promise.all(threads.map(({ worker }) => worker.terminate()));
+  }
+
+  #ask<T extends Task>(
+    { worker, pending }: Thread,
+    task: T,
+    transfer: readonly TransferListItem[],
+  ): Promise<Results[T["type"]]> {
+    const id = ++this.#lastId;
+    return new Promise((resolve, reject) => {
+      pending.set(id, { resolve: resolve as Pending["resolve"], reject });
+      worker.postMessage({ id, task }, transfer);
+    });
+  }
+
+  #start(): Thread {
+    const worker = startWorker(new URL(`./worker${extname(import.meta.url)}`, import.meta.url));
+    const thread: Thread = { worker, pending: new Map() };
+    worker.on("message", (answer: Answer) => {
+      const waiting = thread.pending.get(answer.id);
+      thread.pending.delete(answer.id);
+      if ("result" in answer) waiting?.resolve(answer.result);
+      else {
+        const { code, message, cause, ...options } = answer.fault;
+        waiting?.reject(new Fault(code, message, { ...options, cause: new Error(cause) }));
+      }
+    });
+    worker.on("error", (error) => this.#lost(thread, error));
+    worker.on("exit", () => this.#lost(thread, undefined));
+    worker.unref();
+    return thread;
+  }
+
+  #end(): void {
+    const threads = this.#threads;
+    this.#threads = [];
+    for (const { worker } of threads) void worker.terminate();
+  }
+
+  /** What it was doing fails; the next user has a new thread. */
+  #lost(thread: Thread, error: unknown): void {
+    if (error !== undefined) this.#log.error("move.worker-failed", { error });
+    this.#threads = this.#threads.filter((other) => other !== thread);
+    for (const { reject } of thread.pending.values()) reject(failed("one ended", error));
+    thread.pending.clear();
+  }
+}
+
+/** From source, the loader that runs TypeScript does not follow into threads by itself. */
+function startWorker(url: URL): Worker {
+  if (!url.href.endsWith(".ts")) return new Worker(url);
+  const load = `import("tsx/esm/api").then(({ register }) => { register(); return import(${JSON.stringify(url.href)}); })`;
+  return new Worker(load, { eval: true });
+}
+
+function failed(how: string, cause?: unknown): Fault {
+  return new Fault("internal", `the threads that code a move failed: ${how}`, {
+    reason: "MOVE_WORKERS_FAILED",
+    cause,
+  });
+}

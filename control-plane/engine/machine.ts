@@ -46,6 +46,7 @@ export function toObservation(machine: Machine): MachineObservation {
       acceleration: machine.acceleration,
       image_bytes_done: Number(machine.imageBytesDone),
       image_bytes_total: Number(machine.imageBytesTotal),
+      ...(machine.guestShape && { guest_shape: machine.guestShape }),
       ...(machine.move && { move: toMoveObservation(machine.move) }),
     },
   };

@@ -6,6 +6,7 @@ import { capability } from "./filters/capability.ts";
 import { cordoned } from "./filters/cordoned.ts";
 import { cpuBaseline } from "./filters/cpu-baseline.ts";
 import { excluded } from "./filters/excluded.ts";
+import { guestCpu } from "./filters/guest-cpu.ts";
 import { host } from "./filters/host.ts";
 import { image } from "./filters/image.ts";
 import { machineType } from "./filters/machine-type.ts";
@@ -43,6 +44,7 @@ export function defaultPolicy(weights: Weights = defaultWeights): Policy {
       image,
       capability,
       machineType,
+      guestCpu,
       cpuBaseline,
       capacity,
     ],

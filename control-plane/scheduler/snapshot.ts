@@ -62,6 +62,7 @@ export interface PlacementRequest extends Amounts {
   readonly capability?: string | undefined;
   /** The guest's machine, which stays what it is. */
   readonly machineType?: string | undefined;
+  readonly guestCpuModel?: string | undefined;
   /** Where its users are. */
   readonly near?: GeoPoint | undefined;
   /** Hosts not to use, such as those that have just refused. */

@@ -15,6 +15,7 @@ import {
   testCtx,
   World,
   type Replica,
+  type WorldAgent,
   type WorldOptions,
 } from "#test/support/engine-world.ts";
 import { verifyDeaths, verifyOperation, type Scenario } from "#test/support/verify-operation.ts";
@@ -40,13 +41,13 @@ async function replicaOf(t: Test, world: World, options = {}): Promise<Replica> 
 
 const patch = (spec: object) => ({ spec });
 
-async function runningInstance(world: World, { resources }: Replica): Promise<string> {
+async function runningInstance(world: World<WorldAgent>, { resources }: Replica): Promise<string> {
   const id = await createInstance(resources);
   await world.untilPhase(id, "running");
   return id;
 }
 
-async function stoppedInstance(world: World, { resources }: Replica): Promise<string> {
+async function stoppedInstance(world: World<WorldAgent>, { resources }: Replica): Promise<string> {
   const id = await createInstance(resources, { power: "off" });
   await world.untilPhase(id, "stopped");
   return id;

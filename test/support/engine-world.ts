@@ -37,6 +37,14 @@ export interface WorldOptions {
   readonly log?: Logger;
 }
 
+/** The agent's side of a host: what it has behind its transport. */
+export interface WorldAgent extends Pick<WorldHost, "id" | "connected" | "loseReplies" | "commands"> {
+  readonly manager: Pick<WorldHost["manager"], "ensure" | "remove" | "list">;
+  readonly changes: Pick<WorldHost["changes"], "subscribe">;
+  reply<T>(value: T): T;
+  stop(): Promise<void>;
+}
+
 export interface ReplicaOptions {
   readonly diesAfterCommits?: number;
   readonly url?: string;
@@ -53,15 +61,25 @@ export interface Replica {
   stop(): Promise<void>;
 }
 
-export class World {
+export class World<Agent extends WorldAgent = WorldHost> {
   readonly database: Database;
-  readonly hosts: WorldHost[] = [];
+  readonly hosts: Agent[] = [];
   readonly #url: string;
   readonly #log: Logger;
+  readonly #startHost: (id: string) => Agent | Promise<Agent>;
 
-  static async start(url: string, options: WorldOptions = {}): Promise<World> {
+  /** A world whose hosts are real machine managers with the fake driver. */
+  static start(url: string, options: WorldOptions = {}): Promise<World> {
+    return World.startWith(url, (id) => WorldHost.start(id), options);
+  }
+
+  static async startWith<Agent extends WorldAgent>(
+    url: string,
+    startHost: (id: string) => Agent | Promise<Agent>,
+    options: WorldOptions = {},
+  ): Promise<World<Agent>> {
     const { hosts = 2, cpus = 4, log = silentLogger } = options;
-    const world = new World(url, log);
+    const world = new World(url, startHost, log);
     await world.#clear();
     await insertResource(world.database, imageKind, {
       id: newId("img"),
@@ -80,8 +98,9 @@ export class World {
     return world;
   }
 
-  private constructor(url: string, log: Logger) {
+  private constructor(url: string, startHost: (id: string) => Agent | Promise<Agent>, log: Logger) {
     this.#url = url;
+    this.#startHost = startHost;
     this.#log = log;
     this.database = new Database({ url, maxConnections: 4, log: silentLogger });
   }
@@ -94,7 +113,7 @@ export class World {
     await this.database.query(`truncate ${tables.map(({ name }) => name).join(", ")} cascade`);
   }
 
-  async addHost(name: string, cpus: number): Promise<WorldHost> {
+  async addHost(name: string, cpus: number): Promise<Agent> {
     const id = newId("host");
     const capacity = { cpus, memory_bytes: cpus * 2 * GiB, disk_bytes: cpus * 16 * GiB };
     const facts = create(HostFactsSchema, { architecture: "x86_64", driver: "fake" });
@@ -126,21 +145,21 @@ export class World {
         driver_version: "1",
         acceleration: "none",
         acceleration_reason: "",
-        capabilities: [],
+        capabilities: ["migration"],
         listen_address: "",
         boot_id: "",
-        machine_types: [],
+        machine_types: ["fake-1"],
         guest_cpu_model: "",
         unknown_machines: [],
       },
       refs: {},
     });
-    const host = await WorldHost.start(id);
+    const host = await this.#startHost(id);
     this.hosts.push(host);
     return host;
   }
 
-  host(id: string): WorldHost {
+  host(id: string): Agent {
     const host = this.hosts.find((candidate) => candidate.id === id);
     if (!host?.connected) throw new Fault("unavailable", "not connected", { reason: "HOST_NOT_CONNECTED" });
     return host;
@@ -188,7 +207,7 @@ export class World {
   }
 
   /** Each change is told at once, as the reporter would. */
-  #report(host: WorldHost, engine: Engine): Disposable {
+  #report(host: WorldAgent, engine: Engine): Disposable {
     return host.changes.subscribe((change) => {
       const report =
         "changed" in change
@@ -288,10 +307,14 @@ export class World {
     for (const { resource_id } of reserved) {
       if (!instances.some(({ id }) => id === resource_id)) found.push(`a promise is left of ${resource_id}`);
     }
+    const requests = await this.database.query("select id from resource where request_of is not null");
+    if (requests.length > 0) found.push(`requests are open: ${JSON.stringify(requests)}`);
     const open = await this.database.query(
-      "select id from operation where status in ('running', 'undoing', 'failed')",
+      `select name, status, error, attempt,
+         (select array_agg(s.name || ' ' || s.status order by s.position) from operation_step s where s.operation_id = o.id) as steps
+       from operation o where status in ('running', 'undoing', 'failed')`,
     );
-    if (open.length > 0) found.push(`${String(open.length)} operations are open or failed`);
+    if (open.length > 0) found.push(`operations are open or failed: ${JSON.stringify(open)}`);
     return found;
   }
 

@@ -7,7 +7,7 @@ import type { Operation, Step } from "#cp/engine/controller.ts";
 import { instanceController } from "#cp/resources/instance/instance.controller.ts";
 import type { Instance } from "#cp/resources/instance/instance.resource.ts";
 import { Fault } from "#kernel/fault.ts";
-import type { Replica, World } from "./engine-world.ts";
+import type { Replica, World, WorldAgent } from "./engine-world.ts";
 
 type InstanceOperation = Operation<Instance>;
 type InstanceStep = Step<Instance>;
@@ -15,17 +15,20 @@ type InstanceStep = Step<Instance>;
 /** An intent whose carrying out is looked at. */
 export interface Scenario {
   /** Leaves an instance that is at rest; undefined when the intent itself makes it. */
-  readonly prepare: ((world: World, replica: Replica) => Promise<string>) | undefined;
+  readonly prepare: ((world: World<WorldAgent>, replica: Replica) => Promise<string>) | undefined;
   /** Says what the user wants; gives the instance's id. */
   readonly act: (replica: Replica, prepared: string) => Promise<string>;
   /** The phase that it comes to in the end; undefined: gone. */
   readonly ends: string | undefined;
 }
 
-/** Tries an operation's scenario with every step and undo doubled, and with each step failing. */
+/**
+ * Tries an operation's scenario with every step and undo doubled, and with each step failing: for good before
+ * the point of no return, for a while after it.
+ */
 export async function verifyOperation(
   t: Test,
-  world: World,
+  world: World<WorldAgent>,
   name: string,
   scenario: Scenario,
   /** Phase in which it may end when a step has failed for good. */
@@ -42,7 +45,13 @@ export async function verifyOperation(
     replaceSteps(operation, runTwice),
     scenario.ends,
   );
-  for (const { name: step } of operation.steps) {
+  const committed = operation.steps.findIndex((step) => step.pointOfNoReturn);
+  for (const [position, { name: step }] of operation.steps.entries()) {
+    if (committed >= 0 && position > committed) {
+      const failing = replaceSteps(operation, (s) => (s.name === step ? failOnce(s) : s));
+      await tryOnce(t, world, scenario, `${name}: ${step} fails once`, failing, scenario.ends);
+      continue;
+    }
     for (const when of ["before", "after"] as const) {
       const failing = replaceSteps(operation, (s) => undoTwice(s.name === step ? failAt(s, when) : s));
       await tryOnce(t, world, scenario, `${name}: ${step} fails ${when} its effect`, failing, endsFailed);
@@ -51,7 +60,12 @@ export async function verifyOperation(
 }
 
 /** Kills the replica that works on it after its first, second, ... commit; another takes over each time. */
-export async function verifyDeaths(t: Test, world: World, name: string, scenario: Scenario): Promise<void> {
+export async function verifyDeaths(
+  t: Test,
+  world: World<WorldAgent>,
+  name: string,
+  scenario: Scenario,
+): Promise<void> {
   for (let commits = 1; ; commits++) {
     const ids = await intend(world, scenario);
     const mortal = await world.replica({ diesAfterCommits: commits });
@@ -68,7 +82,7 @@ export async function verifyDeaths(t: Test, world: World, name: string, scenario
 }
 
 /** The intent is stored by replicas that do no work themselves, so that the one under test does it all. */
-async function intend(world: World, { prepare, act }: Scenario): Promise<string> {
+async function intend(world: World<WorldAgent>, { prepare, act }: Scenario): Promise<string> {
   const worker = await world.replica();
   const prepared = prepare ? await prepare(world, worker) : "";
   await worker.stop();
@@ -80,7 +94,7 @@ async function intend(world: World, { prepare, act }: Scenario): Promise<string>
 
 async function tryOnce(
   t: Test,
-  world: World,
+  world: World<WorldAgent>,
   scenario: Scenario,
   what: string,
   operation: InstanceOperation,
@@ -130,3 +144,16 @@ const failAt = (step: InstanceStep, when: "before" | "after"): InstanceStep => (
     throw new Fault("invalid", `the test fails ${step.name} ${when} its effect`, { reason: "TEST_FAILURE" });
   },
 });
+
+function failOnce(step: InstanceStep): InstanceStep {
+  let failed = false;
+  return {
+    ...step,
+    async run(...args) {
+      if (failed) return step.run(...args);
+      failed = true;
+      await step.run(...args);
+      throw new Fault("unavailable", `the test fails ${step.name} once`, { reason: "TEST_FAILURE" });
+    },
+  };
+}

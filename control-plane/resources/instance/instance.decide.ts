@@ -166,6 +166,12 @@ export function ownerOf(resource: Instance, incarnations: readonly Incarnation[]
   return incarnations.find(({ hostId }) => hostId === resource.hostId);
 }
 
+/** What hosts tell for each other only. */
+interface HostsOwn {
+  readonly move?: unknown;
+  readonly guest_shape?: unknown;
+}
+
 /** A migration shows from when it has begun: until then its instance does what it did. */
 function underWay(requests: readonly Resource[]): string | null {
   return requests.find(({ observed }) => observed !== undefined)?.id ?? null;
@@ -179,7 +185,11 @@ export function deriveInstanceObserved(
 ): { readonly observed: InstanceStatus; readonly generation: number } | undefined {
   const owner = ownerOf(resource, incarnations);
   if (!owner) return undefined;
-  const { move: _move, ...machine } = owner.observed as unknown as InstanceStatus & { move?: unknown };
+  const {
+    move: _move,
+    guest_shape: _shape,
+    ...machine
+  } = owner.observed as unknown as InstanceStatus & HostsOwn;
   const status: InstanceStatus = { ...machine, host_id: owner.hostId, migration: underWay(requests) };
   if (owner.state !== "absent") return { observed: status, generation: owner.generation };
   const lost = {

@@ -295,7 +295,8 @@ const finish: Step<Instance> = {
   async run(effects, view, operation) {
     const { migration, plan, source, target, received } = moveView(view, operation);
     const handedOver = operation.outputs["switch-over"] as unknown as HandedOver;
-    const sent = moveOf(source, migration.id) ?? handedOver.move;
+    // Only after a post-copy has the source something left to say.
+    const sent = (plan.type === "postcopy" && moveOf(source, migration.id)) || handedOver.move;
     refuseFailure(sent);
     if (sent.phase !== "handed-over" && source && source.state !== "absent") {
       return { wait: effects.now() + lookAgainMs, why: "the source still sends memory" };

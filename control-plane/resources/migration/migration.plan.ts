@@ -38,6 +38,7 @@ export function moveRequest(
     capability: "migration",
     cpuBaseline: running ? source.cpuBaseline : undefined,
     machineType: running ? source.machineTypes[0] : undefined,
+    guestCpuModel: running ? source.guestCpuModel : undefined,
     // A host that still has a copy gives it up first.
     exclude: new Set([source.id, ...incarnations.map(({ hostId }) => hostId)]),
   };

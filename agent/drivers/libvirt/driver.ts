@@ -28,6 +28,7 @@ import { Domains } from "./domains.ts";
 import { followEvents, type LifecycleEvent } from "./events.ts";
 import { type LibvirtHost, openHost } from "./host.ts";
 import { readMetrics } from "./metrics.ts";
+import { Moves } from "./migration.ts";
 import { isAskedToStop, isOn, observe } from "./observe.ts";
 import { keepStaleDisk, prepareFolder } from "./prepare.ts";
 import type { RuntimeFolder } from "./runtime.ts";
@@ -64,6 +65,7 @@ export class LibvirtDriver implements MachineDriver {
     connect: (id, signal) => this.#connectConsole(id, signal),
     logPath: (directory) => machineFiles(directory).consoleLog,
   };
+  readonly liveMigration: Moves;
   readonly #host: LibvirtHost;
   readonly #log: Logger;
   readonly #domains: Domains;
@@ -80,6 +82,11 @@ export class LibvirtDriver implements MachineDriver {
     const lifetime = this.#lifetime.signal;
     this.#abilities = createHostProbe({ platform, lifetime, probeGuest: undefined, ...options });
     this.#domains = new Domains({ host, runtime, platform, abilities: this.#abilities });
+    this.liveMigration = new Moves({
+      ...{ uri: options.uri, virsh: host.virsh, domains: this.#domains, runtime, log: options.log, lifetime },
+      know: (plan) => void this.#entry(plan),
+      guestModel: async () => (await this.#abilities()).model,
+    });
     const on = { event: (event: LifecycleEvent) => this.#note(event), missed: () => this.#lookAtAll() };
     this.#following = followEvents({ virsh: host.virsh, log: options.log }, on, lifetime);
   }
@@ -112,6 +119,9 @@ export class LibvirtDriver implements MachineDriver {
     signal.throwIfAborted();
     const entry = this.#entry(plan);
     const { spec, id } = plan;
+    // What moves is neither started nor let run by us, and is left as it is.
+    if (spec.move) return await this.#observe(entry, signal);
+    await this.liveMigration.conclude(id, signal);
     let found = await this.#domains.find(id, signal);
     const present = await findDiskBytes(machineFiles(plan.directory).rootDisk);
     if (present !== undefined) refuseShrinking(present, spec.diskBytes);
@@ -133,6 +143,7 @@ export class LibvirtDriver implements MachineDriver {
   async remove(id: string, directory: string, signal: AbortSignal, options?: RemoveOptions): Promise<void> {
     this.#entries.delete(id);
     await this.#domains.remove(id, signal);
+    this.liveMigration.forget(id);
     try {
       if (options?.keepDisks) await keepStaleDisk(directory);
       else await rm(directory, { recursive: true, force: true });
@@ -176,7 +187,8 @@ export class LibvirtDriver implements MachineDriver {
   async #observe(entry: Entry, signal: AbortSignal): Promise<DriverMachine> {
     const { id } = entry.plan;
     const found = await this.#domains.find(id, signal);
-    return await observe({ ...entry, forwards: this.#domains.forwardsOf(id) }, found);
+    const isAwaited = this.liveMigration.isAwaited(id);
+    return await observe({ ...entry, isAwaited, forwards: this.#domains.forwardsOf(id) }, found);
   }
 
   async #during<T>(entry: Entry, transition: Entry["transition"], work: () => Promise<T>): Promise<T> {
@@ -192,6 +204,7 @@ export class LibvirtDriver implements MachineDriver {
   #note(event: LifecycleEvent): void {
     const entry = this.#entries.get(event.name);
     if (!entry) return;
+    this.liveMigration.note(event);
     this.#judge(entry, event).catch((fault: unknown) => {
       if (!this.#lifetime.signal.aborted)
         this.#log.warn("libvirt.event_unclear", { machine: event.name, fault });

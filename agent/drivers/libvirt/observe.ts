@@ -51,11 +51,13 @@ export interface Observable {
   readonly plan: MachinePlan;
   /** What the driver is doing with it. */
   readonly transition: "starting" | "stopping" | undefined;
+  /** It is to arrive from another host: it stands still here, and libvirt hears of it when it comes. */
+  readonly isAwaited: boolean;
   readonly forwards: DriverMachine["forwards"];
 }
 
 export async function observe(
-  { plan, transition, forwards }: Observable,
+  { plan, transition, isAwaited, forwards }: Observable,
   found: FoundDomain | undefined,
 ): Promise<DriverMachine> {
   const { id, spec, directory } = plan;
@@ -67,7 +69,12 @@ export async function observe(
   if (!isOn(found)) {
     const { vcpus, memoryBytes } = spec;
     const off = { vcpus, memoryBytes, pendingRestart: [], forwards: [], startedAt: undefined };
-    return { ...machine, ...off, state: transition ?? "stopped", acceleration: "none" };
+    return {
+      ...machine,
+      ...off,
+      state: transition ?? (isAwaited ? "paused" : "stopped"),
+      acceleration: "none",
+    };
   }
   const size = readSize(found);
   return {

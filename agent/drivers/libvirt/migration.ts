@@ -1,0 +1,196 @@
+/**
+ * Moves, as libvirt makes them. Its two daemons talk to one another through a channel of their own and agree on the end
+ * themselves, so the source's QEMU is gone when the guest is handed over: a move called off after that starts the guest
+ * anew from its disk, which is whole (ADR 10 says why).
+ */
+import { rm } from "node:fs/promises";
+import type { Duplex } from "node:stream";
+import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
+import { Fault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
+import type { GuestModel, LiveMigration, MachinePlan, SendProgress } from "../driver.ts";
+import { connectSocket, machineFiles } from "../qemu/files.ts";
+import { type Domains, uuidOf } from "./domains.ts";
+import type { LifecycleEvent } from "./events.ts";
+import {
+  clearMeeting,
+  connectWhenThere,
+  daemonChannel,
+  daemonSocket,
+  meetingOf,
+  moveChannels,
+} from "./meeting.ts";
+import { parseStats } from "./metrics.ts";
+import { isOn } from "./observe.ts";
+import { Outgoing } from "./outgoing.ts";
+import { prepareFolder } from "./prepare.ts";
+import { deriveProgress } from "./progress.ts";
+import { ensureLinks, type RuntimeFolder } from "./runtime.ts";
+import type { Virsh } from "./virsh.ts";
+import { basename, dirname } from "node:path";
+
+export interface MovesOptions {
+  readonly uri: string;
+  readonly virsh: Virsh;
+  readonly domains: Domains;
+  readonly runtime: RuntimeFolder;
+  readonly guestModel: () => Promise<GuestModel>;
+  /** A machine that is received is one of ours from then on. */
+  know(plan: MachinePlan): void;
+  readonly log: Logger;
+  readonly lifetime: AbortSignal;
+}
+
+const tellMs = 500;
+
+export class Moves implements LiveMigration {
+  readonly guestModel: () => Promise<GuestModel>;
+  readonly #options: MovesOptions;
+  readonly #outgoing = new Map<string, Outgoing>();
+  readonly #incoming = new Map<string, MachinePlan>();
+
+  constructor(options: MovesOptions) {
+    this.#options = options;
+    this.guestModel = options.guestModel;
+  }
+
+  async receive(plan: MachinePlan, signal: AbortSignal): Promise<readonly string[]> {
+    const { domains, runtime } = this.#options;
+    refuseUnlessLive(plan);
+    if (!(await domains.isOn(plan.id, signal)) && !this.#incoming.has(plan.id)) {
+      await prepareFolder(plan, signal);
+      await clearMeeting(meetingOf(runtime, plan.id));
+    }
+    await ensureLinks(runtime, plan);
+    this.#incoming.set(plan.id, plan);
+    this.#options.know(plan);
+    return moveChannels;
+  }
+
+  /** True for a machine that waits here for the other host, with nothing yet that libvirt knew of. */
+  isAwaited(id: string): boolean {
+    return this.#incoming.has(id);
+  }
+
+  async connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex> {
+    const { runtime, uri } = this.#options;
+    if (channel !== daemonChannel)
+      return await connectWhenThere(meetingOf(runtime, id).here(channel), signal);
+    await this.#startAfresh(id, signal);
+    const socket = daemonSocket(uri, process.env);
+    return await connectSocket(dirname(socket), basename(socket), signal);
+  }
+
+  async hasArrived(id: string): Promise<boolean> {
+    const { domains, lifetime } = this.#options;
+    if (!(await domains.isOn(id, lifetime))) return false;
+    if (/\((migrating|starting up)\)/.test(await this.#reasonOf(id))) return false;
+    this.#incoming.delete(id);
+    return true;
+  }
+
+  async listChannels(): Promise<readonly string[]> {
+    return moveChannels;
+  }
+
+  async *send(
+    plan: MachinePlan,
+    socketOf: (channel: string) => string,
+    signal: AbortSignal,
+  ): AsyncGenerator<SendProgress> {
+    const move = refuseUnlessLive(plan);
+    const { id } = plan;
+    const outgoing = await this.#attempt(id, move, socketOf, signal);
+    if (!outgoing) {
+      yield await this.#handedOver(id, move, signal);
+      return;
+    }
+    if (move.switchOver) outgoing.release(socketOf("memory"));
+    for (;;) {
+      const progress = await this.#look(id, outgoing, signal);
+      yield progress;
+      if (progress.phase === "handed-over") return;
+      await outgoing.changed(tellMs, signal);
+    }
+  }
+
+  /** Ends whatever move the machine is in, as the intent without one says. */
+  async conclude(id: string, signal: AbortSignal): Promise<void> {
+    const outgoing = this.#outgoing.get(id);
+    this.#incoming.delete(id);
+    if (!outgoing) return;
+    await outgoing.callOff(signal);
+    this.#outgoing.delete(id);
+    const { domains, log } = this.#options;
+    if (!(await domains.isOn(id, signal))) log.warn("move.guest_restarts", { machine: id });
+  }
+
+  /** The machine is not here any more. */
+  forget(id: string): void {
+    this.#incoming.delete(id);
+    this.#outgoing.delete(id);
+  }
+
+  note({ name, event, detail }: LifecycleEvent): void {
+    if (event === "Suspended" && detail === "Migrated") this.#outgoing.get(name)?.noteStopped(Date.now());
+  }
+
+  /** The attempt under way, or a new one; undefined when the guest has left already. */
+  async #attempt(
+    id: string,
+    move: Move,
+    socketOf: (channel: string) => string,
+    signal: AbortSignal,
+  ): Promise<Outgoing | undefined> {
+    const { uri, virsh, domains, runtime, log, lifetime } = this.#options;
+    const known = this.#outgoing.get(id);
+    if (known?.migrationId === move.migrationId) return known;
+    await known?.callOff(signal);
+    if (!isOn(await domains.find(id, signal))) {
+      if ((await this.#reasonOf(id)).includes("(migrated)")) return undefined;
+      throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
+    }
+    const meeting = meetingOf(runtime, id);
+    const outgoing = await Outgoing.begin({
+      ...{ uuid: uuidOf(id), uri, move, virsh, meeting, socketOf, log, lifetime },
+    });
+    this.#outgoing.set(id, outgoing);
+    return outgoing;
+  }
+
+  async #look(id: string, outgoing: Outgoing, signal: AbortSignal): Promise<SendProgress> {
+    try {
+      return await outgoing.look(signal);
+    } catch (thrown) {
+      // A failed attempt is over, whoever asks next; one that was only not asked for goes on.
+      if (!signal.aborted) this.#outgoing.delete(id);
+      throw thrown;
+    }
+  }
+
+  /** An agent that was killed after it handed over finds it done; libvirt remembers how long it took. */
+  async #handedOver(id: string, move: Move, signal: AbortSignal): Promise<SendProgress> {
+    const command = ["domjobinfo", uuidOf(id), "--rawstats", "--completed", "--keep-completed"];
+    const stats = parseStats(await this.#options.virsh.run(command, { signal }));
+    const { maxDowntimeMs } = move;
+    return deriveProgress({ phase: "handed-over", stats, maxDowntimeMs, stoppedAtMs: undefined });
+  }
+
+  /** What an earlier attempt left of the disk would show through where the source's has nothing. */
+  async #startAfresh(id: string, signal: AbortSignal): Promise<void> {
+    const plan = this.#incoming.get(id);
+    if (!plan || (await this.#options.domains.isOn(id, signal))) return;
+    await rm(machineFiles(plan.directory).rootDisk, { force: true });
+    await prepareFolder(plan, signal);
+  }
+
+  async #reasonOf(id: string): Promise<string> {
+    const { virsh, lifetime } = this.#options;
+    return await virsh.run(["domstate", uuidOf(id), "--reason"], { signal: lifetime });
+  }
+}
+
+function refuseUnlessLive({ spec }: MachinePlan): Move {
+  if (spec.move && spec.move.type !== MoveType.COLD) return spec.move;
+  throw new Fault("conflict", "libvirt moves machines that run", { reason: "MOVE_UNSUPPORTED" });
+}

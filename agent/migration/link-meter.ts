@@ -10,13 +10,16 @@ const enoughBytes = 4 * 1024 * 1024;
 
 export class LinkMeter {
   readonly #now: () => number;
+  readonly #limit: number;
   #waitingBytes = 0;
   #markedAt = 0;
   #bytes = 0;
   #ms = 0;
   #totalBytes = 0;
 
-  constructor(now: () => number = () => performance.now()) {
+  /** @param limit bytes per second that may be sent at most; 0: no limit */
+  constructor(limit = 0, now: () => number = () => performance.now()) {
+    this.#limit = limit === 0 ? Infinity : limit;
     this.#now = now;
   }
 
@@ -45,7 +48,8 @@ export class LinkMeter {
 
   /** Bytes per second; undefined while too little was sent to know. */
   get rate(): number | undefined {
-    if (this.#totalBytes < enoughBytes || this.#ms === 0) return undefined;
-    return (this.#bytes * 1000) / this.#ms;
+    const known = this.#totalBytes >= enoughBytes && this.#ms > 0;
+    const rate = Math.min(this.#limit, known ? (this.#bytes * 1000) / this.#ms : Infinity);
+    return rate === Infinity ? undefined : rate;
   }
 }

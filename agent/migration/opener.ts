@@ -2,6 +2,7 @@
 import { X509Certificate } from "node:crypto";
 import {
   Client,
+  connectivityState,
   credentials,
   Metadata,
   type ClientDuplexStream,
@@ -106,20 +107,29 @@ function verify({ expected }: Target): VerifyOptions {
   };
 }
 
+/** Fails at the first failure, and does not try again as the library would: there may be another way. */
 function connected(client: Client, { address }: Target, signal: AbortSignal): Promise<void> {
+  const channel = client.getChannel();
+  const until = Date.now() + connectTimeoutMs;
   return new Promise((resolve, reject) => {
     const aborted = () => reject(cancelled(signal));
-    if (signal.aborted) return aborted();
-    signal.addEventListener("abort", aborted, { once: true });
-    client.waitForReady(Date.now() + connectTimeoutMs, (cause) => {
+    const settle = (end: () => void) => {
       signal.removeEventListener("abort", aborted);
-      if (cause) reject(unreachable(address, cause));
-      else resolve();
-    });
+      end();
+    };
+    const look = (late?: Error) => {
+      const state = channel.getConnectivityState(true);
+      if (state === connectivityState.READY) settle(resolve);
+      else if (late || state === connectivityState.TRANSIENT_FAILURE || signal.aborted) {
+        settle(() => reject(signal.aborted ? cancelled(signal) : unreachable(address, late)));
+      } else channel.watchConnectivityState(state, until, look);
+    };
+    signal.addEventListener("abort", aborted, { once: true });
+    look();
   });
 }
 
-function unreachable(address: string, cause: Error): Fault {
+function unreachable(address: string, cause: Error | undefined): Fault {
   return new Fault("unavailable", "the other host cannot be reached", {
     reason: "PEER_UNREACHABLE",
     cause: new Error(address, { cause }),

@@ -30,10 +30,13 @@ export interface MovePullerOptions {
   readonly workers?: CodingWorkers;
   /** The image's files, for the page stage. */
   readonly pages?: PageStageOptions;
+  /** What this host is willing to decode. Default: all. */
+  readonly codecs?: readonly Codec[];
   readonly limits?: Partial<MoveLimits>;
   readonly log: Logger;
 }
 
+const allCodecs = [Codec.NONE, Codec.LZ4, Codec.ZSTD];
 const reopening = { baseMs: 100, capMs: 2000 };
 
 export class MovePuller {
@@ -124,7 +127,7 @@ export class MovePuller {
     signal: AbortSignal,
     onBegun: () => void,
   ): Promise<void> {
-    const { migrationId, ticket, connect } = this.#options;
+    const { migrationId, ticket, connect, codecs = allCodecs } = this.#options;
     using call = await this.#open(signal);
     const receiver = new FrameReceiver({
       channel,
@@ -139,7 +142,7 @@ export class MovePuller {
     });
     const open = { version: protocolVersion, migrationId, channel, ticket };
     const pageSources = pages?.sha256s ?? [];
-    await receiver.run({ ...open, codecs: [Codec.NONE, Codec.LZ4, Codec.ZSTD], pageSources }, signal);
+    await receiver.run({ ...open, codecs, pageSources }, signal);
   }
 
   async #open(signal: AbortSignal): Promise<PullStream> {

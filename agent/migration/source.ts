@@ -46,7 +46,7 @@ export class MoveSource implements AsyncDisposable {
   readonly #options: MoveSourceOptions;
   readonly #channels = new Map<string, SourceChannel>();
   readonly #counters = new MoveCounters();
-  readonly #link = new LinkMeter();
+  readonly #link: LinkMeter;
   readonly #log: Logger;
   readonly #workers: CodingWorkers;
   readonly #working: Disposable;
@@ -57,6 +57,7 @@ export class MoveSource implements AsyncDisposable {
     const { migrationId, pages, wanOptimization } = options;
     this.migrationId = migrationId;
     this.#options = options;
+    this.#link = new LinkMeter(options.limits?.bytesPerSecond);
     const log = (this.#log = options.log.with({ migrationId }));
     const workers = (this.#workers = options.workers ?? new CodingWorkers({ log }));
     this.#working = workers.use();

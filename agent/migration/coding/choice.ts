@@ -28,7 +28,7 @@ const initial: readonly Candidate[] = [
 /** A cheaper codec is good enough when so much of the best gets through. */
 const goodEnough = { normal: 0.98, strong: 0.999 } as const;
 /** Changes for less would follow the noise. */
-const worthChanging = 1.08;
+const worthChanging = 1.04;
 /** Another codec is tried on every so manieth block, to know what it would do now. */
 const trialEvery = 24;
 const weightOfNew = 0.3;

@@ -1,0 +1,384 @@
+/** Bytes of a move from one host's unix sockets to another's, over real mutual TLS; hypervisors are plain sockets. */
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import http2, { type Http2ServerRequest } from "node:http2";
+import net, { type AddressInfo, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { TLSSocket } from "node:tls";
+import t, { type Test } from "tap";
+import { PageFiles } from "#agent/migration/pages/page-files.ts";
+import { directOpener } from "#agent/migration/opener.ts";
+import type { MoveLimits } from "#agent/migration/protocol.ts";
+import { MovePuller, type MovePullerOptions } from "#agent/migration/puller.ts";
+import { createPullHandler, isPull, MoveSources } from "#agent/migration/pull-handler.ts";
+import { CodingWorkers } from "#agent/migration/coding/workers.ts";
+import { MoveSource, type MoveSourceOptions } from "#agent/migration/source.ts";
+import { Fault } from "#kernel/fault.ts";
+import { silentLogger } from "#kernel/log.ts";
+import { peerOf } from "#kernel/peer.ts";
+import { reasonOf } from "#test/support/reason-of.ts";
+import { memoryStream, type StreamPage } from "#test/support/memory-stream.ts";
+import { StallingProxy } from "#test/support/stalling-proxy.ts";
+import { TransportWorld } from "#test/support/transport-world.ts";
+import { until } from "#test/support/until.ts";
+
+const world = await TransportWorld.start();
+const [source, destination] = [await world.join("a"), await world.join("b")];
+const workers = new CodingWorkers({ log: silentLogger });
+const sources = new MoveSources();
+const handlePull = createPullHandler({ sources, log: silentLogger });
+const server = http2.createSecureServer(
+  { ...source.credentials, requestCert: true, rejectUnauthorized: true },
+  (request: Http2ServerRequest) => {
+    const certificate = (request.socket as TLSSocket).getPeerX509Certificate();
+    const peer = certificate && peerOf(certificate);
+    if (isPull(request.headers)) handlePull(request.stream, request.headers, peer?.name ?? "");
+  },
+);
+server.listen(0, "127.0.0.1");
+await once(server, "listening");
+const port = (server.address() as AddressInfo).port;
+const directory = await mkdtemp(join(tmpdir(), "move-"));
+t.teardown(async () => {
+  server.close();
+  await world[Symbol.asyncDispose]();
+  await rm(directory, { recursive: true });
+});
+
+let count = 0;
+
+/** A destination's hypervisor: takes connections on a socket, keeps what comes, answers. */
+class Sink {
+  readonly connections: Socket[] = [];
+  readonly received: Buffer[] = [];
+  ends = 0;
+  readonly path = join(directory, `sink-${count++}.sock`);
+  readonly #server = net.createServer({ allowHalfOpen: true }, (socket) => {
+    this.connections.push(socket);
+    socket.on("data", (piece: Buffer) => {
+      this.received.push(piece);
+      this.onData?.(piece, socket);
+    });
+    socket.on("end", () => {
+      this.ends++;
+      socket.end();
+    });
+    socket.on("error", () => undefined); // a test cuts it
+  });
+  onData: ((piece: Buffer, socket: Socket) => void) | undefined;
+
+  static async listen(t: Test): Promise<Sink> {
+    const sink = new Sink();
+    sink.#server.listen(sink.path);
+    await once(sink.#server, "listening");
+    t.teardown(() => {
+      for (const socket of sink.connections) socket.destroy();
+      sink.#server.close();
+    });
+    return sink;
+  }
+
+  get bytes(): Buffer {
+    return Buffer.concat(this.received);
+  }
+
+  async dial(): Promise<Socket> {
+    const socket = net.connect({ path: this.path, allowHalfOpen: true });
+    await once(socket, "connect");
+    return socket;
+  }
+}
+
+interface Move {
+  readonly ticket: Buffer;
+  readonly source: MoveSource;
+  readonly puller: MovePuller;
+  readonly sinks: Map<string, Sink>;
+  /** As the source's hypervisor. */
+  readonly dial: (channel: string) => Promise<Socket>;
+}
+
+interface MoveOptions {
+  readonly channels?: readonly string[];
+  readonly limits?: Partial<MoveLimits>;
+  readonly source?: Partial<MoveSourceOptions>;
+  readonly puller?: Partial<MovePullerOptions>;
+  readonly port?: number;
+}
+
+async function startMove(t: Test, options: MoveOptions = {}): Promise<Move> {
+  const { channels = ["memory"], limits = {} } = options;
+  const migrationId = `mig-${count++}`;
+  const ticket = randomBytes(32);
+  const moving = await MoveSource.open({
+    ...{ migrationId, ticket, channels, limits, workers, log: silentLogger },
+    peerHostId: "host-b",
+    expiresAtMs: Date.now() + 60_000,
+    socketDirectory: join(directory, migrationId),
+    ...options.source,
+  });
+  const added = sources.add(moving);
+  t.teardown(async () => {
+    added[Symbol.dispose]();
+    await moving[Symbol.asyncDispose]();
+  });
+  const sinks = new Map<string, Sink>();
+  for (const channel of channels) sinks.set(channel, await Sink.listen(t));
+  const address = `127.0.0.1:${options.port ?? port}`;
+  const puller = new MovePuller({
+    ...{ migrationId, ticket, channels, limits, workers, log: silentLogger },
+    openers: [directOpener({ address, hostId: "host-a", identity: destination })],
+    connect: async (channel) => (sinks.get(channel) as Sink).dial(),
+    ...options.puller,
+  });
+  const dial = async (channel: string) => {
+    const socket = net.connect({ path: moving.socketOf(channel), allowHalfOpen: true });
+    socket.on("error", () => undefined); // a test cuts it
+    socket.on("end", () => socket.end()).resume();
+    await once(socket, "connect");
+    return socket;
+  };
+  return { ticket, source: moving, puller, sinks, dial };
+}
+
+const signal = AbortSignal.timeout(60_000);
+
+await t.test(
+  "what a hypervisor writes arrives whole and in order, and what the other answers comes back",
+  async (t) => {
+    const { puller, sinks, dial, source } = await startMove(t, { channels: ["memory", "disk:root"] });
+    const running = puller.run(signal);
+    const memory = await dial("memory");
+    const disk = await dial("disk:root");
+    const sent = Buffer.concat([randomBytes(5_000_000), Buffer.alloc(5_000_000, "a page of text ")]);
+    const answers: Buffer[] = [];
+    disk.on("data", (piece: Buffer) => answers.push(piece));
+    const sink = sinks.get("disk:root") as Sink;
+    sink.onData = (piece, socket) => socket.write(piece);
+    memory.end(sent);
+    for (let turn = 1; turn <= 20; turn++) {
+      disk.write(Buffer.alloc(28, turn));
+      await until(() => Buffer.concat(answers).length === turn * 28);
+    }
+    t.same(Buffer.concat(answers), sink.bytes);
+    disk.end();
+    await running;
+    await until(() => [...sinks.values()].every(({ ends }) => ends === 1));
+    t.ok(sinks.get("memory")?.bytes.equals(sent), "ten megabytes are the same");
+    t.match(source.stats(), { bytes: { memoryRaw: sent.length, diskRaw: 560 }, corruptFrames: 0 });
+    t.match(puller.stats(), { bytes: { memoryRaw: sent.length, diskRaw: 560 }, reconnects: 0 });
+    t.equal(source.fault, undefined);
+  },
+);
+
+await t.test("pages that both hosts have in the image do not travel", async (t) => {
+  const image = randomBytes(400 * 4096);
+  const path = join(directory, "image");
+  await writeFile(path, image);
+  const pages: StreamPage[] = Array.from({ length: 1000 }, (_, index) => {
+    if (index % 2 === 0) return "zero";
+    return index % 4 === 1
+      ? image.subarray((index % 400) * 4096, ((index % 400) + 1) * 4096)
+      : randomBytes(4096);
+  });
+  const stream = memoryStream(pages, randomBytes(100_000));
+  const files = new PageFiles({ directory: join(directory, "raw"), log: silentLogger });
+  const stage = { files, sources: [{ sha256: "a", path, format: "raw" as const }] };
+  const { puller, sinks, dial, source } = await startMove(t, {
+    source: { pages: stage },
+    puller: { pages: stage },
+  });
+  const running = puller.run(signal);
+  (await dial("memory")).end(stream);
+  await running;
+  const sink = sinks.get("memory") as Sink;
+  await until(() => sink.ends === 1);
+  t.ok(sink.bytes.equals(stream), "the stream is the same");
+  const { bytes, pageStage } = source.stats();
+  t.match({ ...bytes, pageStage }, { pageStage: true, memoryZero: 500 * 4096, memoryInImage: 250 * 4096 });
+  t.ok(bytes.memoryWire < stream.length - 240 * 4096, `${bytes.memoryWire} of ${stream.length}`);
+
+  const missing = {
+    files,
+    sources: [{ sha256: "b", path: join(directory, "absent"), format: "raw" as const }],
+  };
+  const without = await startMove(t, { source: { pages: stage }, puller: { pages: missing } });
+  const again = without.puller.run(signal);
+  (await without.dial("memory")).end(stream);
+  await again;
+  await until(() => without.sinks.get("memory")?.ends === 1);
+  t.ok(without.sinks.get("memory")?.bytes.equals(stream));
+  t.match(without.source.stats(), { pageStage: false, bytes: { memoryInImage: 0 } });
+});
+
+await t.test(
+  "a move is pulled by the host it was promised to, with its ticket, until it expires",
+  async (t) => {
+    const pull = async (options: MoveOptions) => {
+      const { puller } = await startMove(t, options);
+      return await reasonOf(puller.run(AbortSignal.timeout(5000)));
+    };
+    t.equal(await pull({ puller: { ticket: randomBytes(32) } }), "MOVE_DENIED");
+    t.equal(await pull({ source: { peerHostId: "host-c" } }), "MOVE_DENIED");
+    t.equal(await pull({ source: { expiresAtMs: Date.now() - 1 } }), "MOVE_DENIED");
+    t.equal(await pull({ puller: { channels: ["disk:other"] } }), "CHANNEL_UNKNOWN");
+    const address = `127.0.0.1:${port}`;
+    const wrongHost = directOpener({ address, hostId: "host-c", identity: destination });
+    const limits = { openMs: 200 };
+    t.equal(
+      await pull({ puller: { openers: [wrongHost] }, limits }),
+      "PEER_UNREACHABLE",
+      "another host answers",
+    );
+  },
+);
+
+await t.test("a destination that is early is served as soon as the source knows of the move", async (t) => {
+  const move = await startMove(t, { puller: { migrationId: "mig-later" } });
+  const running = move.puller.run(signal);
+  const later = await MoveSource.open({
+    ...{ migrationId: "mig-later", channels: ["memory"], workers, log: silentLogger },
+    ...{ ticket: move.ticket, peerHostId: "host-b", expiresAtMs: Date.now() + 60_000 },
+    socketDirectory: join(directory, "later"),
+  });
+  await using _later = later;
+  using _added = sources.add(later);
+  const memory = net.connect(later.socketOf("memory"));
+  memory.end("guest");
+  await running;
+  t.equal(move.puller.stats().reconnects, 0, "it did not have to ask again");
+});
+
+await t.test("a disk goes on after a cut, memory does not", async (t) => {
+  await using proxy = await StallingProxy.start({ port });
+  const disk = await startMove(t, { channels: ["disk:root"], port: proxy.port });
+  const sink = disk.sinks.get("disk:root") as Sink;
+  const running = disk.puller.run(signal);
+  const first = await disk.dial("disk:root");
+  first.write("before");
+  await until(() => sink.bytes.toString() === "before");
+  const closed = once(first, "close");
+  proxy.cut();
+  await closed; // as QEMU learns that it has to connect again
+  const second = await disk.dial("disk:root");
+  second.end(" and after");
+  await running;
+  await until(() => sink.bytes.toString() === "before and after");
+  t.equal(sink.connections.length, 2, "and so does the other hypervisor");
+  t.equal(disk.puller.stats().reconnects, 1);
+
+  const memory = await startMove(t, { port: proxy.port });
+  const failing = reasonOf(memory.puller.run(signal));
+  const socket = await memory.dial("memory");
+  socket.write("some");
+  await until(() => memory.sinks.get("memory")?.bytes.length === 4);
+  proxy.cut();
+  t.equal(await failing, "MOVE_CUT");
+  await until(() => memory.source.fault?.reason === "MOVE_CUT");
+});
+
+await t.test("a memory channel that was cut before anything was sent is opened again", async (t) => {
+  await using proxy = await StallingProxy.start({ port });
+  const { puller, sinks, dial } = await startMove(t, { port: proxy.port });
+  const running = puller.run(signal);
+  await until(() => proxy.connections === 1);
+  proxy.cut();
+  await until(() => puller.stats().reconnects > 0);
+  (await dial("memory")).end("whole");
+  await running;
+  await until(() => sinks.get("memory")?.bytes.toString() === "whole");
+});
+
+await t.test("both ends notice a connection that is silent", async (t) => {
+  await using proxy = await StallingProxy.start({ port });
+  const { puller, sinks, dial, source } = await startMove(t, { port: proxy.port, limits: { stallMs: 400 } });
+  const failing = reasonOf(puller.run(signal));
+  const memory = await dial("memory");
+  memory.write("quiet is no stall");
+  await until(() => sinks.get("memory")?.bytes.length === 17);
+  const lively = Date.now() + 1000;
+  await until(() => Date.now() > lively); // more than twice the limit, with nothing to send but signs of life
+  t.equal(source.fault, undefined);
+  proxy.stall();
+  memory.write(randomBytes(30_000_000));
+  t.equal(await failing, "MOVE_STALLED");
+  await until(() => source.fault?.reason === "MOVE_STALLED");
+});
+
+await t.test("the destination says why it gives up, and the other channels end with it", async (t) => {
+  const connect = async (channel: string) => {
+    if (channel === "memory") throw new Fault("conflict", "it is gone", { reason: "MOVE_LOST" });
+    return (moving.sinks.get(channel) as Sink).dial();
+  };
+  const moving = await startMove(t, { channels: ["memory", "disk:root"], puller: { connect } });
+  const failing = reasonOf(moving.puller.run(signal));
+  const disk = await moving.dial("disk:root");
+  const diskClosed = once(disk, "close");
+  disk.write("x");
+  await until(() => moving.sinks.get("disk:root")?.bytes.length === 1);
+  const memory = await moving.dial("memory");
+  const memoryClosed = once(memory, "close");
+  t.equal(await failing, "MOVE_LOST");
+  await Promise.all([diskClosed, memoryClosed]);
+  t.match(moving.source.fault, { reason: "MOVE_ABORTED", detail: { reason: "MOVE_LOST" } });
+});
+
+await t.test("damaged frames never reach the hypervisor", async (t) => {
+  // Damages what the workers give, as a broken machine would: the sum was made before.
+  const damaging = new CodingWorkers({ log: silentLogger });
+  const run = damaging.run.bind(damaging);
+  damaging.run = async (task, transfer) => {
+    const result = await run(task, transfer);
+    if (result && "parts" in result) {
+      const [part] = result.parts;
+      if (part) part[5000] = (part[5000] ?? 0) ^ 1;
+    }
+    return result;
+  };
+  const { puller, sinks, dial } = await startMove(t, { source: { workers: damaging } });
+  const failing = reasonOf(puller.run(signal));
+  (await dial("memory")).write(Buffer.concat([randomBytes(300_000), Buffer.alloc(100_000)]));
+  t.equal(await failing, "MOVE_CORRUPTED");
+  t.equal(sinks.get("memory")?.bytes.length, 0);
+  t.equal(puller.stats().corruptFrames, 1);
+});
+
+await t.test("a slow hypervisor slows the other down instead of filling memory", async (t) => {
+  const { puller, sinks, dial } = await startMove(t, { limits: { windowBytes: 1024 * 1024 } });
+  const sink = sinks.get("memory") as Sink;
+  sink.onData = (_piece, socket) => socket.pause();
+  const stop = new AbortController();
+  const running = reasonOf(puller.run(stop.signal));
+  const memory = await dial("memory");
+  let accepted = 0;
+  const piece = randomBytes(1_000_000);
+  const feed = () => {
+    while (accepted < 200 && memory.write(piece)) accepted++;
+  };
+  memory.on("drain", feed);
+  feed();
+  let seen = -1;
+  await until(async () => {
+    const before = seen;
+    seen = memory.bytesWritten - memory.writableLength;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    return seen > 0 && seen === before;
+  }, 20_000);
+  t.ok(seen < 24_000_000, `${seen} bytes are under way`);
+  stop.abort();
+  t.equal(await running, "CANCELLED");
+});
+
+await t.test("all channels together keep to the limit", async (t) => {
+  const limits = { bytesPerSecond: 1_000_000 };
+  const { puller, dial, source } = await startMove(t, { channels: ["memory", "disk:root"], limits });
+  const startedAt = performance.now();
+  const running = puller.run(signal);
+  for (const channel of ["memory", "disk:root"]) (await dial(channel)).end(randomBytes(700_000));
+  await running;
+  const seconds = (performance.now() - startedAt) / 1000;
+  t.ok(seconds > 1, `${seconds} s`);
+  t.ok(source.stats().throughput < 1_500_000);
+});

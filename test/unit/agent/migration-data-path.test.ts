@@ -1,0 +1,349 @@
+/** The pure parts of the data path: messages, the scanner, the page stage, codecs and their choice, rates. */
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import { writeFile } from "node:fs/promises";
+import fc from "fast-check";
+import t from "tap";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import {
+  Codec,
+  MigrationService,
+  PullRequestSchema,
+  PullResponseSchema,
+} from "#gen/skerry/agent/v1/migration_pb.js";
+import { chooseCandidate, CodecChoice, type Candidate } from "#agent/migration/coding/choice.ts";
+import { Codecs } from "#agent/migration/coding/codecs.ts";
+import { decodeFrame as decodeStages, encodeBlock } from "#agent/migration/coding/stages.ts";
+import { LinkMeter } from "#agent/migration/link-meter.ts";
+import { PageSet } from "#agent/migration/pages/page-sets.ts";
+import { pageBytes, PageScanner } from "#agent/migration/pages/scanner.ts";
+import { buildPageTable } from "#agent/migration/pages/table.ts";
+import { pullPath } from "#agent/migration/protocol.ts";
+import { MoveCounters } from "#agent/migration/stats.ts";
+import { Throttle } from "#agent/migration/throttle.ts";
+import {
+  decodeFrame,
+  decodeRequest,
+  encodeFrameHead,
+  encodeRequest,
+  MessageReader,
+  messagePrefixBytes,
+  prefixed,
+  type Request,
+} from "#agent/migration/wire.ts";
+import { memoryStream, type StreamPage } from "#test/support/memory-stream.ts";
+import { reasonOf } from "#test/support/reason-of.ts";
+
+const codec = fc.constantFrom(Codec.NONE, Codec.LZ4, Codec.ZSTD);
+const bytes = fc.uint8Array({ maxLength: 300 });
+
+await t.test("messages are what the generated code writes and reads", async (t) => {
+  t.equal(pullPath, `/${MigrationService.typeName}/${MigrationService.method.pull.name}`);
+  const frame = fc.record({
+    data: bytes,
+    rawLength: fc.nat(2 ** 31 - 1),
+    codec,
+    staged: fc.boolean(),
+    checksum: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+    sequence: fc.nat(Number.MAX_SAFE_INTEGER),
+    end: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(frame, (ours) => {
+      const theirs = { ...ours, sequence: BigInt(ours.sequence) };
+      const written = Buffer.concat([encodeFrameHead(ours), ours.data]);
+      t.equal(written.readUInt32BE(1), written.length - messagePrefixBytes);
+      const read = fromBinary(PullResponseSchema, written.subarray(messagePrefixBytes));
+      t.match(read, { ...theirs, data: Buffer.from(ours.data) });
+      const back = decodeFrame(toBinary(PullResponseSchema, create(PullResponseSchema, theirs)));
+      t.same({ ...back, data: Buffer.from(back.data) }, { ...ours, data: Buffer.from(ours.data) });
+    }),
+    { numRuns: 60 },
+  );
+  const open = fc.record({
+    version: fc.nat(2 ** 31 - 1),
+    migrationId: fc.string(),
+    channel: fc.string(),
+    ticket: bytes,
+    codecs: fc.array(codec),
+    pageSources: fc.array(fc.string()),
+  });
+  const request: fc.Arbitrary<Request> = fc.oneof(
+    open.map((value) => ({ case: "open" as const, value })),
+    bytes.map((value) => ({ case: "data" as const, value })),
+    fc
+      .record({ reason: fc.string(), message: fc.string() })
+      .map((value) => ({ case: "abort" as const, value })),
+  );
+  fc.assert(
+    fc.property(request, (ours) => {
+      const read = fromBinary(PullRequestSchema, encodeRequest(ours));
+      t.equal(read.message.case, ours.case);
+      t.same(toBinary(PullRequestSchema, read), Uint8Array.from(encodeRequest(ours)));
+      t.same(decodeRequest(toBinary(PullRequestSchema, read)), ours);
+    }),
+    { numRuns: 60 },
+  );
+});
+
+await t.test(
+  "messages are found however the stream is cut, and refused when they are too long",
+  async (t) => {
+    const messages = [Buffer.alloc(0), randomBytes(3), randomBytes(100), randomBytes(7)];
+    const stream = Buffer.concat(messages.map((message) => prefixed(message)));
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1 }), (sizes) => {
+        const reader = new MessageReader(100);
+        const found = piecesOf(stream, sizes).flatMap((piece) => reader.push(piece));
+        t.same(found, messages);
+      }),
+      { numRuns: 50 },
+    );
+    const malformed = [
+      () => new MessageReader(10).push(prefixed(Buffer.alloc(11))),
+      () => new MessageReader(10).push(Buffer.from([1, 0, 0, 0, 0])),
+      () => decodeFrame(Buffer.from([0x0a, 0x05, 1])),
+      () => decodeFrame(Buffer.from([0x10, 0x80])),
+      () => decodeFrame(Buffer.from([0x17])),
+      () => decodeFrame(Buffer.from([0x10, ...Array<number>(9).fill(0xff), 0x01])),
+    ];
+    for (const work of malformed) t.equal(await reasonOf(async () => work()), "FRAME_MALFORMED");
+  },
+);
+
+await t.test(
+  "the scanner finds every page, however the stream is cut, and holds no other byte back",
+  async (t) => {
+    const pages = Array.from({ length: 45 }, (_, index): StreamPage => {
+      return index % 3 === 0 ? "zero" : Buffer.alloc(pageBytes, `page ${index}`);
+    });
+    const full = pages.filter((page) => page !== "zero");
+    const stream = memoryStream(pages, randomBytes(5000));
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 3, max: 20_000 }), { minLength: 1 }), (sizes) => {
+        const scanner = new PageScanner();
+        const blocks: Buffer[] = [];
+        const found: Buffer[] = [];
+        let zeroBytes = 0;
+        let pending: Buffer[] = [];
+        const cut = (all: boolean) => {
+          const block = scanner.cut(pending, all);
+          const whole = Buffer.concat(block.pieces);
+          for (const at of block.pages) found.push(whole.subarray(at, at + pageBytes));
+          if (block.rest && block.rest.length >= pageBytes) throw new Error("a whole page was held back");
+          blocks.push(whole);
+          zeroBytes += block.zeroBytes;
+          pending = block.rest ? [block.rest] : [];
+        };
+        for (const piece of piecesOf(stream, sizes)) {
+          scanner.scan(piece);
+          pending.push(piece);
+          cut(false);
+        }
+        cut(true);
+        t.ok(Buffer.concat(blocks).equals(stream), "no byte is lost");
+        t.ok(Buffer.concat(found).equals(Buffer.concat(full)), "every page is found, and only those");
+        t.equal(zeroBytes, (pages.length - full.length) * pageBytes);
+        t.equal(scanner.scanning, false, "devices are left alone");
+      }),
+      { numRuns: 25 },
+    );
+  },
+);
+
+await t.test("the scanner leaves alone what it does not know", async (t) => {
+  const stream = memoryStream([Buffer.alloc(pageBytes, 1), Buffer.alloc(pageBytes, 2)], Buffer.alloc(9));
+  const at = (offset: number, value: number) => {
+    const changed = Buffer.from(stream);
+    changed[offset] = value;
+    return changed;
+  };
+  const ram = stream.indexOf("ram");
+  const strange: Record<string, Buffer> = {
+    "another stream": at(0, 0),
+    "another version": at(7, 4),
+    "another section": at(ram, 0x78),
+    "another block size": at(stream.indexOf("pc.ram") + 6 + 6, 0xff),
+    "a flag of a page": at(stream.lastIndexOf("pc.ram") - 2, 0x48),
+    noise: randomBytes(50_000),
+  };
+  for (const [what, changed] of Object.entries(strange)) {
+    const scanner = new PageScanner();
+    scanner.scan(changed);
+    const { pages, pieces } = scanner.cut([changed], true);
+    t.equal(scanner.scanning, false, what);
+    t.ok(pages.length < 2 && Buffer.concat(pieces).equals(changed), what);
+  }
+});
+
+await t.test("pages that are in the files become references and come back", async (t) => {
+  const image = randomBytes(300 * pageBytes);
+  image.fill(0, 10 * pageBytes, 20 * pageBytes);
+  const other = randomBytes(20 * pageBytes + 100);
+  const path = t.testdir({});
+  await writeFile(join(path, "image"), image);
+  await writeFile(join(path, "initrd"), other);
+  const files = [
+    { sha256: "image", path: join(path, "image"), bytes: image.length },
+    { sha256: "initrd", path: join(path, "initrd"), bytes: other.length },
+  ];
+  const table = await buildPageTable(files);
+  const open = { type: "open-pages", pageSet: 1, files } as const;
+  const source = new PageSet({ ...open, table, peerNumbers: [1, 0] });
+  const destination = new PageSet({ ...open, files: [files[1]!, files[0]!] });
+  const half = new PageSet({ ...open, table, peerNumbers: [-1, 0] });
+  t.teardown(() => {
+    for (const set of [source, destination, half]) set.close();
+  });
+  const page = (from: Buffer, index: number) => from.subarray(index * pageBytes, (index + 1) * pageBytes);
+  const raw = Buffer.concat([
+    randomBytes(11),
+    page(image, 3),
+    page(image, 4),
+    randomBytes(8),
+    page(other, 19),
+    randomBytes(pageBytes),
+    page(image, 299),
+  ]);
+  const at = [11, 11 + 4096, 19 + 8192, 19 + 3 * 4096, 19 + 4 * 4096];
+  const staged = source.stage(raw, Uint32Array.from(at));
+  t.equal(staged?.references, 4, "all but the one that is nowhere");
+  const block = Buffer.from(staged?.block ?? "");
+  t.equal(block.length, raw.length - 4 * pageBytes + 4 + 4 * 12);
+  t.ok(destination.unstage(block, raw.length).equals(raw));
+  t.equal(half.stage(raw, Uint32Array.from(at))?.references, 1, "only files that the other host has");
+  t.equal(source.stage(Buffer.alloc(pageBytes, 7), Uint32Array.of(0)), undefined);
+
+  const codecs = new Codecs();
+  for (const method of [
+    { codec: Codec.NONE, level: 0 },
+    { codec: Codec.LZ4, level: 0 },
+    { codec: Codec.ZSTD, level: 3 },
+  ]) {
+    const task = { type: "encode", pieces: [raw], rawBytes: raw.length, method } as const;
+    const trial = { codec: Codec.ZSTD, level: 1 };
+    const encoded = encodeBlock({ ...task, pages: Uint32Array.from(at), trial }, codecs, source);
+    const data = Buffer.concat(encoded.parts);
+    const frame = { type: "decode", rawBytes: raw.length, ...encoded, data } as const;
+    t.ok(Buffer.from(decodeStages({ ...frame, type: "decode" }, codecs, destination)).equals(raw));
+    t.equal(await reasonOf(async () => decodeStages(frame, codecs, undefined)), "MOVE_CORRUPTED");
+    for (let turn = 0; turn < 40; turn++) {
+      const damaged = Buffer.from(data);
+      const index = Math.floor((turn / 40) * data.length);
+      damaged[index] = (damaged[index] ?? 0) ^ 0x41;
+      const decode = async () => decodeStages({ ...frame, data: damaged }, codecs, destination);
+      t.equal(await reasonOf(decode), "MOVE_CORRUPTED");
+    }
+  }
+});
+
+await t.test("codecs: what shrinks comes back, what does not is left as it is", async (t) => {
+  const codecs = new Codecs();
+  const text = Buffer.from("a row of text, again and again. ".repeat(5000));
+  for (const method of [
+    { codec: Codec.LZ4, level: 0 },
+    { codec: Codec.ZSTD, level: 1 },
+  ]) {
+    const coded = Buffer.from(codecs.compress(method, text) ?? "");
+    t.ok(coded.length > 0 && coded.length < text.length / 20);
+    t.ok(codecs.decompress(method.codec, coded, text.length, false).equals(text));
+    t.equal(codecs.compress(method, randomBytes(50_000)), undefined);
+    for (const wrong of [text.length - 1, text.length + 1]) {
+      const work = async () => codecs.decompress(method.codec, coded, wrong, false);
+      t.equal(await reasonOf(work), "MOVE_CORRUPTED");
+    }
+  }
+  t.equal(codecs.compress({ codec: Codec.NONE, level: 0 }, text), undefined);
+});
+
+await t.test("the codec that gets the most through is chosen", async (t) => {
+  const candidates: Candidate[] = [
+    { method: { codec: Codec.NONE, level: 0 }, ratio: 1, speed: Infinity },
+    { method: { codec: Codec.LZ4, level: 0 }, ratio: 0.57, speed: 500e6 },
+    { method: { codec: Codec.ZSTD, level: 1 }, ratio: 0.435, speed: 250e6 },
+    { method: { codec: Codec.ZSTD, level: 3 }, ratio: 0.41, speed: 120e6 },
+  ];
+  const mbit = 1e6 / 8;
+  for (const [link, wanted] of [
+    [10 * mbit, 3],
+    [100 * mbit, 3],
+    [1000 * mbit, 2],
+    [4000 * mbit, 1],
+    [10_000 * mbit, 0],
+  ] as const) {
+    for (const current of [0, 1, 2, 3]) {
+      t.equal(chooseCandidate(candidates, current, link, 2), wanted, `${link} from ${current}`);
+    }
+  }
+  t.equal(chooseCandidate(candidates, 2, 1500 * mbit, 2), 2, "no change for a little");
+
+  const choice = new CodecChoice({ codecs: [Codec.LZ4, Codec.ZSTD], threads: 2, strong: false });
+  t.equal(choice.next(undefined).method.codec, Codec.LZ4, "before anything is known");
+  const tried = new Set<string>();
+  for (let block = 0; block < 200; block++) {
+    const { method, trial } = choice.next(100 * mbit);
+    for (const each of trial ? [method, trial] : [method]) {
+      tried.add(`${each.codec}:${each.level}`);
+      choice.learn(each, 500_000, 499_000, 5); // nothing shrinks
+    }
+  }
+  t.equal(choice.next(100 * mbit).method.codec, Codec.NONE, "what does not shrink is not compressed");
+  t.ok(tried.has(`${Codec.LZ4}:0`) && tried.has(`${Codec.ZSTD}:1`) && tried.has(`${Codec.ZSTD}:3`));
+  const plain = new CodecChoice({ codecs: [], threads: 2, strong: true });
+  t.equal(plain.next(1 * mbit).method.codec, Codec.NONE, "the receiver decides what may be used");
+});
+
+await t.test(
+  "rates: the link counts only while something waits, the throttle shares its limit",
+  async (t) => {
+    let now = 0;
+    const link = new LinkMeter(0, () => now);
+    for (let turn = 0; turn < 20; turn++) {
+      now += 1000; // idle
+      link.begin(1_000_000);
+      now += 100;
+      link.done(1_000_000);
+    }
+    t.equal(Math.round((link.rate ?? 0) / 1e5), 100);
+    t.same([new LinkMeter().rate, new LinkMeter(5000).rate], [undefined, 5000], "a limit is known at once");
+
+    const throttle = new Throttle(1_000_000, () => now);
+    t.equal(throttle.claim(500_000), 0);
+    t.equal(throttle.claim(250_000), 500);
+    t.equal(throttle.claim(1), 750);
+    now += 10_000;
+    t.equal(throttle.claim(1), 0, "what was not used is gone");
+    t.equal(new Throttle(0).claim(1e12), 0);
+    t.same([throttle.blockBytes(512 * 1024), new Throttle(0).blockBytes(512 * 1024)], [125_000, 512 * 1024]);
+
+    const counters = new MoveCounters(() => now);
+    for (let turn = 0; turn < 30; turn++) {
+      now += 100;
+      counters.count(turn % 2 ? "memory" : "disk:root", { rawBytes: 2000, wireBytes: 1000, zeroBytes: 10 });
+    }
+    for (const used of [Codec.LZ4, Codec.LZ4, Codec.ZSTD]) counters.useCodec(used);
+    const seen = counters.snapshot();
+    t.match(seen.bytes, {
+      memoryRaw: 30_000,
+      memoryWire: 15_000,
+      memoryZero: 150,
+      diskRaw: 30_000,
+      diskWire: 15_000,
+    });
+    t.same(seen.codecHistory, [
+      { codec: "lz4", atMs: 3000 },
+      { codec: "zstd", atMs: 3000 },
+    ]);
+    t.ok(seen.throughput >= 9000 && seen.throughput <= 11_000, `${seen.throughput}`);
+  },
+);
+
+function piecesOf(stream: Buffer, sizes: readonly number[]): Buffer[] {
+  const pieces: Buffer[] = [];
+  for (let at = 0, turn = 0; at < stream.length; turn++) {
+    const size = sizes[turn % sizes.length] ?? 1;
+    pieces.push(stream.subarray(at, at + size));
+    at += size;
+  }
+  return pieces;
+}

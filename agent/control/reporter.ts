@@ -41,11 +41,13 @@ export interface ReporterOptions {
 export interface ReporterTiming {
   /** Between reports when nothing changes, until the control plane says otherwise. */
   readonly idleMs: number;
-  /**
-   * Changes so close together go in one report. Longer than most commands take: their answers tell the
-   * control plane what became of a machine, and a report of each step on the way would only be work.
-   */
+  /** Changes so close together go in one report. */
   readonly coalesceMs: number;
+  /**
+   * The same for steps on the way of a command that is waited for: its answer tells the control plane what
+   * became of the machine, and a report of each step would only be work.
+   */
+  readonly awaitedMs: number;
   readonly sendLimitMs: number;
   readonly backoff: { readonly baseMs: number; readonly capMs: number };
 }
@@ -63,6 +65,7 @@ export interface ReporterState {
 const defaultTiming: ReporterTiming = {
   idleMs: 5000,
   coalesceMs: 50,
+  awaitedMs: 500,
   sendLimitMs: 15_000,
   backoff: { baseMs: 500, capMs: 30_000 },
 };
@@ -120,8 +123,11 @@ export class Reporter {
   }
 
   #note(change: Change): void {
-    this.#pending.set("changed" in change ? change.changed.id : change.removed.id, change);
-    this.#dueAt = Math.min(this.#dueAt, performance.now() + this.#timing.coalesceMs);
+    const id = "changed" in change ? change.changed.id : change.removed.id;
+    this.#pending.set(id, change);
+    const { awaitedMs, coalesceMs } = this.#timing;
+    const waitMs = this.#options.changes.isAwaited(id) ? awaitedMs : coalesceMs;
+    this.#dueAt = Math.min(this.#dueAt, performance.now() + waitMs);
     this.#waiting.release();
   }
 

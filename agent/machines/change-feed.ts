@@ -13,9 +13,27 @@ export type Change = { readonly changed: Machine } | { readonly removed: Removal
 
 export class ChangeFeed {
   readonly #emitter = new EventEmitter().setMaxListeners(0);
+  /** Machines whose command is being waited for, with the number of those who wait. */
+  readonly #awaited = new Map<string, number>();
 
   publish(change: Change): void {
     this.#emitter.emit("change", change);
+  }
+
+  /** Whoever commanded the machine waits for the outcome, and will have it in the answer: nobody else need hurry to tell. */
+  awaited(id: string): Disposable {
+    this.#awaited.set(id, (this.#awaited.get(id) ?? 0) + 1);
+    return {
+      [Symbol.dispose]: () => {
+        const others = (this.#awaited.get(id) ?? 1) - 1;
+        if (others > 0) this.#awaited.set(id, others);
+        else this.#awaited.delete(id);
+      },
+    };
+  }
+
+  isAwaited(id: string): boolean {
+    return this.#awaited.has(id);
   }
 
   subscribe(listener: (change: Change) => void): Disposable {

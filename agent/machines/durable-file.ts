@@ -3,6 +3,7 @@
  * flushed, renamed, and the folder flushed. Flushes of the folder are shared by all writes that wait
  * for one, so that many machines at once do not cost a flush each.
  */
+import { constants } from "node:fs";
 import { open, rename, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Fault } from "#kernel/fault.ts";
@@ -18,23 +19,27 @@ export class DurableFolder {
 
   /** Replaces the file. One write per name at a time; `exhausted` when the disk is full. */
   async write(name: string, text: string): Promise<void> {
-    await this.#replace(name, text, { flush: true });
-  }
-
-  /** The same, safe against a kill but not against a power cut: a fraction of the cost. */
-  async writeSoon(name: string, text: string): Promise<void> {
-    await this.#replace(name, text, { flush: false });
-  }
-
-  async #replace(name: string, text: string, { flush }: { readonly flush: boolean }): Promise<void> {
     const path = join(this.path, name);
     const beside = `${path}.new`;
     try {
-      await writeFile(beside, text, { mode: 0o600, flush });
+      await writeFile(beside, text, { mode: 0o600, flush: true });
       await rename(beside, path);
-      if (flush) await this.#flush();
+      await this.#flush();
     } catch (cause) {
       await unlink(beside).catch(() => undefined); // it may not have come to be; the fault below is what counts
+      throw storageFault(cause);
+    }
+  }
+
+  /**
+   * Writes over the file's beginning, in place, in one call: safe against a kill but not against a power cut, at
+   * a fraction of the cost. What a longer text before it left behind stays: the reader must see where the text ends.
+   */
+  async overwrite(name: string, text: string): Promise<void> {
+    try {
+      await using file = await open(join(this.path, name), constants.O_WRONLY | constants.O_CREAT, 0o600);
+      await file.write(text, 0);
+    } catch (cause) {
       throw storageFault(cause);
     }
   }

@@ -127,7 +127,7 @@ export class Ledger {
       slot.noting = undefined;
       if (!slot.entry) return;
       const { progress } = slot.entry;
-      await this.#folder.writeSoon(`${id}.progress`, encodeProgress(progress));
+      await this.#folder.overwrite(`${id}.progress`, encodeProgress(progress));
       slot.seqOnDisk = progress.seq;
     }));
   }

@@ -36,6 +36,7 @@ export class MachineManager {
     signal: AbortSignal,
   ): Promise<Machine> {
     const machine = this.#machine(command.id);
+    using _awaited = this.#deps.changes.awaited(command.id);
     await machine.accept({ fence: command.fence, spec: command.spec });
     await machine.settled(Math.min(command.waitMs, longestWaitMs), signal);
     if (machine.view) return machine.view;
@@ -49,6 +50,7 @@ export class MachineManager {
   ): Promise<boolean> {
     const machine = this.#machine(id);
     const kept = keepDisksSeconds > 0 ? { keepDisksSeconds } : {};
+    using _awaited = this.#deps.changes.awaited(id);
     await machine.accept({ fence, spec: undefined, ...kept });
     await machine.settled(Math.min(waitMs, longestWaitMs), signal);
     const removed = machine.isGone;

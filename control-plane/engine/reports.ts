@@ -44,10 +44,11 @@ export class ReportStore {
     if (report.full) await this.#assertKnown(hostId);
     presence.beat(hostId, report.sessionId);
     if (report.facts) await this.#storeFacts(hostId, report.facts);
-    const carries = report.machines.length + report.removed.length > 0 || report.full;
+    const news = report.full ? report.machines : await this.#findNews(hostId, report.machines);
     let wantFull = false;
-    if (carries) {
-      wantFull = await database.transaction((tx) => this.#storeMachines(tx, hostId, report));
+    if (news.length + report.removed.length > 0 || report.full) {
+      const told = { ...report, machines: news };
+      wantFull = await database.transaction((tx) => this.#storeMachines(tx, hostId, told));
       onChange();
     }
     await this.#storeSamples(hostId, report.hostMetrics, report.machineMetrics);
@@ -66,6 +67,18 @@ export class ReportStore {
     );
     if (known.length > 0) return;
     throw new Fault("denied", "this host has been removed from the cloud", { reason: "HOST_REMOVED" });
+  }
+
+  /** The answers to commands have told most of it already: what is known need not wait for anybody's locks. */
+  async #findNews(hostId: string, machines: ReportRequest["machines"]): Promise<ReportRequest["machines"]> {
+    if (machines.length === 0) return machines;
+    const known = await this.#options.database.query<{ id: string; seq: number }>(
+      "select resource_id as id, seq from incarnation where host_id = $1 and resource_id = any($2)",
+      [hostId, machines.map(({ id }) => id)],
+      "incarnation_known",
+    );
+    const seqs = new Map(known.map(({ id, seq }) => [id, seq]));
+    return machines.filter(({ id, seq }) => Number(seq) > (seqs.get(id) ?? -1));
   }
 
   async #storeMachines(tx: Tx, hostId: string, report: ReportRequest): Promise<boolean> {

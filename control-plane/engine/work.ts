@@ -67,7 +67,8 @@ export class WorkQueue {
 
   /**
    * Gives the key back. If it was dirtied meanwhile it is due at once, else at `next` (Unix ms), else it
-   * is settled. A lease that was lost is left alone.
+   * is settled. A lease that was lost is left alone. It does not wait for the disk: should the server crash
+   * before it is there, the lease runs out and the key is looked at once more.
    */
   async settle(
     claim: Claim,
@@ -79,11 +80,12 @@ export class WorkQueue {
     },
   ): Promise<void> {
     await this.#database.query(
-      `update work set lease_until = null, lease_holder = null, host_id = $4, settled_at = now(),
+      `with lightly as (select set_config('synchronous_commit', 'off', true))
+       update work set lease_until = null, lease_holder = null, host_id = $4, settled_at = now(),
          run_at = case when dirty_seq <> $3 then now()
                        when $5::float8 is null then null else to_timestamp($5::float8 / 1000) end,
          attempt = case when $6 then 0 else attempt end, last_error = $7
-       where key = $1 and lease_epoch = $2`,
+       from lightly where key = $1 and lease_epoch = $2`,
       [
         claim.key,
         claim.epoch,

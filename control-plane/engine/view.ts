@@ -20,18 +20,19 @@ interface ViewRow extends ResourceRow {
   readonly incarnations: readonly (Omit<Incarnation, "updatedAt"> & { updatedAt: string })[] | null;
   readonly requests: readonly ResourceRow[] | null;
   readonly reserved: readonly Reserved[] | null;
-  readonly active: OperationJson | null;
-  readonly ended: OperationJson | null;
+  /** The newest first. */
+  readonly operations: readonly OperationJson[] | null;
   readonly referred: Record<string, ResourceRow> | null;
   readonly dependents: number;
 }
 
-const operationJson = (where: string) => `(
-  select jsonb_build_object('id', o.id, 'name', o.name, 'version', o.version, 'status', o.status, 'input', o.input,
+/** One may be in progress, and it is the newest then: the two newest hold it and the one that ended last. */
+const operationsJson = `(
+  select jsonb_agg(jsonb_build_object('id', o.id, 'name', o.name, 'version', o.version, 'status', o.status, 'input', o.input,
       'error', o.error, 'attempt', o.attempt, 'created_at', o.created_at,
       'steps', (select jsonb_agg(jsonb_build_object('name', s.name, 'status', s.status, 'output', s.output) order by s.position)
-                from operation_step s where s.operation_id = o.id))
-  from operation o where o.resource_id = r.id and o.status ${where} order by o.created_at desc, o.id desc limit 1)`;
+                from operation_step s where s.operation_id = o.id)) order by o.created_at desc, o.id desc)
+  from (select * from operation where resource_id = r.id order by created_at desc, id desc limit 2) o)`;
 
 const incarnationsJson = `(
   select jsonb_agg(jsonb_build_object('hostId', i.host_id, 'seq', i.seq, 'epoch', i.epoch,
@@ -53,8 +54,7 @@ const viewQuery = `select ${resourceColumns},
     ${requestsJson} as requests,
     (select jsonb_agg(jsonb_build_object('hostId', v.host_id, 'cpus', v.cpus, 'memoryBytes', v.memory_bytes,
         'diskBytes', v.disk_bytes)) from reservation v where v.resource_id = r.id) as reserved,
-    ${operationJson("in ('running', 'undoing')")} as active,
-    ${operationJson("in ('done', 'undone', 'failed')")} as ended,
+    ${operationsJson} as operations,
     (select jsonb_object_agg(f.key, x.row) from jsonb_each_text(r.refs) f
       cross join lateral (select to_jsonb(t) as row from resource t where t.id = f.value limit 1) x) as referred,
     case r.kind when 'host' then (select count(*) from resource t where t.host_id = r.id)
@@ -69,18 +69,23 @@ export async function loadView(on: Queryable, id: string): Promise<View | undefi
 }
 
 function toView(row: ViewRow): View {
+  const operations = (row.operations ?? []).map(toOperation);
   return {
     resource: toResource(row),
     incarnations: (row.incarnations ?? []).map(toIncarnation),
     reserved: row.reserved ?? [],
+    operation: operations.find((operation) => !hasEnded(operation)),
+    lastOperation: operations.find(hasEnded),
     requests: toRequests(row),
-    operation: row.active ? toOperation(row.active) : undefined,
-    lastOperation: row.ended ? toOperation(row.ended) : undefined,
     references: Object.fromEntries(
       Object.entries(row.referred ?? {}).map(([name, referred]) => [name, toResource(withDates(referred))]),
     ),
     dependents: row.dependents,
   };
+}
+
+function hasEnded({ status }: OperationRecord): boolean {
+  return status !== "running" && status !== "undoing";
 }
 
 export function toIncarnation(json: Omit<Incarnation, "updatedAt"> & { updatedAt: string }): Incarnation {

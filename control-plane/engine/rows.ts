@@ -124,37 +124,52 @@ function toChange(
   if (phase !== before.phase && !(definition.next[before.phase] ?? []).includes(phase)) {
     log.error("phase.illegal", { resource: before.id, from: before.phase, to: phase });
   }
-  const values = [
-    before.id,
-    changed.name,
-    changed.labels,
-    changed.generation,
-    changed.observedGeneration,
-    json(changed.desired),
-    json(changed.observed),
-    json(changed.placement),
-    json(changed.problem),
-    changed.hostId ?? null,
-    changed.deletingAt ?? null,
+  const columns = Object.entries(toColumns(change));
+  const event = {
     phase,
-    `evt-${newIdSuffix()}`,
-    { phase, previous_phase: before.phase, revision: before.revision + 1, generation: changed.generation },
-  ];
+    previous_phase: before.phase,
+    revision: before.revision + 1,
+    generation: changed.generation,
+  };
+  const names = columns.map(([name]) => name);
   return {
-    statement: [changeStatement, values, "resource_change"],
+    statement: [
+      changeStatement(names),
+      [before.id, phase, `evt-${newIdSuffix()}`, event, ...columns.map(([, value]) => value)],
+      // Few combinations exist, so each is worth preparing.
+      `resource_change:${names.join()}`,
+    ],
     after: { ...changed, phase, revision: before.revision + 1 },
   };
 }
 
-const changeStatement = `with changed as (
-    update resource set name = $2, labels = $3, generation = $4, observed_generation = $5, desired = $6,
-      observed = $7, placement = $8, problem = $9, host_id = $10, deleting_at = $11, phase = $12,
-      revision = revision + 1, updated_at = clock_timestamp()
-    where id = $1 returning id, kind, project, updated_at)
-  , event as (
-    insert into outbox (event_id, type, resource_id, kind, project, payload)
-    select $13, kind || '.changed', id, kind, project, $14 from changed)
-  select updated_at from changed`;
+/** The columns that a change names, as they are stored, always in the same order. */
+function toColumns(change: ResourceChange): Record<string, unknown> {
+  return {
+    ...("name" in change && { name: change.name }),
+    ...("labels" in change && { labels: change.labels }),
+    ...("generation" in change && { generation: change.generation }),
+    ...("observedGeneration" in change && { observed_generation: change.observedGeneration }),
+    ...("desired" in change && { desired: json(change.desired) }),
+    ...("observed" in change && { observed: json(change.observed) }),
+    ...("placement" in change && { placement: json(change.placement) }),
+    ...("problem" in change && { problem: json(change.problem) }),
+    ...("hostId" in change && { host_id: change.hostId ?? null }),
+    ...("deletingAt" in change && { deleting_at: change.deletingAt ?? null }),
+  };
+}
+
+/** Only what changes is written: to parse and store an explanation again with each report would cost more than the rest. */
+function changeStatement(columns: readonly string[]): string {
+  const assignments = columns.map((name, index) => `${name} = $${String(index + 5)}, `).join("");
+  return `with changed as (
+      update resource set ${assignments}phase = $2, revision = revision + 1, updated_at = clock_timestamp()
+      where id = $1 returning id, kind, project, updated_at)
+    , event as (
+      insert into outbox (event_id, type, resource_id, kind, project, payload)
+      select $3, kind || '.changed', id, kind, project, $4 from changed)
+    select updated_at from changed`;
+}
 
 /** Takes the row and all that hangs on it away, and leaves a tombstone so that leftovers are known as such. */
 export async function eraseResource(tx: Tx, resource: Resource): Promise<void> {

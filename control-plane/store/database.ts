@@ -3,6 +3,7 @@
  * `unavailable` fault; when it was lost during COMMIT the outcome is unknown, so callers must be able
  * to repeat (idempotency keys, fences).
  */
+import type { Writable } from "node:stream";
 import pg from "pg";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -96,11 +97,15 @@ export class Database implements Queryable, AsyncDisposable {
     const lost = (error: Error) => (broken = error);
     client.on("error", lost);
     const posted = new Posted();
-    const query: Tx["query"] = (text, values = [], name) => run(client, text, values, name);
+    const query: Tx["query"] = (text, values = [], name) => {
+      holdTogether(client);
+      return run(client, text, values, name);
+    };
     const post: Tx["post"] = (text, values, name) => posted.add(query(text, values, name));
     try {
       post("begin");
       const result = await work({ query, post });
+      holdTogether(client);
       const { command } = await client.query("commit");
       await posted.settled();
       // The server's word for: something before had failed.
@@ -134,6 +139,13 @@ export class Database implements Queryable, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#pool.end();
   }
+}
+
+/** What is said within one turn goes out in one write, and the server is woken once. */
+function holdTogether(client: pg.PoolClient): void {
+  const { stream } = (client as unknown as { readonly connection: { readonly stream: Writable } }).connection;
+  stream.cork();
+  process.nextTick(() => stream.uncork());
 }
 
 /** Statements that were sent and not waited for. */

@@ -156,6 +156,7 @@ export class MachineMove {
     try {
       for await (const progress of live.send(plan, (channel) => offer.socketOf(channel), signal)) {
         journal.progress(progress, offer.stats());
+        if (progress.stoppedAtMs !== undefined) this.#showStopped();
         await this.#tell(journal);
       }
     } catch (thrown) {
@@ -163,6 +164,12 @@ export class MachineMove {
     }
     if (!journal.isOver)
       throw new Fault("internal", "the driver stopped sending before the machine had left");
+  }
+
+  /** Known from the driver's own word: to ask again would be part of the time that the guest stands still. */
+  #showStopped(): void {
+    const { status } = this.#deps;
+    if (status.observed?.state === "running") status.observed = { ...status.observed, state: "paused" };
   }
 
   async #receive(journal: MoveJournal, move: Move, plan: MachinePlan, signal: AbortSignal): Promise<void> {

@@ -19,12 +19,11 @@ import {
   OnUnreachable,
 } from "#gen/skerry/agent/v1/migration_pb.js";
 import { MoveHost } from "#test/support/move-host.ts";
-import { reasonOf } from "#test/support/reason-of.ts";
 import { TransportWorld } from "#test/support/transport-world.ts";
 import { until } from "#test/support/until.ts";
 
 const { RUNNING, PAUSED } = MachineState;
-const { READY, CONVERGED, SWITCHOVER, HANDED_OVER, FAILED, DISK_COPY, PRE_COPY } = MovePhase;
+const { READY, CONVERGED, HANDED_OVER, DISK_COPY } = MovePhase;
 const { SOURCE, DESTINATION } = MoveRole;
 const never = new AbortController().signal;
 const counting = { tickMs: 4 };

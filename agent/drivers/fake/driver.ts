@@ -93,7 +93,7 @@ export class FakeDriver implements MachineDriver {
     this.#keep(machine);
     await machine.apply(plan, this.#now());
     this.#moves.end(plan.id);
-    machine.turn(this.#knobs); // a move may have slowed it down
+    this.#keep(machine); // a move may have slowed it down
     this.#gate.leave("ensure");
     return machine.view();
   }
@@ -186,7 +186,7 @@ export class FakeDriver implements MachineDriver {
   #turn(knobs: FakeKnobs): void {
     this.#knobs = knobs;
     this.#gate.set(knobs);
-    for (const machine of this.#machines.values()) machine.turn(knobs);
+    for (const machine of this.#machines.values()) this.#keep(machine);
     const named = (ids: readonly string[]) => (ids.includes("*") ? [...this.#machines.keys()] : ids);
     const effects = [
       ...named(knobs.crash).map((id) => this.end(id, false)),
@@ -206,7 +206,8 @@ export class FakeDriver implements MachineDriver {
 
   #keep(machine: FakeMachine): void {
     this.#machines.set(machine.id, machine);
-    machine.turn(this.#knobs);
+    // What this driver has let go of is another's to run.
+    if (!this.#closing.signal.aborted) machine.turn(this.#knobs);
   }
 
   #tell(event: MachineEvent): void {

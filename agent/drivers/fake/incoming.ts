@@ -29,6 +29,9 @@ export class Incoming {
   connect(channel: string): Duplex {
     const pages = pagesOf(this.#machine, channel);
     const [near, far] = duplexPair();
+    // A pair tells its other half of an end but not of a break.
+    far.once("close", () => near.destroy());
+    near.once("close", () => far.destroy());
     this.#open.add(near);
     void this.#serve(near, channel, pages);
     return far;

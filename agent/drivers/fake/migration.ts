@@ -74,7 +74,7 @@ export class FakeLiveMigration implements LiveMigration {
     socketOf: (channel: string) => string,
     signal: AbortSignal,
   ): AsyncGenerator<SendProgress> {
-    const { find, gate, knobs, now, log } = this.#deps;
+    const { find, keep, gate, knobs, now, log } = this.#deps;
     const move = moveOf(plan);
     const machine = find(plan.id);
     if (!machine || machine.isOn !== (move.type !== MoveType.COLD)) throw blocked(machine);
@@ -93,7 +93,7 @@ export class FakeLiveMigration implements LiveMigration {
       log.warn("fake.move-failed", { machine: plan.id, fault });
       this.end(plan.id);
       await machine.setHold(undefined);
-      machine.turn(knobs());
+      keep(machine);
       throw fault;
     }
   }

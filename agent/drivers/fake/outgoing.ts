@@ -15,6 +15,7 @@ const answerLimitMs = 30_000;
 
 export class OutgoingChannel {
   readonly pages: PageFile;
+  readonly #onLost: () => void;
   zeroPages = 0;
   #socket: Socket | undefined;
   #sent = 0;
@@ -22,8 +23,10 @@ export class OutgoingChannel {
   #done = false;
   #wake = () => undefined as void;
 
-  constructor(pages: PageFile) {
+  /** @param onLost the connection broke or ended */
+  constructor(pages: PageFile, onLost: () => void = () => undefined) {
     this.pages = pages;
+    this.#onLost = onLost;
     pages.markAll();
   }
 
@@ -94,6 +97,7 @@ export class OutgoingChannel {
       // A connection that broke is told to whoever waits for it, like one that ended.
     }
     socket.destroy();
+    this.#onLost();
     this.#wake();
   }
 
@@ -110,7 +114,7 @@ export class OutgoingChannel {
 
 export const batchPages = (256 * 1024) / pageBytes;
 
-function lost(cause?: unknown): Fault {
+export function lost(cause?: unknown): Fault {
   return new Fault("unavailable", "the connection to the other host was lost", {
     reason: "MOVE_CHANNEL_LOST",
     cause,

@@ -4,12 +4,13 @@
  */
 import { Fault } from "#kernel/fault.ts";
 import { sleep } from "#kernel/retry.ts";
+import { cancelled } from "#kernel/stall.ts";
 import { MoveType, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { MachinePlan, SendProgress } from "../driver.ts";
 import type { Gate } from "./gate.ts";
 import type { FakeKnobs } from "./knobs.ts";
 import type { FakeMachine } from "./machine.ts";
-import { batchPages, OutgoingChannel } from "./outgoing.ts";
+import { batchPages, lost, OutgoingChannel } from "./outgoing.ts";
 import { pageBytes } from "./page-file.ts";
 
 export interface SendingDeps {
@@ -33,6 +34,8 @@ const reconnectLimitMs = 30_000;
 export class Sending {
   readonly migrationId: string;
   readonly #deps: SendingDeps;
+  /** Aborts when there is no way on: its memory was cut off, or the machine is no more. */
+  readonly #over = new AbortController();
   readonly #disk: OutgoingChannel;
   readonly #memory: OutgoingChannel | undefined;
   #rounds = 0;
@@ -49,12 +52,18 @@ export class Sending {
     this.#deps = deps;
     if (move.type !== MoveType.COLD) guest.boot();
     this.#disk = new OutgoingChannel(guest.disk);
-    this.#memory = move.type === MoveType.COLD ? undefined : new OutgoingChannel(guest.memory);
+    this.#memory =
+      move.type === MoveType.COLD
+        ? undefined
+        : new OutgoingChannel(guest.memory, () => this.#over.abort(lost()));
   }
 
   /** As `LiveMigration.send` says; each call carries on from where the last one was left. */
-  async *run(move: Move, socketOf: SocketOf, signal: AbortSignal): AsyncGenerator<SendProgress> {
+  async *run(move: Move, socketOf: SocketOf, until: AbortSignal): AsyncGenerator<SendProgress> {
     const { gate, machine } = this.#deps;
+    const signal = AbortSignal.any([until, this.#over.signal]);
+    this.#stalled = 0;
+    this.#leastLeft = Infinity;
     if (machine.hold === undefined) {
       yield this.#tell("disk-copy");
       await gate.enter("disk-copy", signal);
@@ -72,7 +81,9 @@ export class Sending {
     yield this.#tell("handed-over");
   }
 
+  /** The move is over; whoever still works on it is told so. */
   close(): void {
+    this.#over.abort(ended());
     for (const channel of this.#channels) channel.close();
   }
 
@@ -88,8 +99,10 @@ export class Sending {
       const isNear = this.#leftMs() <= nearMs;
       if (near !== isNear) yield this.#tell(isNear ? "converged" : "pre-copy");
       near = isNear;
-      if (near && move.switchOver && this.#leftMs() <= (move.maxDowntimeMs || nearMs)) return;
-      if (!near && this.#isStalled() && this.#forced(move)) return;
+      const mayStop = move.switchOver && this.#leftMs() <= (move.maxDowntimeMs || nearMs);
+      if (mayStop) return;
+      const isWaiting = near && !move.switchOver;
+      if (!isWaiting && this.#stalled >= stallRounds && this.#forced(move)) return;
       await sleep(pollMs, signal);
     }
   }
@@ -138,8 +151,8 @@ export class Sending {
         await channel.send(batch, signal);
         break;
       } catch (thrown) {
-        const again = name !== "memory" && !signal.aborted && performance.now() < giveUpAt;
-        if (!again) throw thrown;
+        if (signal.aborted) throw cancelled(signal);
+        if (name === "memory" || performance.now() > giveUpAt) throw thrown;
         await sleep(pollMs, signal);
       }
     }
@@ -161,10 +174,6 @@ export class Sending {
     const { machine } = this.#deps;
     await machine.setHold({ migrationId: this.migrationId, stage: "handed-over", memoryBegun: false });
     this.close();
-  }
-
-  #isStalled(): boolean {
-    return this.#stalled >= stallRounds;
   }
 
   /** It does not converge: whether it is to stop the guest all the same. Throws when it is to give up. */
@@ -205,4 +214,8 @@ export class Sending {
       ...(stopped !== undefined && phase === "handed-over" && { stoppedMs: this.#deps.now() - stopped }),
     };
   }
+}
+
+function ended(): Fault {
+  return new Fault("conflict", "the machine ended while it was moving", { reason: "MACHINE_ENDED" });
 }

@@ -13,6 +13,7 @@ import { Accounts, apiKeyOwners } from "./app/accounts.ts";
 import { Enrolment } from "./app/enrolment.ts";
 import { ImageContent } from "./app/image-content.ts";
 import { seedImages } from "./app/image-seeds.ts";
+import { MigrationPlanner } from "./app/migration-planner.ts";
 import { MetricsQuery } from "./app/metrics-query.ts";
 import { ResourceService } from "./app/resource-service.ts";
 import { parseInput } from "./app/validation.ts";
@@ -21,10 +22,12 @@ import { Authority } from "./agents/authority.ts";
 import { createAgentPort } from "./agents/connect-client.ts";
 import { Connections } from "./agents/connections.ts";
 import { Gateway } from "./agents/gateway.ts";
+import { OpenMoves } from "./app/open-moves.ts";
 import { novacronSurface } from "./dialects/novacron/surface.ts";
 import { Engine } from "./engine/engine.ts";
 import { consoleRoutes } from "./http/console.ts";
 import { extraRoutes } from "./http/extras.ts";
+import { migrationRoutes } from "./http/migrations.ts";
 import { nativeSurface } from "./http/native.ts";
 import { openApiDocument } from "./http/openapi.ts";
 import { HttpServer } from "./http/server.ts";
@@ -119,6 +122,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     registry: enrolment,
     reports: engine.reports,
     files: blobs,
+    moves: new OpenMoves(database),
     connections,
     log,
     host: settings.gatewayListen,
@@ -133,6 +137,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   });
 
   const metrics = new MetricsQuery({ database });
+  const planner = new MigrationPlanner({ database, fleet: engine.fleet });
   const native = nativeSurface({
     kinds,
     resources,
@@ -149,6 +154,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
           authorities: authority.certificatePem,
         }),
       }),
+      ...migrationRoutes({ resources, planner }),
       ...consoleRoutes({
         resources,
         agents,

@@ -44,6 +44,15 @@ export class Connections {
 
   /** Throws `unavailable` with reason HOST_NOT_CONNECTED. */
   clientsOf(hostId: string): AgentClients {
+    return this.#find(hostId).clients;
+  }
+
+  /** The session itself, for what is passed on as it is; throws like {@link clientsOf}. */
+  sessionOf(hostId: string): ClientHttp2Session {
+    return this.#find(hostId).session;
+  }
+
+  #find(hostId: string): Connection {
     const connection = this.#connections.get(hostId);
     if (!connection || connection.session.destroyed) {
       throw new Fault("unavailable", "the host is not connected", {
@@ -51,7 +60,7 @@ export class Connections {
         detail: { host_id: hostId },
       });
     }
-    return connection.clients;
+    return connection;
   }
 
   /** Takes over a host's session; a session that the host had before is dismissed. */

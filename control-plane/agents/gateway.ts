@@ -29,11 +29,13 @@ import {
 } from "./control-service.ts";
 import { dismiss } from "./dismissal.ts";
 import { faultInterceptor } from "./faults.ts";
+import { MigrationRelay, pullPath, type MoveRegistry } from "./migration-relay.ts";
 
 export const agentProtocol = "skerry-agent/1";
 
 export interface GatewayOptions extends ControlServiceDeps {
   readonly connections: Connections;
+  readonly moves: MoveRegistry;
   readonly log: Logger;
   readonly host: string;
   /** 0: any free one. */
@@ -51,6 +53,10 @@ const anonymousTimeoutMs = 30_000;
 /** The largest message that is not a file's content: a full report of a host with thousands of machines. */
 const readMaxBytes = 32 * 1024 * 1024;
 const anonymousReadMaxBytes = 64 * 1024;
+
+/** What a host may send ahead: with less, a relayed migration would wait for each round trip. */
+const streamWindowBytes = 4 * 1024 * 1024;
+const sessionWindowBytes = 16 * 1024 * 1024;
 
 export class Gateway implements AsyncDisposable {
   readonly #options: GatewayOptions;
@@ -119,6 +125,8 @@ export class Gateway implements AsyncDisposable {
   #createControlServer(): http2.Http2Server {
     const { log } = this.#options;
     const service = controlService(this.#options);
+    const { connections, moves } = this.#options;
+    const relay = new MigrationRelay({ moves, sessionOf: (id) => connections.sessionOf(id), log });
     const handler = connectNodeAdapter({
       routes: (router) => {
         router.service(ControlService, service, { readMaxBytes });
@@ -132,7 +140,12 @@ export class Gateway implements AsyncDisposable {
         return caller ? values.set(callerKey, caller) : values;
       },
     });
-    const server = http2.createServer(handler);
+    const server = http2.createServer((request, response) => {
+      const caller =
+        request.stream.session && this.#callers.get(request.stream.session as ServerHttp2Session);
+      if (request.url === pullPath && caller) void relay.serve(request, response, caller);
+      else handler(request, response);
+    });
     server.on("sessionError", (error) => {
       log.debug("gateway.session-error", { error });
     });
@@ -181,7 +194,11 @@ export class Gateway implements AsyncDisposable {
 
   /** The first frames go out only once the decision is made: for the agent they mean that it is connected. */
   #openSession(socket: TLSSocket): http2.ClientHttp2Session {
-    const session = http2.connect(agentAuthority, { createConnection: () => socket });
+    const session = http2.connect(agentAuthority, {
+      createConnection: () => socket,
+      settings: { initialWindowSize: streamWindowBytes },
+    });
+    session.once("connect", () => session.setLocalWindowSize(sessionWindowBytes));
     session.on("error", (error) => {
       this.#options.log.debug("gateway.session-error", { error });
     });

@@ -38,9 +38,9 @@ export class Engine implements AsyncDisposable {
   readonly presence: Presence;
   readonly reports: ReportStore;
   readonly sweep: Sweep;
+  readonly fleet: CachedFleet;
   readonly #hints: Hints;
   readonly #loop: Loop;
-  readonly #fleet: CachedFleet;
   readonly #agents: AgentPort;
   #watching: Disposable | undefined;
 
@@ -48,7 +48,7 @@ export class Engine implements AsyncDisposable {
     const { database, registry, agents, log, now, replicaId, replicaUrl } = options;
     const onChange = () => this.hint();
     this.#agents = agents;
-    this.#fleet = new CachedFleet(database, options.policy, now);
+    this.fleet = new CachedFleet(database, options.policy, now);
     this.#hints = new Hints(database, replicaId, log, () => this.presence.isAlone);
     this.events = new EventFeed(database, log);
     this.presence = new Presence({ database, registry, replicaId, replicaUrl, log, onChange });
@@ -60,7 +60,7 @@ export class Engine implements AsyncDisposable {
         database,
         registry,
         agents,
-        fleet: this.#fleet,
+        fleet: this.fleet,
         log,
         now,
         onChange,
@@ -92,7 +92,7 @@ export class Engine implements AsyncDisposable {
   async start(): Promise<void> {
     await this.presence.start();
     this.#watching = this.#agents.onChange((hostId, connected) => {
-      this.#fleet.forget();
+      this.fleet.forget();
       this.presence.connectionChanged(hostId, connected);
       this.#loop.poke();
     });

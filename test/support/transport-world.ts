@@ -119,6 +119,8 @@ export class TransportWorld implements AsyncDisposable {
   readonly registry = new MemoryRegistry();
   readonly connections = new Connections();
   readonly agents = createAgentPort(this.connections);
+  /** Migrations under way, such as `host-a -> host-b`. */
+  readonly moves = new Set<string>();
   readonly reports: { hostId: string; report: ReportRequest }[] = [];
   readonly authority: Authority;
   readonly directory: string;
@@ -159,6 +161,9 @@ export class TransportWorld implements AsyncDisposable {
           if (sha256 !== fileSha256) throw new Fault("notFound", "no file", { reason: "FILE_NOT_FOUND" });
           yield fileBytes.subarray(offset);
         },
+      },
+      moves: {
+        between: async (source, target) => this.moves.has(`${source} -> ${target}`),
       },
       log: silentLogger,
       host: "127.0.0.1",

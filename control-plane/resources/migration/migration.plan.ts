@@ -3,7 +3,7 @@ import type { Incarnation, View } from "../../engine/controller.ts";
 import type { Amounts, HostSnapshot, PlacementRequest } from "../../scheduler/snapshot.ts";
 import type { Image } from "../image/image.resource.ts";
 import type { Instance } from "../instance/instance.resource.ts";
-import type { Migration, MigrationSpec, MigrationStatus } from "./migration.resource.ts";
+import type { Migration, MigrationReceipt, MigrationSpec, MigrationStatus } from "./migration.resource.ts";
 
 /** What kind of move it is in truth: of a machine that is off there is only its disk to move. */
 export function moveTypeOf(
@@ -21,7 +21,7 @@ export function moveRequest(
   }: Pick<View<Instance>, "references"> & {
     readonly incarnations: readonly Pick<Incarnation, "hostId">[];
   },
-  { desired, refs }: Pick<Migration, "desired" | "refs">,
+  { desired, refs }: { readonly desired: Omit<MigrationSpec, "instance">; readonly refs: Migration["refs"] },
   type: MigrationStatus["type"],
   source: HostSnapshot,
   amounts: Amounts,
@@ -42,4 +42,57 @@ export function moveRequest(
     // A host that still has a copy gives it up first.
     exclude: new Set([source.id, ...incarnations.map(({ hostId }) => hostId)]),
   };
+}
+
+/** What is known beforehand of what would be carried, and over what. */
+export interface Expectation {
+  readonly memoryBytes: number;
+  readonly diskBytes: number;
+  readonly bandwidthLimit: number | null;
+  /** How the instance's last move went. */
+  readonly last: MigrationReceipt | undefined;
+}
+
+/** Shares and rates of a first move, about which nothing is known: a fast codec on mixed memory, and 1 Gbit/s. */
+const assumed = { ratio: 0.45, bytesPerSecond: 118e6, downtimeMs: 150 };
+
+/** What a move would carry and how long it would take; `basis` tells how much that is worth. */
+export function predictMove(type: MigrationStatus["type"], expectation: Expectation) {
+  const { memoryBytes, diskBytes, bandwidthLimit, last } = expectation;
+  const bytes = (type === "cold" ? 0 : memoryBytes) + diskBytes;
+  const wire = Math.round(bytes * (last?.compression_ratio ?? assumed.ratio));
+  const measured = last && last.duration_ms > 0 ? (last.bytes_sent / last.duration_ms) * 1000 : undefined;
+  const rate = Math.min(measured ?? assumed.bytesPerSecond, bandwidthLimit ?? Infinity);
+  return {
+    bytes_total: bytes,
+    bytes_on_wire: wire,
+    seconds: Math.ceil(wire / Math.max(1, rate)),
+    downtime_ms: type === "cold" ? null : (last?.downtime_ms ?? assumed.downtimeMs),
+    basis: last ? ("last migration" as const) : ("assumption" as const),
+  };
+}
+
+/** Something that stands in the way, by a name that programs know. */
+export interface Blocker {
+  readonly code: string;
+  readonly message: string;
+}
+
+/** What the instance's own state has against a move. */
+export function findBlockers(
+  resource: Instance,
+  source: HostSnapshot | undefined,
+  openRequest: string | undefined,
+): Blocker[] {
+  const found: Blocker[] = [];
+  const block = (code: string, message: string) => found.push({ code, message });
+  if (openRequest !== undefined) block("under_way", `migration ${openRequest} of it is under way`);
+  else if (!["running", "stopped"].includes(resource.phase)) block("phase", `it is ${resource.phase}`);
+  if (!source) block("source", "it is on no host");
+  else {
+    if (!source.online) block("reachability", "its host is not connected");
+    if (!source.capabilities.includes("migration"))
+      block("capability", "its host's driver cannot move machines");
+  }
+  return found;
 }

@@ -1,0 +1,109 @@
+/** Answers what a migration would be, without beginning one. */
+import type { Ctx } from "#kernel/ctx.ts";
+import type { Fleet } from "../engine/fleet.ts";
+import { toResource, type ResourceRow, resourceColumns } from "../engine/rows.ts";
+import type { Resource } from "../resources/definition.ts";
+import type { Instance } from "../resources/instance/instance.resource.ts";
+import {
+  findBlockers,
+  moveRequest,
+  moveTypeOf,
+  predictMove,
+  type Blocker,
+} from "../resources/migration/migration.plan.ts";
+import {
+  migration,
+  type MigrationReceipt,
+  type MigrationSpec,
+} from "../resources/migration/migration.resource.ts";
+import type { Explanation } from "../scheduler/explain.ts";
+import type { Queryable } from "../store/database.ts";
+import { checkSite, resolveReferences } from "./admission.ts";
+
+export interface MigrationPlan {
+  readonly possible: boolean;
+  readonly type: MigrationSpec["type"];
+  /** Where it would go. */
+  readonly target: { readonly host_id: string; readonly provider: string; readonly region: string } | null;
+  readonly predicted: ReturnType<typeof predictMove>;
+  readonly blockers: readonly Blocker[];
+}
+
+interface Known {
+  readonly image: ResourceRow | null;
+  readonly open: string | null;
+  readonly last: MigrationReceipt | null;
+  readonly disk_bytes: number | null;
+  readonly elsewhere: readonly string[] | null;
+}
+
+export class MigrationPlanner {
+  readonly #database: Queryable;
+  readonly #fleet: Fleet;
+
+  constructor({ database, fleet }: { readonly database: Queryable; readonly fleet: Fleet }) {
+    this.#database = database;
+    this.#fleet = fleet;
+  }
+
+  /** @param resource the instance, as its owner may see it */
+  async plan(ctx: Ctx, resource: Instance, spec: MigrationSpec): Promise<MigrationPlan> {
+    const { project } = ctx.principal;
+    await checkSite(this.#database, { provider: spec.provider, region: spec.region });
+    const referred = await resolveReferences(this.#database, project, migration, {
+      ...spec,
+      instance: resource.id,
+    });
+    const refs = Object.fromEntries(Object.entries(referred).map(([name, { id }]) => [name, id]));
+    const { image, open, last, disk_bytes, elsewhere } = await this.#know(resource);
+    const source = (await this.#fleet.hosts()).find(({ id }) => id === resource.hostId);
+    const type = moveTypeOf(resource, spec);
+    const blockers = findBlockers(resource, source, open ?? undefined);
+    const { cpus, memory_bytes, disk_bytes: size } = resource.desired;
+    const predicted = predictMove(type, {
+      memoryBytes: memory_bytes,
+      diskBytes: disk_bytes ?? size,
+      bandwidthLimit: spec.bandwidth_limit,
+      last: last ?? undefined,
+    });
+    if (!source) return { possible: false, type, target: null, predicted, blockers };
+
+    const references: Record<string, Resource> = image ? { image: toResource(image) } : {};
+    const incarnations = (elsewhere ?? []).map((hostId) => ({ hostId }));
+    const amounts = { cpus, memoryBytes: memory_bytes, diskBytes: size };
+    const request = moveRequest({ references, incarnations }, { desired: spec, refs }, type, source, amounts);
+    const choice = await this.#fleet.choose({ ...request, seed: resource.id });
+    if ("unplaceable" in choice) {
+      blockers.push(...toBlockers(choice.unplaceable as Explanation));
+      return { possible: false, type, target: null, predicted, blockers };
+    }
+    const [best] = choice.hosts;
+    const target = best ? { host_id: best.id, provider: best.provider, region: best.region } : null;
+    return { possible: target !== null && blockers.length === 0, type, target, predicted, blockers };
+  }
+
+  async #know({ id, refs }: Instance): Promise<Known> {
+    const [known] = await this.#database.query<Known>(
+      `select (select to_jsonb(i) from (select ${resourceColumns} from resource where id = $2) i) as image,
+         (select id from resource where request_of = $1 limit 1) as open,
+         (select observed -> 'receipt' from resource
+          where kind = 'migration' and phase = 'complete' and refs @> jsonb_build_object('instance', $1::text)
+          order by created_at desc limit 1) as last,
+         (select (sample ->> 'disk_allocated_bytes')::float8 from machine_sample where machine_id = $1
+          order by at desc limit 1) as disk_bytes,
+         (select jsonb_agg(host_id) from incarnation where resource_id = $1) as elsewhere`,
+      [id, refs["image"] ?? ""],
+      "migration_plan",
+    );
+    return known ?? { image: null, open: null, last: null, disk_bytes: null, elsewhere: null };
+  }
+}
+
+/** Every reason for which hosts were passed over, each with the host that came nearest. */
+function toBlockers({ rejected, hosts }: Explanation): Blocker[] {
+  if (hosts === 0) return [{ code: "hosts", message: "there are no hosts" }];
+  return rejected.map(({ code, count, verdict, nearest }) => ({
+    code,
+    message: `${String(count)} ${count === 1 ? "host" : "hosts"} ${verdict} (${nearest.reason})`,
+  }));
+}

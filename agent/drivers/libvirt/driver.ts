@@ -31,7 +31,7 @@ import { readMetrics } from "./metrics.ts";
 import { Moves } from "./migration.ts";
 import { isAskedToStop, isOn, observe } from "./observe.ts";
 import { keepStaleDisk, prepareFolder } from "./prepare.ts";
-import type { RuntimeFolder } from "./runtime.ts";
+import { findRuntimeFolder, type RuntimeFolder } from "./runtime.ts";
 
 export interface LibvirtDriverOptions {
   /** The daemon, such as `qemu:///system`. */
@@ -45,7 +45,6 @@ export interface LibvirtDriverOptions {
 }
 
 const startLimitMs = 240_000;
-const defaultRuntime: RuntimeFolder = { here: "/run/skerry", there: "/run/skerry" };
 
 /** Makes the driver. Throws at once, with what is missing, when libvirt cannot be used on this host. */
 export async function createLibvirtDriver(options: LibvirtDriverOptions): Promise<LibvirtDriver> {
@@ -75,7 +74,10 @@ export class LibvirtDriver implements MachineDriver {
   readonly #lifetime = new AbortController();
   readonly #following: Promise<void>;
 
-  constructor(host: LibvirtHost, { runtime = defaultRuntime, ...options }: LibvirtDriverOptions) {
+  constructor(
+    host: LibvirtHost,
+    { runtime = findRuntimeFolder(process.env), ...options }: LibvirtDriverOptions,
+  ) {
     this.#host = host;
     this.#log = options.log;
     const platform = platformOf(process.arch);

@@ -1,7 +1,7 @@
 /**
  * Moves, as libvirt makes them. Its two daemons talk to one another through a channel of their own and agree on the end
  * themselves, so the source's QEMU is gone when the guest is handed over: a move called off after that starts the guest
- * anew from its disk, which is whole (ADR 10 says why).
+ * anew from its disk, which is whole (the ADR on libvirt says why).
  */
 import { rm } from "node:fs/promises";
 import type { Duplex } from "node:stream";

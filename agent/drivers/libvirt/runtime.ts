@@ -15,6 +15,13 @@ export interface RuntimeFolder {
   readonly there: string;
 }
 
+/** Where the system, or the user's session, keeps such things. */
+export function findRuntimeFolder(env: Readonly<Record<string, string | undefined>>): RuntimeFolder {
+  const base = process.getuid?.() === 0 ? "/run" : (env["XDG_RUNTIME_DIR"] ?? "/run");
+  const folder = join(base, "skerry");
+  return { here: folder, there: folder };
+}
+
 /** As the daemon and QEMU see them. */
 export interface DomainPaths {
   readonly rootDisk: string;

@@ -9,7 +9,7 @@ import { buildMicro } from "./setup/micro.mjs";
 import { buildSources, runBuilt, runSource } from "./setup/build.mjs";
 import { ensureNpmPackages } from "./setup/npm-packages.mjs";
 import { requireNode } from "./setup/node-version.mjs";
-import { ensureSystemPrograms } from "./setup/system-programs.mjs";
+import { ensureSystemPrograms, libvirtPrograms, neededPrograms } from "./setup/system-programs.mjs";
 import { ensureTapPlugins } from "./setup/tap.mjs";
 import { root, SetupError, runToEnd } from "./setup/steps.mjs";
 
@@ -54,8 +54,10 @@ try {
   const run = modes[mode];
   if (!run) throw new SetupError(`unknown option ${mode}; known are ${Object.keys(modes).join(", ")}`);
   requireNode();
-  await ensureSystemPrograms();
-  await ensureNpmPackages();
+  // The libvirt driver is tested here, but used only where an agent's settings say so.
+  const tests = mode === "--test" || mode === "--setup-only";
+  await ensureSystemPrograms([...neededPrograms(), ...(tests ? libvirtPrograms() : [])]);
+  await ensureNpmPackages(tests ? ["node_modules/@unraid/libvirt"] : []);
   process.exitCode = await run();
 } catch (error) {
   if (!(error instanceof SetupError)) throw error;

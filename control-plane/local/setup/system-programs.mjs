@@ -23,9 +23,26 @@ export function neededPrograms(architecture = process.arch) {
   ];
 }
 
-/** Installs what is missing, or throws a SetupError with the one command that does. */
-export async function ensureSystemPrograms(env = process.env) {
-  const missing = neededPrograms().filter(([program]) => !isOnPath(program, env.PATH ?? ""));
+/** What the libvirt driver needs besides; its binding is compiled when npm's packages are installed. */
+export function libvirtPrograms(architecture = process.arch) {
+  const machine = { x64: "x86_64", arm64: "aarch64" }[architecture];
+  const plugin = `/usr/lib/${machine}-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so`;
+  const compile = "compiles what the libvirt driver talks to libvirt with";
+  return [
+    ["libvirtd", "libvirt-daemon", "runs machines for the libvirt driver"],
+    [plugin, "libvirt-daemon-driver-qemu", "lets libvirt run QEMU"],
+    ["virsh", "libvirt-clients", "lets the libvirt driver change its machines"],
+    ["/usr/include/libvirt/libvirt.h", "libvirt-dev", compile],
+    ["g++", "g++", compile],
+    ["make", "make", compile],
+    ["python3", "python3", compile],
+    ["pkg-config", "pkg-config", compile],
+  ];
+}
+
+/** Installs what is missing of these, or throws a SetupError with the one command that does. */
+export async function ensureSystemPrograms(programs = neededPrograms(), env = process.env) {
+  const missing = programs.filter(([program]) => !isPresent(program, env.PATH ?? ""));
   const packages = [...new Set(missing.map(([, name]) => name))];
   if (missing.length === 0) return ensurePackageLists();
   for (const [program, name, purpose] of missing)
@@ -77,6 +94,11 @@ async function apt(argv) {
       await new Promise((resolve) => setTimeout(resolve, waits[attempt] * 1000));
     }
   }
+}
+
+/** A program by its name, or a file by its path. */
+function isPresent(name, searchPath) {
+  return path.isAbsolute(name) ? existsSync(name) : isOnPath(name, searchPath);
 }
 
 /** System folders count although a user's PATH often lacks them. */

@@ -30,6 +30,8 @@ import { defaultTiming, type MachineDeps } from "./machines/machine-deps.ts";
 import { createHostTransport } from "./machines/host-transport.ts";
 import { MachineManager } from "./machines/manager.ts";
 import { recoverMachines } from "./machines/recover.ts";
+import { CodingWorkers } from "./migration/coding/workers.ts";
+import { PageFiles } from "./migration/pages/page-files.ts";
 import { createPullHandler, MoveSources } from "./migration/pull-handler.ts";
 import { Listener } from "./rpc/listener.ts";
 import { createServices } from "./rpc/services.ts";
@@ -52,9 +54,15 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   const changes = new ChangeFeed();
   const sources = new MoveSources();
   const directoryOf = (id: string) => join(settings.data, "machines", id);
+  await using workers = new CodingWorkers({ log });
+  const pageFiles = new PageFiles({ directory: join(settings.data, "page-files"), log });
   const deps: MachineDeps = {
     ...{ driver, images, ledger, changes, log, directoryOf },
-    moves: createHostTransport({ sources, identity: identityOf(uplink), gateways: settings.gateways, log }),
+    moves: createHostTransport({
+      ...{ sources, workers, gateways: settings.gateways, log },
+      identity: identityOf(uplink),
+      pageFiles: driver.name === "fake" ? undefined : pageFiles,
+    }),
     timing: defaultTiming,
     now: Date.now,
   };

@@ -6,7 +6,11 @@ import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Credentials } from "../control/identity.ts";
+import type { MachinePlan } from "../drivers/driver.ts";
+import type { CodingWorkers } from "../migration/coding/workers.ts";
 import { directOpener, relayOpener } from "../migration/opener.ts";
+import type { PageFiles, PageSource } from "../migration/pages/page-files.ts";
+import type { PageStageOptions } from "../migration/pages/stage.ts";
 import { type MoveLimits, postCopyWindowBytes } from "../migration/protocol.ts";
 import type { MoveSources } from "../migration/pull-handler.ts";
 import { MovePuller } from "../migration/puller.ts";
@@ -19,6 +23,10 @@ export interface HostTransportDeps {
   readonly identity: { readonly credentials: Credentials };
   /** Addresses `host:port` of gateways, any of which may pass a pull on. */
   readonly gateways: readonly string[];
+  /** Threads for all moves of this host. */
+  readonly workers: CodingWorkers;
+  /** For the page stage; absent where a machine's stream is not QEMU's. */
+  readonly pageFiles: PageFiles | undefined;
   readonly log: Logger;
 }
 
@@ -26,15 +34,17 @@ export interface HostTransportDeps {
 const longestDirectory = 107 - "/disk-12345678901234567890.sock".length;
 
 export function createHostTransport(deps: HostTransportDeps): MoveTransport {
-  const { sources, identity, gateways, log } = deps;
+  const { sources, identity, gateways, workers, log } = deps;
   return {
-    async offer({ move, channels, directory }): Promise<MoveOffer> {
+    async offer({ move, plan, channels }): Promise<MoveOffer> {
       const source = await MoveSource.open({
         ...{ migrationId: move.migrationId, ticket: move.ticket, peerHostId: move.peerHostId },
         expiresAtMs: Number(move.expiresAtMs),
-        socketDirectory: socketDirectory(directory),
+        socketDirectory: socketDirectory(plan.directory),
+        wanOptimization: wanOptimizationOf(move),
         limits: limitsOf(move),
-        ...{ channels, log },
+        ...pagesOf(move, plan, deps.pageFiles),
+        ...{ channels, workers, log },
       });
       const listed = sources.add(source);
       return {
@@ -50,13 +60,14 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       };
     },
 
-    pull({ move, channels, connect }): MovePull {
+    pull({ move, plan, channels, connect }): MovePull {
       const { migrationId, ticket, peerHostId: hostId, peerAddress: address } = move;
       const direct = address === "" ? [] : [directOpener({ address, hostId, identity })];
       const relays = gateways.map((gateway) => relayOpener({ address: gateway, hostId, identity }));
       const openers = [...direct, ...relays];
       const puller = new MovePuller({
-        ...{ migrationId, ticket, channels, openers, connect, log },
+        ...{ migrationId, ticket, channels, openers, connect, workers, log },
+        ...pagesOf(move, plan, deps.pageFiles),
         limits: limitsOf(move),
       });
       const stop = new AbortController();
@@ -78,6 +89,31 @@ function limitsOf({ bandwidthLimit, type }: Move): Partial<MoveLimits> {
     bytesPerSecond: Number(bandwidthLimit),
     ...(type === MoveType.POSTCOPY && { windowBytes: postCopyWindowBytes }),
   };
+}
+
+function wanOptimizationOf({ wanOptimization }: Move): "auto" | "on" | "off" {
+  return wanOptimization === "on" || wanOptimization === "off" ? wanOptimization : "auto";
+}
+
+/** The files of the image, which both hosts have; not for post-copy, whose pages come in no order. */
+function pagesOf(
+  { type }: Move,
+  { spec, image }: MachinePlan,
+  files: PageFiles | undefined,
+): { readonly pages?: PageStageOptions } {
+  if (!files || type === MoveType.POSTCOPY) return {};
+  const paths: Readonly<Record<string, Omit<PageSource, "sha256">>> =
+    image.type === "disk"
+      ? { disk: { path: image.path, format: image.format } }
+      : {
+          kernel: { path: image.kernelPath, format: "raw" },
+          initrd: { path: image.initrdPath, format: "raw" },
+        };
+  const sources = (spec.image?.files ?? []).flatMap(({ role, sha256 }) => {
+    const found = paths[role];
+    return found ? [{ sha256, ...found }] : [];
+  });
+  return { pages: { files, sources } };
 }
 
 /**

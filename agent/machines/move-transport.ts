@@ -2,19 +2,19 @@
 import type { Duplex } from "node:stream";
 import type { Fault } from "#kernel/fault.ts";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { LocalImage } from "../drivers/driver.ts";
+import type { MachinePlan } from "../drivers/driver.ts";
 import type { MoveStats } from "../migration/stats.ts";
 
 export interface MoveCargo {
   readonly move: Move;
+  /** The machine; the image that it was made from is on the other host too. */
+  readonly plan: MachinePlan;
   readonly channels: readonly string[];
-  /** The image that the machine was made from; the other host has it too. */
-  readonly image: LocalImage;
 }
 
 export interface MoveTransport {
   /** Source: listens where the hypervisor will connect, and hands over to the peer that pulls. */
-  offer(cargo: MoveCargo & { readonly directory: string }, signal: AbortSignal): Promise<MoveOffer>;
+  offer(cargo: MoveCargo): Promise<MoveOffer>;
   /** Destination: begins to pull from the source's host. */
   pull(cargo: MoveCargo & { readonly connect: ConnectChannel }): MovePull;
 }

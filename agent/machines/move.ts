@@ -149,8 +149,7 @@ export class MachineMove {
     const { live, transport } = this.#require();
     if (!this.#offer) {
       const channels = await live.listChannels(plan.id);
-      const { image, directory } = plan;
-      this.#offer = await transport.offer({ move, channels, image, directory }, signal);
+      this.#offer = await transport.offer({ move, plan, channels });
     }
     const offer = this.#offer;
     try {
@@ -175,13 +174,12 @@ export class MachineMove {
   async #receive(journal: MoveJournal, move: Move, plan: MachinePlan, signal: AbortSignal): Promise<void> {
     const { id, driver, ledger, status } = this.#deps;
     const { live, transport } = this.#require();
-    const { image, spec } = plan;
     // It arrives as it is: restarts that were asked for before are not for this host to make.
-    await ledger.note(id, { restarts: spec.restarts });
+    await ledger.note(id, { restarts: plan.spec.restarts });
     const channels = await live.receive(plan, signal);
     if (!this.#pull && !(await live.hasArrived(id))) {
       const connect = (channel: string, until: AbortSignal) => live.connectChannel(id, channel, until);
-      this.#watch(transport.pull({ move, channels, image, connect }));
+      this.#watch(transport.pull({ move, plan, channels, connect }));
     }
     status.observed = await driver.inspect(id);
     status.activity = undefined;

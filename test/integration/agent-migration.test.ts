@@ -1,7 +1,13 @@
 /** Two agents that move a fake machine between them over mutual TLS, told as the control plane would tell them. */
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdir, writeFile } from "node:fs/promises";
+import { connect, type IncomingHttpHeaders } from "node:http2";
+import { join } from "node:path";
 import t from "tap";
 import { create } from "@bufbuild/protobuf";
+import { pullPath } from "#agent/migration/protocol.ts";
+import { nodeProgram } from "#cp/local/programs.ts";
 import {
   type Machine,
   type MachineSpec,
@@ -18,12 +24,14 @@ import {
   MoveType,
   OnUnreachable,
 } from "#gen/skerry/agent/v1/migration_pb.js";
-import { MoveHost } from "#test/support/move-host.ts";
-import { TransportWorld } from "#test/support/transport-world.ts";
+import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
+import { MoveHost, readTicks } from "#test/support/move-host.ts";
+import { Program } from "#test/support/program.ts";
+import { fileSha256, TransportWorld } from "#test/support/transport-world.ts";
 import { until } from "#test/support/until.ts";
 
 const { RUNNING, PAUSED } = MachineState;
-const { READY, CONVERGED, HANDED_OVER, DISK_COPY } = MovePhase;
+const { READY, CONVERGED, SWITCHOVER, HANDED_OVER, FAILED, DISK_COPY } = MovePhase;
 const { SOURCE, DESTINATION } = MoveRole;
 const never = new AbortController().signal;
 const counting = { tickMs: 4 };
@@ -31,32 +39,34 @@ const counting = { tickMs: 4 };
 const world = await TransportWorld.start();
 t.teardown(() => world[Symbol.asyncDispose]());
 
+/** What a test needs of a host, in this process or another. */
+interface Host {
+  readonly id: string;
+  /** Of its own port. */
+  readonly address: string;
+  view(id: string): Machine | undefined;
+  ticks(id: string): Promise<readonly string[]>;
+}
+
 /** One machine, and its moves from host to host. */
 class Mover {
   readonly id: string;
   #epoch = 1n;
   #move = 0;
-  source: MoveHost;
-  destination: MoveHost;
-  relayed = false;
-  change: Partial<Move> = {};
+  source: Host;
+  destination: Host;
   #ticket = randomBytes(32);
 
-  constructor(id: string, source: MoveHost, destination: MoveHost) {
+  constructor(id: string, source: Host, destination: Host) {
     this.id = id;
     this.source = source;
     this.destination = destination;
   }
 
   /** The same machine, to be moved from where it is now to another host. */
-  next(destination: MoveHost): void {
+  next(destination: Host): void {
     this.source = this.destination;
     this.destination = destination;
-    this.#move++;
-    this.#ticket = randomBytes(32);
-  }
-
-  again(): void {
     this.#move++;
     this.#ticket = randomBytes(32);
   }
@@ -64,7 +74,7 @@ class Mover {
   spec(move?: Move, change: Partial<MachineSpec> = {}): MachineSpec {
     const spec = create(MachineSpecSchema, {
       name: this.id,
-      image: { id: "img-1", type: 1 },
+      image: { id: "img-1", type: 1, files: [{ role: "disk", sha256: fileSha256, format: "raw" }] },
       vcpus: 1,
       memoryBytes: 2n ** 27n,
       diskBytes: 2n ** 26n,
@@ -82,24 +92,24 @@ class Mover {
       role,
       type: MoveType.LIVE,
       peerHostId: peer.id,
-      peerAddress: role === DESTINATION && !this.relayed ? peer.address : "",
+      peerAddress: role === DESTINATION ? peer.address : "",
       ticket: this.#ticket,
       expiresAtMs: BigInt(Date.now() + 60_000),
       maxDowntimeMs: 1000,
       onUnreachable: OnUnreachable.ABORT,
     });
-    return Object.assign(move, this.change, change);
+    return Object.assign(move, change);
   }
 
-  ensure(host: MoveHost, move?: Move, change: Partial<MachineSpec> = {}, waitMs = 10_000): Promise<Machine> {
+  ensure(host: Host, move?: Move, change: Partial<MachineSpec> = {}, waitMs = 10_000): Promise<Machine> {
     const fence = { epoch: ++this.#epoch, generation: this.#epoch };
     const request = { id: this.id, fence, spec: this.spec(move, change), waitMs };
     return world.agents.ensureMachine(host.id, request, never);
   }
 
-  remove(host: MoveHost, keepDisksSeconds = 0): Promise<boolean> {
+  remove(host: Host): Promise<boolean> {
     const fence = { epoch: ++this.#epoch, generation: this.#epoch };
-    return host.manager.remove({ id: this.id, fence, waitMs: 10_000, keepDisksSeconds }, never);
+    return world.agents.removeMachine(host.id, { id: this.id, fence, waitMs: 10_000 }, never);
   }
 
   /** To the moment before the switch-over is asked for. */
@@ -125,18 +135,14 @@ class Mover {
   }
 
   /** Waits until the machine's move is in a phase there. */
-  async at(host: MoveHost, phase: MovePhase): Promise<void> {
-    await until(() => this.view(host)?.move?.phase === phase, 30_000);
-  }
-
-  view(host: MoveHost): Machine | undefined {
-    return host.manager.list().find(({ id }) => id === this.id);
+  async at(host: Host, phase: MovePhase): Promise<void> {
+    await until(() => host.view(this.id)?.move?.phase === phase, 30_000);
   }
 
   /** Waits until the guest counts there. */
-  async counts(host: MoveHost): Promise<void> {
+  async counts(host: Host): Promise<void> {
     const before = (await host.ticks(this.id)).length;
-    await until(async () => (await host.ticks(this.id)).length > before + 2);
+    await until(async () => (await host.ticks(this.id)).length > before + 2, 20_000);
   }
 }
 
@@ -179,4 +185,142 @@ await t.test("a machine moves while it counts, and back", async (t) => {
   const back = await mover.whole();
   t.equal(back.arrived.state, RUNNING);
   await mover.counts(a);
+  const session = connect(`https://${a.address}`, { ...(await operator()), servername: a.id });
+  const stream = session.request({
+    ":method": "POST",
+    ":path": pullPath,
+    "content-type": "application/grpc+proto",
+  });
+  const [headers] = (await once(stream, "response")) as [IncomingHttpHeaders];
+  t.match(headers, { "grpc-status": "7" }, "operators may not pull");
+  session.destroy();
+});
+
+async function operator(): Promise<{ key: string; cert: string; ca: string }> {
+  const key = newPrivateKey();
+  const cert = await world.authority.issueOperator("ann", createCertificateRequest(key));
+  const ca = world.authority.certificatePem;
+  return { key: key.export({ type: "pkcs8", format: "pem" }).toString(), cert, ca };
+}
+
+/** An agent as a process of its own, with the fake driver. */
+class AgentProcess implements Host, AsyncDisposable {
+  readonly id: string;
+  readonly #program: Program;
+  readonly #data: string;
+  readonly #name: string;
+  readonly #knobs: string;
+
+  constructor(name: string) {
+    this.#name = name;
+    this.id = `host-${name}`;
+    this.#data = join(world.directory, name);
+    this.#knobs = join(world.directory, `${name}-knobs.json`);
+    this.#program = new Program({
+      name,
+      argv: nodeProgram("agent/main"),
+      env: {
+        PATH: process.env["PATH"] ?? "",
+        SKERRY_AGENT_DATA: this.#data,
+        SKERRY_AGENT_GATEWAY: world.address,
+        SKERRY_AGENT_NAME: name,
+        SKERRY_AGENT_DRIVER: "fake",
+        SKERRY_AGENT_LISTEN_HOST: "127.0.0.1",
+        SKERRY_AGENT_LISTEN_PORT: "0",
+        SKERRY_AGENT_FAKE_KNOBS_FILE: this.#knobs,
+        SKERRY_AGENT_TOKEN: world.token(`tok-${name}`),
+      },
+      logFile: join(world.directory, `${name}.log`),
+      announcesReady: false,
+    });
+  }
+
+  async start(...hold: string[]): Promise<void> {
+    await this.hold(...hold);
+    await mkdir(this.#data, { recursive: true });
+    forget(this.id);
+    await this.#program.start();
+    await until(() => world.agents.connected().includes(this.id) && this.address !== "", 40_000);
+  }
+
+  /** Moves wait before these parts. */
+  async hold(...calls: string[]): Promise<void> {
+    await writeFile(this.#knobs, JSON.stringify({ ...counting, hold: calls }));
+  }
+
+  async kill(): Promise<void> {
+    await this.#program.kill();
+    await until(() => !world.agents.connected().includes(this.id), 20_000);
+  }
+
+  get address(): string {
+    const full = world.reports.find(({ hostId, report }) => hostId === this.id && report.full);
+    return full?.report.facts?.listenAddress ?? "";
+  }
+
+  view(id: string): Machine | undefined {
+    const mine = world.reports.filter(({ hostId }) => hostId === this.id);
+    return mine.flatMap(({ report }) => report.machines.filter((machine) => machine.id === id)).at(-1);
+  }
+
+  ticks(id: string): Promise<readonly string[]> {
+    return readTicks(join(this.#data, "machines", id));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#program[Symbol.asyncDispose]();
+  }
+}
+
+/** What a host told before it was killed. */
+function forget(hostId: string): void {
+  const others = world.reports.filter((report) => report.hostId !== hostId);
+  world.reports.splice(0, world.reports.length, ...others);
+}
+
+await t.test("kill -9 of the agents", async (t) => {
+  await using a = new AgentProcess("pa");
+  await using b = new AgentProcess("pb");
+  await a.start("disk-copy");
+  await b.start();
+  const mover = new Mover("vm-2", a, b);
+  await mover.ensure(a);
+  await mover.counts(a);
+  await mover.begin();
+  await mover.at(a, DISK_COPY);
+  await b.kill();
+  await b.start();
+  await a.hold();
+  t.match((await mover.handOver()).move, { phase: HANDED_OVER }, "the destination took the disk up again");
+  await a.kill();
+  const printed = await a.ticks("vm-2");
+  await a.start();
+  await mover.at(a, HANDED_OVER);
+  t.equal(a.view("vm-2")?.state, PAUSED, "a source that handed over stays stopped");
+  const arrived = await mover.ensure(b);
+  t.match(arrived, { state: RUNNING });
+  await mover.counts(b);
+  t.same(await a.ticks("vm-2"), printed);
+  checkCounting(t, printed, await b.ticks("vm-2"));
+  await mover.remove(a);
+
+  await b.hold("switchover");
+  mover.next(a);
+  await mover.begin();
+  await mover.at(b, CONVERGED);
+  await mover.ensure(b, mover.move(SOURCE, { switchOver: true }), {}, 0);
+  await mover.at(b, SWITCHOVER);
+  await b.kill();
+  await b.start();
+  await mover.at(a, FAILED);
+  t.match(await mover.ensure(b), { state: RUNNING }, "a source that was killed before goes on");
+  await mover.remove(a);
+  await mover.counts(b);
+  t.equal((await a.ticks("vm-2")).length, 0);
+  const counted = (await b.ticks("vm-2")).map((tick) => Number(tick.split(" ")[1]));
+  t.same(
+    counted,
+    counted.map((_, index) => index + (counted[0] ?? 0)),
+    "every number once",
+  );
 });

@@ -10,16 +10,19 @@ import { Ledger } from "#agent/machines/ledger.ts";
 import { defaultTiming, type MachineDeps } from "#agent/machines/machine-deps.ts";
 import { MachineManager } from "#agent/machines/manager.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
+import { CodingWorkers } from "#agent/migration/coding/workers.ts";
 import { createPullHandler, MoveSources } from "#agent/migration/pull-handler.ts";
 import type { AgentServices } from "#agent/rpc/handler.ts";
 import { faultInterceptor } from "#agent/rpc/faults.ts";
 import { Listener } from "#agent/rpc/listener.ts";
 import { machineService } from "#agent/rpc/machine-service.ts";
-import { MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
+import { type Machine, MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
 import { silentLogger } from "#kernel/log.ts";
 import type { TransportWorld } from "./transport-world.ts";
 import { until } from "./until.ts";
 
+/** One pair for all hosts: what is moved here is small. */
+const codingWorkers = new CodingWorkers({ log: silentLogger });
 const never = new AbortController().signal;
 
 export class MoveHost implements AsyncDisposable {
@@ -52,7 +55,11 @@ export class MoveHost implements AsyncDisposable {
     this.#deps = {
       driver: this.driver,
       images: { ensure: async () => ({ type: "disk", path: "/nowhere", format: "raw" }) },
-      moves: createHostTransport({ sources, identity, gateways: [world.address], log }),
+      moves: createHostTransport({
+        ...{ sources, identity, workers: codingWorkers, log },
+        gateways: [world.address],
+        pageFiles: undefined,
+      }),
       timing: { ...defaultTiming, backoff: { baseMs: 10, capMs: 20 }, attempts: 4, progressMs: 20 },
       now: Date.now,
       directoryOf: (id) => join(world.directory, name, "machines", id),
@@ -93,6 +100,10 @@ export class MoveHost implements AsyncDisposable {
     return this.#deps.directoryOf(id);
   }
 
+  view(id: string): Machine | undefined {
+    return this.manager.list().find((machine) => machine.id === id);
+  }
+
   async hasFolder(id: string): Promise<boolean> {
     return stat(this.directoryOf(id)).then(
       () => true,
@@ -101,9 +112,8 @@ export class MoveHost implements AsyncDisposable {
   }
 
   /** What the machine's guest has counted on this host, in the order it did: `token counter`. */
-  async ticks(id: string): Promise<readonly string[]> {
-    const log = await readFile(join(this.directoryOf(id), "console.log"), "latin1").catch(() => "");
-    return [...log.matchAll(/^tick (.*)\r$/gm)].map(([, tick = ""]) => tick);
+  ticks(id: string): Promise<readonly string[]> {
+    return readTicks(this.directoryOf(id));
   }
 
   /** As `kill -9` leaves it: every connection cut, nothing tidied up. */
@@ -129,4 +139,10 @@ export class MoveHost implements AsyncDisposable {
     await until(() => session.state.status === "connected");
     await until(() => this.#world.agents.connected().includes(this.id));
   }
+}
+
+/** The lines of a fake guest's console: `token counter`. */
+export async function readTicks(directory: string): Promise<readonly string[]> {
+  const log = await readFile(join(directory, "console.log"), "latin1").catch(() => "");
+  return [...log.matchAll(/^tick (.*)\r$/gm)].map(([, tick = ""]) => tick);
 }

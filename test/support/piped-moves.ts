@@ -1,6 +1,6 @@
 /** Carries moves between hosts of one process: what a hypervisor writes into its socket goes straight to the other's. */
 import { once } from "node:events";
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
@@ -48,10 +48,9 @@ export class PipedMoves implements MoveTransport {
     return sockets.length;
   }
 
-  async offer({ move, channels, directory }: MoveCargo & { readonly directory: string }): Promise<MoveOffer> {
-    await mkdir(directory, { recursive: true });
+  async offer({ move, plan, channels }: MoveCargo): Promise<MoveOffer> {
     const counters = new MoveCounters();
-    const socketOf = (channel: string) => join(directory, `${channel.replace(":", "-")}.sock`);
+    const socketOf = (channel: string) => join(plan.directory, `${channel.replace(":", "-")}.sock`);
     const sockets = new Set<Socket>();
     const servers: Server[] = [];
     for (const channel of channels) {

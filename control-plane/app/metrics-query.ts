@@ -146,5 +146,5 @@ const systemSql = `
          ${sum("network_in_bytes")} as "networkInBytes",
          ${sum("network_out_bytes")} as "networkOutBytes",
          (select count(*) from resource where kind = 'instance' and phase = 'running') as "runningInstances",
-         (select count(*) from operation where name = 'migrate' and status in ('running', 'undoing')) as "runningMigrations"
+         (select count(*) from resource where kind = 'migration' and request_of is not null) as "runningMigrations"
   from (select distinct on (host_id) sample from host_sample where at >= $1 order by host_id, at desc) newest`;

@@ -165,7 +165,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, metrics });
+  const novacron = novacronSurface({ resources, accounts, metrics, planner });
   const documents = Object.fromEntries(
     [native, novacron].map((surface) => [surface.name, openApiDocument(surface, version)]),
   );

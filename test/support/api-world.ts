@@ -3,13 +3,16 @@ import type { AgentPort } from "#cp/agents/port.ts";
 import { SqlAccountStore } from "#cp/app/account-store.ts";
 import { Accounts, apiKeyOwners } from "#cp/app/accounts.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
+import { MigrationPlanner } from "#cp/app/migration-planner.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
 import { Tokens } from "#cp/app/tokens.ts";
 import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
 import { EventFeed } from "#cp/engine/events.ts";
+import { CachedFleet } from "#cp/engine/fleet.ts";
 import { changeResource, insertResource, lockResource } from "#cp/engine/rows.ts";
 import { consoleRoutes } from "#cp/http/console.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
+import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import { openApiDocument } from "#cp/http/openapi.ts";
 import type { Locate } from "#cp/http/relay.ts";
@@ -18,6 +21,7 @@ import { systemSurface, type ReadinessCheck } from "#cp/http/system.ts";
 import { host } from "#cp/resources/host/host.resource.ts";
 import { instance, type Instance, type InstanceStatus } from "#cp/resources/instance/instance.resource.ts";
 import { kinds } from "#cp/resources/kinds.ts";
+import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import { Database } from "#cp/store/database.ts";
 import { KeyStore } from "#cp/store/keys.ts";
 import { Fault } from "#kernel/fault.ts";
@@ -52,6 +56,8 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const accounts = new Accounts({ store, tokens, now, passwordCost: { memoryCost: 64, timeCost: 1 } });
   await accounts.ensureFirst(username, password);
   const metrics = new MetricsQuery({ database, now });
+  const policy = defaultPolicy({ cost: 1, distance: 1, packing: 1 });
+  const planner = new MigrationPlanner({ database, fleet: new CachedFleet(database, policy, now) });
   const lines: LogLine[] = [];
   const log = createLogger({ level: "info", write: (line) => lines.push(JSON.parse(line) as LogLine) });
   const uploads: { id: string; bytes: number }[] = [];
@@ -76,6 +82,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         },
         issueOperatorCertificate: async (_ctx, request) => ({ certificate: request, authorities: "" }),
       }),
+      ...migrationRoutes({ resources, planner }),
       ...consoleRoutes({
         resources,
         agents: { attachConsole: noConsole, readConsoleLog: noConsole, ...options.agents },
@@ -83,7 +90,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, metrics });
+  const novacron = novacronSurface({ resources, accounts, metrics, planner });
   const documents = {
     skerry: openApiDocument(native, "0.0.0-test"),
     novacron: openApiDocument(novacron, "0.0.0-test"),

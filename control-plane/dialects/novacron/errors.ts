@@ -1,5 +1,5 @@
 import { z } from "zod";
-import type { Fault, Json } from "#kernel/fault.ts";
+import { Fault, type Json } from "#kernel/fault.ts";
 import { detailOf } from "../../http/faults.ts";
 import type { ErrorContext } from "../../http/route.ts";
 import { toVmField } from "./vm.ts";
@@ -24,20 +24,46 @@ const codes: Readonly<Record<string, string>> = {
   ROLE_TOO_LOW: "FORBIDDEN",
   UNAVAILABLE: "SERVICE_UNAVAILABLE",
   EXHAUSTED: "RESOURCE_EXHAUSTED",
+  REQUEST_UNDER_WAY: "MIGRATION_IN_PROGRESS",
 };
+
+/** What a path's last id is one of. */
+const nouns = { migration_id: "Migration", vm_id: "VM" } as const;
 
 /** A fault in NovaCron's words. */
 export function encodeFault(fault: Fault, { now, params }: ErrorContext): Json {
-  const missing =
-    fault.code === "notFound" && fault.reason !== "VERB_NOT_FOUND" ? params["vm_id"] : undefined;
+  const missing = fault.code === "notFound" ? missingOf(fault, params) : undefined;
+  const { message, details } = missing ?? { message: toMessage(fault), details: toDetails(fault) };
   return {
     error: {
       code: fault.code === "notFound" ? "RESOURCE_NOT_FOUND" : (codes[fault.reason] ?? fault.reason),
-      message: missing === undefined ? toMessage(fault) : `VM with ID ${missing.slice(0, 80)} not found`,
-      details: missing === undefined ? toDetails(fault) : { vm_id: missing.slice(0, 80) },
+      message,
+      details,
       timestamp: new Date(now).toISOString(),
     },
   };
+}
+
+/** The words for an id of the path that leads nowhere. */
+function missingOf({ reason }: Fault, params: ErrorContext["params"]) {
+  if (reason === "VERB_NOT_FOUND") return undefined;
+  for (const name of ["migration_id", "vm_id"] as const) {
+    const id = params[name]?.slice(0, 80);
+    if (id !== undefined)
+      return { message: `${nouns[name]} with ID ${id} not found`, details: { [name]: id } };
+  }
+  return undefined;
+}
+
+/** The fault with its fields called by this API's names, where `rename` has them. */
+export function withFieldNames(fault: Fault, rename: (field: string) => string): Fault {
+  const { fields, ...detail } = detailOf(fault);
+  if (!Array.isArray(fields)) return fault;
+  const [, field, rest] = /^(spec\.[\w.]+)(: .*)$/s.exec(fault.message) ?? [];
+  const message = field && rest ? `${rename(field)}${rest}` : fault.message;
+  const renamed = fields.map((entry: Json) => renameField(entry, rename));
+  const { code, reason, cause } = fault;
+  return new Fault(code, message, { reason, cause, detail: { ...detail, fields: renamed } });
 }
 
 /** Messages about one field begin with its name. */
@@ -53,11 +79,11 @@ function toDetails(fault: Fault): Json {
   return {
     ...detail,
     ...(typeof field === "string" && { field: toVmField(field) }),
-    ...(Array.isArray(fields) && { fields: fields.map(renameField) }),
+    ...(Array.isArray(fields) && { fields: fields.map((entry: Json) => renameField(entry, toVmField)) }),
   };
 }
 
-function renameField(entry: Json): Json {
+function renameField(entry: Json, rename: (field: string) => string): Json {
   if (typeof entry !== "object" || entry === null || !("field" in entry)) return entry;
-  return typeof entry.field === "string" ? { ...entry, field: toVmField(entry.field) } : entry;
+  return typeof entry.field === "string" ? { ...entry, field: rename(entry.field) } : entry;
 }

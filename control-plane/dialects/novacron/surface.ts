@@ -3,18 +3,20 @@ import type { Surface } from "../../http/route.ts";
 import { authRoutes, type Login } from "./auth-routes.ts";
 import { encodeFault, errorSchema } from "./errors.ts";
 import { metricsRoutes, type MetricsRoutesOptions } from "./metrics-routes.ts";
+import { migrationRoutes, type MigrationRoutesOptions } from "./migration-routes.ts";
 import { vmRoutes } from "./vm-routes.ts";
 
 export interface NovacronOptions {
   readonly resources: ResourceApi;
   readonly accounts: Login;
   readonly metrics: MetricsRoutesOptions["metrics"];
+  readonly planner: MigrationRoutesOptions["planner"];
 }
 
 const areas = ["auth", "vms", "migrations", "providers", "edge", "users", "audit", "metrics", "agents"];
 
 /** The NovaCron-compatible API, reference C of the contract. */
-export function novacronSurface({ resources, accounts, metrics }: NovacronOptions): Surface {
+export function novacronSurface({ resources, accounts, metrics, planner }: NovacronOptions): Surface {
   return {
     name: "novacron",
     title: "Skerry, NovaCron-compatible",
@@ -22,6 +24,11 @@ export function novacronSurface({ resources, accounts, metrics }: NovacronOption
     errorSchema,
     errorContentType: "application/json; charset=utf-8",
     encodeFault,
-    routes: [...authRoutes(accounts), ...vmRoutes(resources), ...metricsRoutes({ resources, metrics })],
+    routes: [
+      ...authRoutes(accounts),
+      ...vmRoutes(resources),
+      ...migrationRoutes({ resources, planner }),
+      ...metricsRoutes({ resources, metrics }),
+    ],
   };
 }

@@ -48,7 +48,7 @@ const native = nativeSurface({
     ...consoleRoutes({ resources, agents: nothing, locate: nothing }),
   ],
 });
-const novacron = novacronSurface({ resources, accounts: nothing, metrics: nothing });
+const novacron = novacronSurface({ resources, accounts: nothing, metrics: nothing, planner: nothing });
 const documentOf = (surface: Surface) => openApiDocument(surface, "1.2.3") as unknown as Document;
 
 for (const surface of [native, novacron]) {

@@ -1,0 +1,199 @@
+import { z } from "zod";
+import { Fault } from "#kernel/fault.ts";
+import type { Ctx } from "#kernel/ctx.ts";
+import type { Reply, ResourceApi } from "../../app/resource-api.ts";
+import { etagOf, isUnchanged, mutationOf } from "../../http/conditional.ts";
+import { integerParameter } from "../../http/parameters.ts";
+import { defineRoute, type Call, type Route } from "../../http/route.ts";
+import type { Resource } from "../../resources/definition.ts";
+import { instance, type Instance } from "../../resources/instance/instance.resource.ts";
+import {
+  migration,
+  migrationTypes,
+  type Migration,
+  type MigrationSpec,
+} from "../../resources/migration/migration.resource.ts";
+import { phasesOf, withPrefix } from "../dialect.ts";
+import { formatDuration } from "./duration.ts";
+import { withFieldNames } from "./errors.ts";
+import {
+  encodeMigration,
+  migrateVm,
+  migrationStatuses,
+  migrationView,
+  statusOf,
+  toMigrationField,
+  toMigrationSpec,
+  type MigrateVm,
+} from "./migration.ts";
+
+/** What a migration would be, as the planner answers. */
+export interface Prospect {
+  readonly possible: boolean;
+  readonly type: MigrationSpec["type"];
+  readonly target: { readonly host_id: string; readonly provider: string; readonly region: string } | null;
+  readonly predicted: {
+    readonly bytes_total: number;
+    readonly bytes_on_wire: number;
+    readonly seconds: number;
+    readonly downtime_ms: number | null;
+    readonly basis: string;
+  };
+  readonly blockers: readonly { readonly code: string; readonly message: string }[];
+}
+
+export interface MigrationRoutesOptions {
+  readonly resources: ResourceApi;
+  readonly planner: { plan(ctx: Ctx, resource: Instance, spec: MigrationSpec): Promise<Prospect> };
+}
+
+const collection = "/v1/migrations";
+const defaultLimit = 20;
+const maxLimit = 1000;
+const maxPage = 1_000_000;
+const shown = { schema: migrationView, name: "Migration" };
+
+const prospect = z.object({
+  vm_id: z.string(),
+  dry_run: z.literal(true),
+  possible: z.boolean(),
+  blockers: z.array(z.object({ code: z.string(), message: z.string() })),
+  migration_type: z.enum(migrationTypes),
+  target_provider: z.string().nullable(),
+  target_region: z.string().nullable(),
+  target_host_id: z.string().nullable(),
+  bytes_total: z.number().describe("of memory and disk"),
+  data_transferred: z.number().describe("predicted bytes on the wire"),
+  duration: z.string().describe("predicted"),
+  downtime: z.string().nullable().describe("predicted; null for a VM that is off"),
+  basis: z.string().describe("what the prediction stands on"),
+});
+
+export function migrationRoutes(options: MigrationRoutesOptions): Route[] {
+  return [migrateRoute(options), ...readRoutes(options.resources)];
+}
+
+function migrateRoute({ resources, planner }: MigrationRoutesOptions): Route {
+  return defineRoute({
+    method: "POST",
+    path: "/v1/vms/{vm_id}/migrate",
+    operationId: "migrateVm",
+    summary: "Move a VM to another provider, region or host; a running one goes on running",
+    tag: "migrations",
+    role: "operator",
+    body: migrateVm,
+    mutates: true,
+    answers: {
+      200: { description: "what it would be (dry_run)", schema: prospect, name: "MigrationProspect" },
+      202: { description: "it has begun", ...shown },
+    },
+    async handle(call) {
+      try {
+        return await migrate(call);
+      } catch (thrown) {
+        throw thrown instanceof Fault ? withFieldNames(thrown, toMigrationField) : thrown;
+      }
+    },
+  });
+
+  async function migrate(call: Call<unknown, MigrateVm>): Promise<Reply> {
+    const { ctx, params, body } = call;
+    const moving = (await resources.get(ctx, instance, params["vm_id"] ?? "")) as Instance;
+    const spec = toMigrationSpec(body, moving.id);
+    const plan = await planner.plan(ctx, moving, spec);
+    if (body.dry_run) return { status: 200, headers: {}, body: encodeProspect(moving, plan) };
+    const reply = mutationOf(call, (resource) => begun(resource as Migration, plan));
+    return resources.create(ctx, migration, { name: moving.name, spec }, reply);
+  }
+}
+
+/** A migration that was just asked for: nothing is measured yet, so the plan says when it will have ended. */
+function begun(resource: Migration, { predicted }: Prospect): Reply {
+  const expected = new Date(resource.createdAt.getTime() + predicted.seconds * 1000);
+  return {
+    status: 202,
+    headers: { ETag: etagOf(resource), Location: `${collection}/${resource.id}` },
+    body: { ...encodeMigration(resource), estimated_completion: expected.toISOString() },
+  };
+}
+
+function encodeProspect({ id }: Instance, plan: Prospect): z.infer<typeof prospect> {
+  const { possible, type, target, predicted, blockers } = plan;
+  return {
+    vm_id: withPrefix(id, "vm"),
+    dry_run: true,
+    possible,
+    blockers: blockers.map(({ code, message }) => ({ code, message })),
+    migration_type: type,
+    target_provider: target?.provider ?? null,
+    target_region: target?.region ?? null,
+    target_host_id: target?.host_id ?? null,
+    bytes_total: predicted.bytes_total,
+    data_transferred: predicted.bytes_on_wire,
+    duration: formatDuration(predicted.seconds * 1000),
+    downtime: predicted.downtime_ms === null ? null : formatDuration(predicted.downtime_ms),
+    basis: predicted.basis,
+  };
+}
+
+function readRoutes(resources: ResourceApi): Route[] {
+  return [
+    defineRoute({
+      method: "GET",
+      path: collection,
+      operationId: "listMigrations",
+      summary: "List migrations",
+      tag: "migrations",
+      role: "viewer",
+      query: z.strictObject({
+        status: z.enum(migrationStatuses).optional(),
+        vm_id: z.string().max(255).optional(),
+        page: integerParameter({ min: 1, max: maxPage, default: 1, description: "page, from 1" }).optional(),
+        limit: integerParameter({
+          min: 1,
+          max: maxLimit,
+          default: defaultLimit,
+          description: "migrations per page",
+        }).optional(),
+      }),
+      answers: {
+        200: {
+          description: "a page",
+          schema: z.object({
+            migrations: z.array(migrationView),
+            total: z.int(),
+            page: z.int(),
+            limit: z.int(),
+          }),
+        },
+      },
+      async handle({ ctx, query: { page = 1, limit = defaultLimit, status, vm_id } }) {
+        const found = await resources.list(ctx, migration, {
+          limit,
+          offset: (page - 1) * limit,
+          ...(status && { phases: phasesOf(statusOf, status) }),
+          ...(vm_id !== undefined && { filters: { instance: withPrefix(vm_id, instance.idPrefixes[0]) } }),
+        });
+        const migrations = found.items.map((item) => encodeMigration(item as Migration));
+        return { status: 200, headers: {}, body: { migrations, total: found.total, page, limit } };
+      },
+    }),
+    defineRoute({
+      method: "GET",
+      path: `${collection}/{migration_id}`,
+      operationId: "getMigration",
+      summary: "Get a migration: how far it is, and in the end what it cost",
+      tag: "migrations",
+      role: "viewer",
+      answers: { 200: { description: "the migration", ...shown }, 304: { description: "unchanged" } },
+      async handle(call) {
+        const found = await resources.get(call.ctx, migration, call.params["migration_id"] ?? "");
+        if (!isUnchanged(call, found))
+          return { status: 200, headers: tagged(found), body: encodeMigration(found as Migration) };
+        return { status: 304, headers: tagged(found), body: null };
+      },
+    }),
+  ];
+}
+
+const tagged = (resource: Resource) => ({ ETag: etagOf(resource) });

@@ -29,7 +29,7 @@ import { followEvents, type LifecycleEvent } from "./events.ts";
 import { type LibvirtHost, openHost } from "./host.ts";
 import { readMetrics } from "./metrics.ts";
 import { Moves } from "./migration.ts";
-import { isAskedToStop, isOn, observe } from "./observe.ts";
+import { isAskedToStop, isOn, isOurs, observe, type OtherMachine, toOther } from "./observe.ts";
 import { keepStaleDisk, prepareFolder } from "./prepare.ts";
 import { findRuntimeFolder, type RuntimeFolder } from "./runtime.ts";
 
@@ -157,6 +157,12 @@ export class LibvirtDriver implements MachineDriver {
   async inspect(id: string): Promise<DriverMachine | undefined> {
     const entry = this.#entries.get(id);
     return entry && (await this.#observe(entry, this.#lifetime.signal));
+  }
+
+  /** The host's domains that are not of our making. They are shown and left alone. */
+  async listOthers(signal: AbortSignal): Promise<readonly OtherMachine[]> {
+    const domains = await this.#host.library.list(signal);
+    return domains.filter((found) => !isOurs(found)).map(toOther);
   }
 
   events(signal: AbortSignal): AsyncIterable<MachineEvent> {

@@ -89,6 +89,22 @@ export async function observe(
   };
 }
 
+/** A machine that somebody else has libvirt run here. */
+export interface OtherMachine extends Pick<DriverMachine, "state" | "vcpus" | "memoryBytes"> {
+  readonly uuid: string;
+  readonly name: string;
+}
+
+/** Whether the domain is of this driver's making: its uuid is the one that its name gives. Pure. */
+export function isOurs({ name, uuid }: FoundDomain): boolean {
+  return deriveIdentity(name).uuid === uuid;
+}
+
+export function toOther(found: FoundDomain): OtherMachine {
+  const { vcpus, memoryBytes } = readSize(found);
+  return { uuid: found.uuid, name: found.name, state: stateOf(found), vcpus, memoryBytes };
+}
+
 export function isOn(found: FoundDomain | undefined): found is FoundDomain {
   return found !== undefined && found.state !== "off";
 }

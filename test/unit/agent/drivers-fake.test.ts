@@ -7,6 +7,7 @@ import { silentLogger } from "#kernel/log.ts";
 import { MachineSpecSchema, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { LocalImage, MachinePlan } from "#agent/drivers/driver.ts";
 import { type Bench, driverConformance } from "#agent/drivers/conformance.ts";
+import { moveConformance } from "#agent/drivers/conformance-move.ts";
 import { createFakeDriver } from "#agent/drivers/fake/driver.ts";
 import { parseKnobs } from "#agent/drivers/fake/knobs.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
@@ -28,6 +29,7 @@ async function makeBench(): Promise<Bench> {
 }
 
 await t.test("conformance", (t) => driverConformance(t, { make: makeBench, limitMs: 5000 }));
+await t.test("conformance of moves", (t) => moveConformance(t, { make: makeBench, limitMs: 10_000 }));
 
 function plan(directory: string, id: string): MachinePlan {
   const spec = create(MachineSpecSchema, {
@@ -84,7 +86,15 @@ await t.test("knobs from a file that changes under a running driver", async (t) 
   await writeFile(knobsFile, JSON.stringify({ crash: ["*"] }));
   await until(async () => (await driver.inspect("a"))?.state === "stopped");
   await driver[Symbol.asyncDispose]();
-  for (const text of ["[]", "nonsense", '{"stepping":"jumpy"}', '{"nonesuch":1}', '{"failures":[{}]}']) {
+  for (const text of [
+    "[]",
+    "nonsense",
+    '{"hold":["sleep"]}',
+    '{"tickMs":-1}',
+    '{"stepping":"jumpy"}',
+    '{"nonesuch":1}',
+    '{"failures":[{}]}',
+  ]) {
     t.equal(await reasonOf(() => parseKnobs(text)), "FAKE_KNOBS_INVALID", text);
   }
   await t.rejects(createFakeDriver({ log: silentLogger, knobsFile: join(directory, "absent.json") }));

@@ -18,6 +18,8 @@ export interface EncodedBlock {
   readonly checksum: bigint;
   /** Of the pages that became references. */
   readonly inImageBytes: number;
+  /** What was chosen for it, whether it shrank or not; undefined for what is too little for a choice. */
+  readonly chosen?: Codec;
 }
 
 /** Encodes the blocks of one channel. A block's pieces belong to the encoder from then on. */

@@ -118,7 +118,6 @@ export class FrameReceiver {
       this.#stop.signal.throwIfAborted();
       if (raw.length > 0 && !hypervisor.write(raw)) await this.#drained(hypervisor);
       counters.count(channel, { rawBytes: raw.length, wireBytes: frame.data.length });
-      if (frame.rawLength >= worthCodingBytes) counters.useCodec(frame.codec);
       this.#heldBytes -= frame.rawLength;
       if (this.#heldBytes < limits.inFlightBytes / 2 && stream.isPaused()) stream.resume();
       if (frame.end) this.#end(hypervisor);
@@ -194,6 +193,3 @@ export class FrameReceiver {
     if (this.#quietTicks > stallTicks) this.#fail(stalled(this.#deps.limits.stallMs));
   }
 }
-
-/** Smaller frames say nothing about the choice of codec. */
-const worthCodingBytes = 32 * 1024;

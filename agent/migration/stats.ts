@@ -14,7 +14,7 @@ export interface MoveStats {
     readonly diskRaw: number;
     readonly diskWire: number;
   };
-  /** Of the last frame that was worth coding. */
+  /** Chosen at the source at present; the destination takes what comes and says none. */
   readonly codec: CodecName;
   /** Since the move began here, in milliseconds. */
   readonly codecHistory: readonly { readonly codec: CodecName; readonly atMs: number }[];

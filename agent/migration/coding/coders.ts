@@ -42,7 +42,8 @@ export class AdaptiveEncoder implements BlockEncoder {
       this.#pageSet !== undefined && block.pages !== undefined && block.pages.length > 0
         ? { pages: block.pages, pageSet: this.#pageSet }
         : undefined;
-    if (plan.method.codec === Codec.NONE && !plan.trial && !staging) return plainBlock(block);
+    const chosen = plan.method.codec;
+    if (chosen === Codec.NONE && !plan.trial && !staging) return { ...plainBlock(block), chosen };
     const { pieces, rawBytes } = block;
     const encoding = await this.#workers.run(
       { type: "encode", pieces, rawBytes, ...plan, ...staging },
@@ -51,7 +52,7 @@ export class AdaptiveEncoder implements BlockEncoder {
     for (const { method, codedBytes, ms } of encoding.coded) {
       this.#choice.learn(method, encoding.stagedBytes, codedBytes, ms);
     }
-    return encoding;
+    return { ...encoding, chosen };
   }
 }
 

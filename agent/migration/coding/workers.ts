@@ -112,11 +112,14 @@ export class CodingWorkers implements AsyncDisposable {
   }
 }
 
+/** Little, so that buffers that have been handed on are let go of soon. */
+const resourceLimits = { maxYoungGenerationSizeMb: 4 };
+
 /** From source, the loader that runs TypeScript does not follow into threads by itself. */
 function startWorker(url: URL): Worker {
-  if (!url.href.endsWith(".ts")) return new Worker(url);
+  if (!url.href.endsWith(".ts")) return new Worker(url, { resourceLimits });
   const load = `import("tsx/esm/api").then(({ register }) => { register(); return import(${JSON.stringify(url.href)}); })`;
-  return new Worker(load, { eval: true });
+  return new Worker(load, { eval: true, resourceLimits });
 }
 
 function failed(how: string, cause?: unknown): Fault {

@@ -78,6 +78,12 @@ export interface MigrationInfo {
   };
 }
 
+export interface YankInstance {
+  readonly type: "block-node" | "chardev" | "migration";
+  readonly "node-name"?: string;
+  readonly id?: string;
+}
+
 export interface BlockJob {
   /** The job's id. */
   readonly device: string;
@@ -94,7 +100,7 @@ export interface BlockJob {
 type Empty = Readonly<Record<string, never>>;
 
 export interface QmpCommands {
-  qmp_capabilities: { arguments: Empty; returns: Empty };
+  qmp_capabilities: { arguments: { readonly enable?: readonly string[] }; returns: Empty };
   "query-status": { arguments: Empty; returns: QmpStatus };
   "query-kvm": { arguments: Empty; returns: { readonly enabled: boolean; readonly present: boolean } };
   "query-cpus-fast": { arguments: Empty; returns: readonly object[] };
@@ -125,6 +131,9 @@ export interface QmpCommands {
   };
   "migrate-set-parameters": { arguments: Readonly<Record<string, number>>; returns: Empty };
   "query-migrate": { arguments: Empty; returns: MigrationInfo };
+  "query-yank": { arguments: Empty; returns: readonly YankInstance[] };
+  /** Shuts connections down that QEMU may be waiting for. */
+  yank: { arguments: { readonly instances: readonly YankInstance[] }; returns: Empty };
   "nbd-server-start": {
     arguments: { readonly addr: { readonly type: "unix"; readonly data: { readonly path: string } } };
     returns: Empty;

@@ -14,6 +14,8 @@ export interface QmpLimits {
   readonly signal: AbortSignal;
   /** Default 10 s: QEMU answers at once unless it is busy with its disk. */
   readonly timeoutMs?: number;
+  /** Not behind the commands before it: for the few that get a QEMU going again that hangs. */
+  readonly urgent?: boolean;
 }
 
 interface Waiting {
@@ -23,14 +25,17 @@ interface Waiting {
 }
 
 const defaultTimeoutMs = 10_000;
+/** QEMU's name for commands out of order ("out of band"). */
+const urgency = "oob";
 
 export class QmpSession implements Disposable {
   readonly #stream: Duplex;
   readonly #decoder = new JsonLineDecoder();
   readonly #waiting = new Map<number, Waiting>();
   readonly #events = new EventQueue<QmpEvent>();
-  readonly #greeting: Promise<void>;
-  #greeted: (() => void) | undefined;
+  readonly #greeting: Promise<readonly string[]>;
+  #greeted: ((capabilities: readonly string[]) => void) | undefined;
+  #takesUrgent = false;
   #refuseGreeting: ((fault: Fault) => void) | undefined;
   #nextId = 1;
   #end: Fault | undefined;
@@ -53,8 +58,10 @@ export class QmpSession implements Disposable {
   static async open(stream: Duplex, limits: QmpLimits): Promise<QmpSession> {
     const session = new QmpSession(stream);
     try {
-      await session.#limited("greeting", limits, () => session.#greeting);
-      await session.execute("qmp_capabilities", {}, limits);
+      const offered = await session.#limited<readonly string[]>("greeting", limits, () => session.#greeting);
+      const enable = offered.filter((name) => name === urgency);
+      await session.execute("qmp_capabilities", enable.length === 0 ? {} : { enable }, limits);
+      session.#takesUrgent = enable.length > 0;
       return session;
     } catch (fault) {
       session[Symbol.dispose]();
@@ -75,7 +82,8 @@ export class QmpSession implements Disposable {
         const reply = new Promise<unknown>((resolve, reject) => {
           this.#waiting.set(id, { command, resolve, reject });
         });
-        this.#stream.write(encodeJsonLine({ execute: command, arguments: args, id }));
+        const verb = limits.urgent === true && this.#takesUrgent ? "exec-oob" : "execute";
+        this.#stream.write(encodeJsonLine({ [verb]: command, arguments: args, id }));
         return reply;
       });
     } finally {
@@ -105,7 +113,8 @@ export class QmpSession implements Disposable {
 
   #dispatch(message: Record<string, unknown>): void {
     if ("QMP" in message) {
-      this.#greeted?.();
+      const { capabilities } = message["QMP"] as { capabilities?: readonly string[] };
+      this.#greeted?.(capabilities ?? []);
     } else if (typeof message["event"] === "string") {
       const data = (message["data"] ?? {}) as Record<string, unknown>;
       this.#events.push({ name: message["event"], data, atMs: timeOf(message["timestamp"]) });

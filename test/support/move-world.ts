@@ -1,9 +1,11 @@
 /** A machine between two QEMU drivers on this host whose sockets are joined by plain pipes, as two agents would join them. */
 import { create } from "@bufbuild/protobuf";
+import { once } from "node:events";
 import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import type { Duplex } from "node:stream";
 import type { LocalImage, MachineDriver, MachinePlan, SendProgress } from "#agent/drivers/driver.ts";
 import { createQemuDriver } from "#agent/drivers/qemu/driver.ts";
 import { buildMicro } from "#agent/images/micro/build.ts";
@@ -22,6 +24,9 @@ const MiB = 1024n ** 2n;
 
 export interface Side extends AsyncDisposable {
   driver: MachineDriver;
+  /** A new driver over what the last one left behind, as after `kill -9` of the agent. */
+  succeed(): Promise<void>;
+  pid(): Promise<number>;
   readonly directory: string;
   readonly plan: MachinePlan;
   console(): Promise<string>;
@@ -33,8 +38,9 @@ export class MoveWorld implements AsyncDisposable {
   readonly destination: Side;
   readonly #root: string;
   readonly #servers = new Map<string, Server>();
-  readonly pipes = new Set<Socket>();
-  cut = false;
+  readonly #pipes = new Set<Socket>();
+  /** Channels on which nothing goes on until they are taken out. */
+  readonly held = new Set<string>();
 
   constructor(id: string, root: string, source: Side, destination: Side) {
     this.id = id;
@@ -49,18 +55,32 @@ export class MoveWorld implements AsyncDisposable {
     return (await side.driver.inspect(this.id))?.state;
   }
 
-  /** Moves the guest until it is handed over. */
+  /**
+   * Moves the guest until it is handed over, or as far as `seen` lets it. @param change what the move is to be
+   * @param seen called at each change of phase; false ends the sending there
+   */
   async move(
     change: Partial<Move>,
     signal: AbortSignal,
+    seen: (progress: SendProgress) => boolean | Promise<boolean> = () => true,
   ): Promise<{ last: SendProgress | undefined; phases: string[] }> {
     await this.receive(change, signal);
+    return await this.send(change, signal, seen);
+  }
+
+  async send(
+    change: Partial<Move>,
+    signal: AbortSignal,
+    seen: (progress: SendProgress) => boolean | Promise<boolean> = () => true,
+  ): Promise<{ last: SendProgress | undefined; phases: string[] }> {
     const plan = this.withMove(this.source, MoveRole.SOURCE, { switchOver: true, ...change });
     const phases: string[] = [];
     let last: SendProgress | undefined;
     for await (const progress of this.source.driver.liveMigration!.send(plan, this.socketOf, signal)) {
-      if (phases.at(-1) !== progress.phase) phases.push(progress.phase);
       last = progress;
+      if (phases.at(-1) === progress.phase) continue;
+      phases.push(progress.phase);
+      if (!(await seen(progress))) break;
     }
     return { last, phases };
   }
@@ -86,24 +106,38 @@ export class MoveWorld implements AsyncDisposable {
     await until(() => server.listening);
   }
 
+  /** Ends all connections; they may come again. */
+  cut(): void {
+    for (const pipe of this.#pipes) pipe.destroy();
+  }
+
   async #join(near: Socket, channel: string, signal: AbortSignal): Promise<void> {
+    this.#pipes.add(near);
     near.on("error", () => near.destroy());
-    if (this.cut) return void near.destroy();
-    this.pipes.add(near);
     try {
       const far = await this.destination.driver.liveMigration!.connectChannel(this.id, channel, signal);
       far.on("error", () => near.destroy());
       far.on("close", () => near.destroy());
       near.on("close", () => far.destroy());
-      near.pipe(far).pipe(near);
+      await Promise.all([this.#pump(near, far, channel), this.#pump(far, near, channel)]);
     } catch {
       near.destroy();
+    } finally {
+      this.#pipes.delete(near);
     }
+  }
+
+  async #pump(from: Duplex, to: Duplex, channel: string): Promise<void> {
+    for await (const chunk of from as AsyncIterable<Buffer>) {
+      await until(() => !this.held.has(channel) || from.destroyed, 100_000);
+      if (!to.write(chunk)) await once(to, "drain");
+    }
+    to.end();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const server of this.#servers.values()) server.close();
-    for (const pipe of this.pipes) pipe.destroy();
+    this.cut();
     await this.source[Symbol.asyncDispose]();
     await this.destination[Symbol.asyncDispose]();
     await rm(this.#root, { recursive: true });
@@ -123,7 +157,7 @@ export async function makeWorld(id: string, change: Partial<MachineSpec>): Promi
 async function makeSide(root: string, name: string, id: string, change: Partial<MachineSpec>): Promise<Side> {
   // Far longer than the path of a socket may be.
   const directory = join(root, name.repeat(60), "x".repeat(60), id);
-  const driver = createQemuDriver({ stateDirectory: join(root, name), log: silentLogger });
+  const makeDriver = () => createQemuDriver({ stateDirectory: join(root, name), log: silentLogger });
   await mkdir(join(root, name.repeat(60), "x".repeat(60)), { recursive: true });
   const spec = create(MachineSpecSchema, {
     name: id,
@@ -135,10 +169,15 @@ async function makeSide(root: string, name: string, id: string, change: Partial<
   });
   const plan = { id, spec: Object.assign(spec, change), image: await loadMicro(), directory };
   const side: Side = {
-    driver,
+    driver: makeDriver(),
     directory,
     plan,
-    console: () => readFile(driver.console!.logPath(directory), "utf8"),
+    succeed: async () => {
+      await side.driver[Symbol.asyncDispose]();
+      side.driver = makeDriver();
+    },
+    pid: async () => Number(await readFile(join(directory, "qemu.pid"), "utf8")),
+    console: () => readFile(side.driver.console!.logPath(directory), "utf8"),
     [Symbol.asyncDispose]: async () => {
       await side.driver.remove(id, directory, AbortSignal.timeout(20_000));
       await side.driver[Symbol.asyncDispose]();

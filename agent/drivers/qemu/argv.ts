@@ -87,20 +87,23 @@ const memory: Configurator = ({ shape }, { platform }, out) => {
 };
 
 const disks: Configurator = (launch, _facts, out) => {
+  // QEMU's own choice follows the vCPUs, which may have become more by the time that the machine moves.
+  const queues = { "num-queues": launch.shape.queues };
   out.json("blockdev", {
     driver: "qcow2",
     "node-name": "root",
     discard: "unmap",
     file: { driver: "file", filename: launch.files.rootDisk, discard: "unmap" },
   });
-  out.list("device", "virtio-blk-pci", { id: "disk0", drive: "root", bootindex: 1, serial: "root" });
+  const root = { id: "disk0", drive: "root", bootindex: 1, serial: "root" };
+  out.list("device", "virtio-blk-pci", { ...root, ...queues });
   out.json("blockdev", {
     driver: "raw",
     "node-name": "seed",
     "read-only": true,
     file: { driver: "file", filename: launch.files.seed, "read-only": true },
   });
-  out.list("device", "virtio-blk-pci", { id: "disk1", drive: "seed", serial: "seed" });
+  out.list("device", "virtio-blk-pci", { id: "disk1", drive: "seed", serial: "seed", ...queues });
 };
 
 const boot: Configurator = ({ image }, { platform }, out) => {

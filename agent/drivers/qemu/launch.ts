@@ -46,6 +46,7 @@ export function deriveShape(
     ...model,
     vcpus,
     maxVcpus: Math.max(vcpus, maxVcpus),
+    queues: vcpus,
     memoryBytes,
     hotMemoryBytes: spares && hotMemoryBytes > 0n ? hotMemoryBytes : 0n,
   };
@@ -53,7 +54,7 @@ export function deriveShape(
 
 /** A machine that is off is held by the smallest QEMU there is while its disk moves. Pure. */
 export function deriveColdShape(model: Pick<GuestShape, "machineType" | "cpuModel">): GuestShape {
-  return { ...model, vcpus: 1, maxVcpus: 1, memoryBytes: 64n * MiB, hotMemoryBytes: 0n };
+  return { ...model, vcpus: 1, maxVcpus: 1, queues: 1, memoryBytes: 64n * MiB, hotMemoryBytes: 0n };
 }
 
 /** Everything that the argument vector is made from. Pure. */

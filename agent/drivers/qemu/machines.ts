@@ -69,9 +69,10 @@ export class Machines {
   async attach(entry: Entry, signal: AbortSignal): Promise<void> {
     const { id, directory } = entry.plan;
     const identity = processIdentity(id, directory);
-    if (entry.running) {
+    const { running } = entry;
+    if (running) {
       if ((await findProcess(identity)) !== undefined) return;
-      await entry.running.ended;
+      await running.ended;
     }
     entry.running = await RunningMachine.attach(
       {

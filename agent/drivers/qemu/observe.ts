@@ -18,7 +18,8 @@ export interface Observable {
 }
 
 export async function observe(machine: Observable, signal: AbortSignal): Promise<DriverMachine> {
-  const { running } = machine;
+  // What holds the disk of a machine that is off while it moves is not the machine.
+  const running = machine.record.move?.cold ? undefined : machine.running;
   const found = running && (await unlessEnded(observeRunning(machine, running, signal)));
   return found ?? (await observeStopped(machine));
 }

@@ -84,6 +84,15 @@ export class RunningMachine {
     return this.#session.execute(command, args, timeoutMs === undefined ? { signal } : { signal, timeoutMs });
   }
 
+  /** A command that is answered even while QEMU hangs in another. */
+  urge<C extends "query-yank" | "yank">(
+    command: C,
+    args: QmpCommands[C]["arguments"],
+    signal: AbortSignal,
+  ): Promise<QmpCommands[C]["returns"]> {
+    return this.#session.execute(command, args, { signal, urgent: true });
+  }
+
   /** How many events there were. Read it before looking at the machine, and no change after the look is missed. */
   get eventCount(): number {
     return this.#eventCount;

@@ -13,6 +13,9 @@ export interface Seed {
   readonly "network-config": string;
 }
 
+/** The same at every host: a guest that moves may have the ISO mounted, and finds another one behind it. */
+const dates = ["--modification-date=2000010100000000", "--set_all_file_dates", "2000010100000000"];
+
 const hostnamePattern = /^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/;
 
 /** The seed's files. Pure. JSON is YAML too, and quotes whatever a user put in. */
@@ -58,7 +61,7 @@ export async function ensureSeed(
     await mkdir(folder, { recursive: true });
     for (const [name, content] of Object.entries(seed))
       await writeFile(join(folder, name), content as string);
-    const label = ["-volid", "CIDATA", "-joliet", "-rational-rock"];
+    const label = ["-volid", "CIDATA", "-joliet", "-rational-rock", ...dates];
     await exec("xorriso", ["-as", "genisoimage", "-quiet", ...label, "-output", unfinished, folder], {
       signal,
       timeoutMs: 30_000,

@@ -9,6 +9,8 @@ export interface GuestShape {
   readonly cpuModel: string;
   readonly vcpus: number;
   readonly maxVcpus: number;
+  /** Of a disk: as many as there were vCPUs at its start, whatever was plugged in since. */
+  readonly queues: number;
   readonly memoryBytes: bigint;
   /** Most that can be plugged in on top. */
   readonly hotMemoryBytes: bigint;
@@ -23,23 +25,21 @@ export function encodeShape(shape: GuestShape): string {
 export function parseShape(text: string): GuestShape | undefined {
   if (text === "") return undefined;
   const value = parse(text);
-  const sizes = [value["vcpus"], value["maxVcpus"], value["memoryBytes"], value["hotMemoryBytes"]];
   const { machineType, cpuModel } = value;
-  const [vcpus, maxVcpus, memoryBytes, hotMemoryBytes] = sizes.map(Number) as [
-    number,
-    number,
-    number,
-    number,
-  ];
-  const whole = sizes.every((size) => typeof size === "number" && Number.isSafeInteger(size) && size >= 0);
-  if (!whole || !isName(machineType) || !isName(cpuModel)) throw unreadable(text);
+  if (!isName(machineType) || !isName(cpuModel)) throw unreadable(text);
+  const count = (name: string): number => {
+    const number = value[name];
+    if (typeof number === "number" && Number.isSafeInteger(number) && number >= 0) return number;
+    throw unreadable(text);
+  };
   return {
     machineType,
     cpuModel,
-    vcpus,
-    maxVcpus,
-    memoryBytes: BigInt(memoryBytes),
-    hotMemoryBytes: BigInt(hotMemoryBytes),
+    vcpus: count("vcpus"),
+    maxVcpus: count("maxVcpus"),
+    queues: count("queues"),
+    memoryBytes: BigInt(count("memoryBytes")),
+    hotMemoryBytes: BigInt(count("hotMemoryBytes")),
   };
 }
 

@@ -87,12 +87,12 @@ const whole = [
     "-blockdev",
     `{"driver":"qcow2","node-name":"root","discard":"unmap","file":{"driver":"file","filename":"/m/it's, \\"x\\"/root.qcow2","discard":"unmap"}}`,
   ],
-  ["-device", "virtio-blk-pci,id=disk0,drive=root,bootindex=1,serial=root"],
+  ["-device", "virtio-blk-pci,id=disk0,drive=root,bootindex=1,serial=root,num-queues=1"],
   [
     "-blockdev",
     `{"driver":"raw","node-name":"seed","read-only":true,"file":{"driver":"file","filename":"/m/it's, \\"x\\"/seed.iso","read-only":true}}`,
   ],
-  ["-device", "virtio-blk-pci,id=disk1,drive=seed,serial=seed"],
+  ["-device", "virtio-blk-pci,id=disk1,drive=seed,serial=seed,num-queues=1"],
   ["-kernel", "/i/a,b/vmlinuz"],
   ["-initrd", "/i/initrd"],
   ["-append", "console=ttyS0 swiotlb=noforce"],
@@ -146,6 +146,12 @@ await t.test("the whole argument vector", async (t) => {
       "-initrd": [],
       "-append": [["-bios", "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"]],
       "-machine": [["-machine", "virt-7.2,gic-version=max"]],
+      "-device virtio-blk-pci,id=disk0": [
+        ["-device", "virtio-blk-pci,id=disk0,drive=root,bootindex=1,serial=root,num-queues=4"],
+      ],
+      "-device virtio-blk-pci,id=disk1": [
+        ["-device", "virtio-blk-pci,id=disk1,drive=seed,serial=seed,num-queues=4"],
+      ],
       "-smp": [["-smp", "cpus=4,maxcpus=4,sockets=1,cores=4,threads=1"]],
       "-m ": [["-m", "size=536870912B"]],
     }),

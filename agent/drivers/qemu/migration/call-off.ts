@@ -2,7 +2,9 @@
  * Ends a move at the source as if it had not been: nothing is copied any more and the guest runs. For the caller who knows
  * that the move was not committed; a guest that had been handed over comes back too.
  */
+import { isFault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";
+import type { YankInstance } from "#agent/qmp/commands.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { readSituation, type Situation } from "./situation.ts";
 
@@ -12,9 +14,25 @@ const ended: ReadonlySet<string> = new Set(["none", "completed", "failed", "canc
 
 export async function callOff(machine: RunningMachine, parent: AbortSignal): Promise<void> {
   using signal = deadline(limitMs, "calling the move off", parent);
+  await cut(machine, ({ type }) => type === "migration", signal);
   // The guest first: it may stand still.
   await resume(machine, signal);
   await dropCopies(machine, signal);
+}
+
+/** Shuts connections down, out of turn: QEMU may hang until the other host answers, and the guest with it. */
+async function cut(
+  machine: RunningMachine,
+  isMeant: (instance: YankInstance) => boolean,
+  signal: AbortSignal,
+): Promise<void> {
+  const instances = (await machine.urge("query-yank", {}, signal)).filter(isMeant);
+  try {
+    if (instances.length > 0) await machine.urge("yank", { instances }, signal);
+  } catch (thrown) {
+    // It has ended by itself.
+    if (!isFault(thrown) || thrown.reason !== "QMP_COMMAND_FAILED") throw thrown;
+  }
 }
 
 async function resume(machine: RunningMachine, signal: AbortSignal): Promise<void> {
@@ -42,11 +60,15 @@ async function dropCopies(machine: RunningMachine, signal: AbortSignal): Promise
   }
 }
 
-/** Removes a node if it is there. */
-export async function dropTarget(machine: RunningMachine, node: string, signal: AbortSignal): Promise<void> {
+/**
+ * Removes a node if it is there. QEMU 7.2 hangs when it closes one whose connection is open, and a copy whose connection
+ * it has cut while something was on its way never ends: so it is cut after the one and before the other.
+ */
+async function dropTarget(machine: RunningMachine, target: string, signal: AbortSignal): Promise<void> {
   const nodes = await machine.execute("query-named-block-nodes", { flat: true }, signal);
-  if (nodes.some((other) => other["node-name"] === node))
-    await machine.execute("blockdev-del", { "node-name": node }, signal);
+  if (!nodes.some((node) => node["node-name"] === target)) return;
+  await cut(machine, (instance) => instance["node-name"] === target, signal);
+  await machine.execute("blockdev-del", { "node-name": target }, signal);
 }
 
 async function waitFor(

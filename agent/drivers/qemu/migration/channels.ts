@@ -32,7 +32,7 @@ export function listChannels(): string[] {
 }
 
 /** The socket in the machine's folder that a channel leads to. */
-export function socketNameOf(channel: string): string {
+export function channelEnd(channel: string): string {
   if (channel === memoryChannel) return memorySocketName;
   if (movedDisks.some((disk) => diskChannel(disk) === channel)) return diskSocketName;
   throw new Fault("notFound", `there is no channel ${JSON.stringify(channel)}`, {

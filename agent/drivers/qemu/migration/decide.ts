@@ -7,6 +7,7 @@
  * | not begun   | one has no copy        | mirror it                                                   |
  * | not begun   | one stopped on errors  | resume it: the connection may be back                       |
  * | not begun   | all equal (ready)      | stream the memory                                           |
+ * | on its way  | one stopped on errors  | resume it                                                   |
  * | on its way  |                        | watch                                                       |
  * | pre-switch  | one still follows      | release it: the guest has stopped, so it ends when equal    |
  * | pre-switch  | all copied             | continue                                                    |
@@ -15,7 +16,7 @@
  */
 import { Fault } from "#kernel/fault.ts";
 import type { MovedDisk } from "./channels.ts";
-import { isCopied, type Situation } from "./situation.ts";
+import { isCopied, isStuck, type Situation } from "./situation.ts";
 
 export type Step =
   | { readonly do: "mirror" | "resume" | "release"; readonly disk: MovedDisk }
@@ -28,10 +29,11 @@ export function decideStep(now: Situation, begun: boolean): Step {
 }
 
 function decideDisks({ disks }: Situation): Step {
-  for (const { disk, job } of disks) {
+  for (const state of disks) {
+    const { disk, job } = state;
     if (!job) return { do: "mirror", disk };
     if (job.status === "concluded") return fail(diskLost(job.error));
-    if (job["io-status"] !== "ok") return { do: "resume", disk };
+    if (isStuck(state)) return { do: "resume", disk };
   }
   return { do: disks.every(({ job }) => job?.ready) ? "stream" : "watch" };
 }
@@ -39,20 +41,24 @@ function decideDisks({ disks }: Situation): Step {
 function decideMemory(now: Situation): Step {
   const { status = "none", "error-desc": error } = now.migration;
   if (status === "none" || status === "failed" || status === "cancelled") return fail(memoryLost(error));
-  // Completed and running: it was resumed since, by a command that this one does not know of.
   if (status === "completed") {
-    return now.runState === "postmigrate" ? { do: "finish" } : fail(memoryLost("the guest was resumed"));
+    // It was resumed since, by a command that this one does not know of.
+    if (now.runState === "running") return fail(memoryLost("the guest was resumed"));
+    return { do: now.runState === "postmigrate" ? "finish" : "watch" };
   }
   if (status === "pre-switchover") return decideSwitch(now);
   const lost = now.disks.find(({ job }) => !job || job.status === "concluded");
-  return lost && status === "active" ? fail(diskLost(lost.job?.error)) : { do: "watch" };
+  if (lost && status === "active") return fail(diskLost(lost.job?.error));
+  const stuck = status === "active" ? now.disks.find(isStuck) : undefined;
+  return stuck ? { do: "resume", disk: stuck.disk } : { do: "watch" };
 }
 
 function decideSwitch({ disks }: Situation): Step {
   for (const state of disks) {
     const { disk, job } = state;
     if (isCopied(state)) continue;
-    if (!job || job.status === "concluded") return fail(diskLost(job?.error));
+    // The guest stands still: there is no time to wait for a connection.
+    if (!job || job.status === "concluded" || isStuck(state)) return fail(diskLost(job?.error));
     return { do: job.status === "ready" ? "release" : "watch", disk };
   }
   return { do: "continue" };

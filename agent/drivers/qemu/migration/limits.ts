@@ -40,11 +40,11 @@ export function nextDowntimeMs(move: Move, before: number): number {
  */
 export function deriveLimits(
   move: Move,
-  state: { readonly held: boolean; readonly downtimeMs: number },
+  state: { readonly held: boolean; readonly mayEnd: boolean; readonly downtimeMs: number },
 ): Limits {
   return {
     bandwidth: state.held ? heldBandwidth : unlimited,
-    downtimeMs: move.switchOver ? state.downtimeMs : 0,
+    downtimeMs: state.mayEnd ? state.downtimeMs : 0,
     throttle: move.onUnreachable === OnUnreachable.THROTTLE,
   };
 }

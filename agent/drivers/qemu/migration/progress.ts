@@ -1,5 +1,4 @@
 /** How a move goes, told from its situation. Pure. */
-import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { SendProgress } from "../../driver.ts";
 import type { Pace } from "./pace.ts";
 import { diskBytes, type Situation } from "./situation.ts";
@@ -11,15 +10,16 @@ const overheadMs = 30;
 
 export interface ProgressInput {
   readonly begun: boolean;
-  readonly move: Move;
+  /** As `isNear` said. */
+  readonly near: boolean;
   readonly pace: Pace;
   readonly stoppedAtMs: number | undefined;
 }
 
-/** Disks are equal or nearly so, and the rest of the memory is a matter of a moment. */
-export function isNear(now: Situation, pace: Pace): boolean {
+/** What is left is a matter of a moment. One that was near is so until it is far again: rounds swing. */
+export function isNear(now: Situation, pace: Pace, before: boolean): boolean {
   const left = (now.migration.ram?.remaining ?? Infinity) + diskBytes(now).remaining;
-  return pace.timeFor(left) <= convergedMs;
+  return pace.timeFor(left) <= (before ? 2 * convergedMs : convergedMs);
 }
 
 export function deriveProgress(now: Situation, input: ProgressInput): SendProgress {
@@ -45,13 +45,14 @@ export function deriveProgress(now: Situation, input: ProgressInput): SendProgre
   };
 }
 
-function phaseOf(now: Situation, { begun, pace }: ProgressInput): SendProgress["phase"] {
+function phaseOf(now: Situation, { begun, near }: ProgressInput): SendProgress["phase"] {
   if (!begun) return "disk-copy";
-  const { status = "none" } = now.migration;
-  if (status === "completed") return "handed-over";
-  if (status === "pre-switchover" || status === "device") return "switchover";
+  const { runState, migration } = now;
+  const { status = "none" } = migration;
+  if (status === "completed" && runState === "postmigrate") return "handed-over";
+  if (["pre-switchover", "device", "completed"].includes(status)) return "switchover";
   if (status.startsWith("postcopy")) return "post-copy";
-  return isNear(now, pace) ? "converged" : "pre-copy";
+  return near ? "converged" : "pre-copy";
 }
 
 function timesOf({ migration }: Situation): { readonly stoppedMs?: number } {

@@ -3,7 +3,7 @@ import type { Duplex } from "node:stream";
 import type { RunningMachine } from "../running-machine.ts";
 import { connectSocket } from "../files.ts";
 import { isFault } from "#kernel/fault.ts";
-import { diskSocketName, memorySocketName, movedDisks, socketNameOf, withShortPath } from "./channels.ts";
+import { diskSocketName, memorySocketName, movedDisks, channelEnd, withShortPath } from "./channels.ts";
 import { capabilityList } from "./limits.ts";
 
 const arrivalPollMs = 20;
@@ -52,7 +52,7 @@ export async function stopServer(machine: RunningMachine, signal: AbortSignal): 
 
 /** A new connection to the end of a channel. */
 export async function openChannel(directory: string, channel: string, signal: AbortSignal): Promise<Duplex> {
-  return await connectSocket(directory, socketNameOf(channel), signal);
+  return await connectSocket(directory, channelEnd(channel), signal);
 }
 
 /** The whole machine is here: its memory was loaded, which the source sends after its disks. */

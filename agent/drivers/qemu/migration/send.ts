@@ -4,15 +4,24 @@
  */
 import { type Move, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
+import { deadline } from "#kernel/retry.ts";
 import type { SendProgress } from "../../driver.ts";
 import type { RunningMachine } from "../running-machine.ts";
-import { dropTarget } from "./call-off.ts";
-import { diskChannel, memoryChannel, type MovedDisk } from "./channels.ts";
-import { decideStep } from "./decide.ts";
-import { deriveLimits, downtimeBudgetMs, greatestDowntimeMs, type Limits, nextDowntimeMs, setCapabilities, setLimits } from "./limits.ts";
+import { memoryChannel } from "./channels.ts";
+import { decideStep, type Step } from "./decide.ts";
+import { DiskCopier } from "./disk-copier.ts";
+import {
+  deriveLimits,
+  downtimeBudgetMs,
+  greatestDowntimeMs,
+  type Limits,
+  nextDowntimeMs,
+  setCapabilities,
+  setLimits,
+} from "./limits.ts";
 import { Pace } from "./pace.ts";
 import { deriveProgress, isNear } from "./progress.ts";
-import { readSituation, type Situation } from "./situation.ts";
+import { areDisksNear, readSituation, type Situation } from "./situation.ts";
 
 export interface Sending {
   readonly machine: RunningMachine;
@@ -28,12 +37,13 @@ const tellMs = 500;
 const lookMs = { disks: 200, memory: 100, near: 20 } as const;
 /** With less than this to go, a stream that may not end yet is held back; with more than twice, it goes on. */
 const holdMs = 300;
-/** A connection that was cut may take so long to come back before requests on it fail, and the copy stops. */
-const reconnectSeconds = 10;
-/** The copy is taken up again after such a stop, for so long in all. */
-const resumeLimitMs = 300_000;
-/** How long a round without progress is borne; a throttled guest is slowed in several steps. */
+/** How long rounds without progress are borne; a throttled guest is slowed in several steps. */
 const patienceMs = { ambitious: 500, plain: 3_000, throttled: 20_000 } as const;
+/** How long the guest may stand still at worst before it is let go on: so many times what was allowed. */
+const standstill = { times: 10, leastMs: 10_000, forcedMs: 600_000 } as const;
+const beginTimeoutMs = 20_000;
+/** Looks at a migration that is complete but does not tell its times yet. */
+const looksForTimes = 25;
 
 /** Sends the machine; ends after `handed-over` was told. Throws what made it fail, with the guest not yet resumed. */
 export async function* sendMachine(sending: Sending, signal: AbortSignal): AsyncGenerator<SendProgress> {
@@ -43,133 +53,115 @@ export async function* sendMachine(sending: Sending, signal: AbortSignal): Async
 class Sender {
   readonly #sending: Sending;
   readonly #signal: AbortSignal;
+  readonly #disks: DiskCopier;
   readonly #pace = new Pace();
   #begun: boolean;
   #held = false;
+  #near = false;
+  #finalLooks = 0;
   /** How long the guest may stand still, as QEMU is told: more after each try that got nowhere. */
   #downtimeMs: number;
   #set: Limits | undefined;
-  #brokenSinceMs: number | undefined;
-  readonly #released = new Set<string>();
 
   constructor(sending: Sending, signal: AbortSignal) {
     this.#sending = sending;
     this.#signal = signal;
+    this.#disks = new DiskCopier(sending.machine, sending.socketOf);
     this.#begun = sending.begun;
     this.#downtimeMs = nextDowntimeMs(sending.move, 0);
   }
 
   async *run(): AsyncGenerator<SendProgress> {
-    const { machine, move } = this.#sending;
+    const { machine } = this.#sending;
     let told: { readonly phase: string; readonly atMs: number } | undefined;
     for (;;) {
       this.#signal.throwIfAborted();
       const seen = machine.eventCount;
       const now = await readSituation(machine, this.#signal);
       const step = decideStep(now, this.#begun);
-      if (step.do === "fail") throw step.fault;
-      if (step.do === "watch") await this.#watch(now);
-      else if (step.do !== "finish") await this.#act(step.do, "disk" in step ? step.disk : undefined);
-      const pace = this.#pace;
-      const stoppedAtMs = machine.stoppedAtMs;
-      const progress = deriveProgress(now, { begun: this.#begun, move, pace, stoppedAtMs });
-      // A completed migration may not have its times yet: they are worth another look.
-      const final = progress.phase !== "handed-over" || progress.stoppedMs !== undefined;
-      if (final && (told?.phase !== progress.phase || performance.now() - told.atMs >= tellMs)) {
+      await this.#act(step, now);
+      const progress = this.#progress(now);
+      if (
+        this.#mayTell(progress) &&
+        (told?.phase !== progress.phase || performance.now() - told.atMs >= tellMs)
+      ) {
         told = { phase: progress.phase, atMs: performance.now() };
         yield progress;
         if (progress.phase === "handed-over") return;
       }
-      if (step.do === "watch" || step.do === "finish") {
-        await machine.eventAfter(seen, this.#lookAgainMs(now), this.#signal);
+      if (step.do === "watch" || step.do === "finish" || step.do === "release") {
+        await machine.eventAfter(seen, this.#lookAgainMs, this.#signal);
       }
     }
   }
 
-  async #act(step: "mirror" | "resume" | "release" | "stream" | "continue", disk?: MovedDisk): Promise<void> {
+  async #act(step: Step, now: Situation): Promise<void> {
     const { machine } = this.#sending;
-    if (disk && step === "mirror") await this.#mirror(disk);
-    else if (disk && step === "resume") await this.#resume(disk);
-    else if (disk && step === "release") await this.#release(disk);
-    else if (step === "stream") await this.#stream();
-    else await machine.execute("migrate-continue", { state: "pre-switchover" }, this.#signal);
-  }
-
-  async #mirror(disk: MovedDisk): Promise<void> {
-    const { machine, socketOf } = this.#sending;
-    await dropTarget(machine, disk.target, this.#signal);
-    const target = {
-      driver: "nbd",
-      "node-name": disk.target,
-      server: { type: "unix", path: socketOf(diskChannel(disk)) },
-      export: disk.name,
-      "reconnect-delay": reconnectSeconds,
-      "open-timeout": reconnectSeconds,
-      discard: "unmap",
-      "detect-zeroes": "unmap",
-    };
-    await machine.execute("blockdev-add", target, this.#signal, connectTimeoutMs);
-    const job = {
-      "job-id": disk.job,
-      device: disk.node,
-      target: disk.target,
-      sync: "top",
-      "copy-mode": "background",
-      // It stops instead of ending, so that it can go on where it was.
-      "on-target-error": "stop",
-      // A job that ended stays until we have seen how.
-      "auto-dismiss": false,
-    };
-    await machine.execute("blockdev-mirror", job, this.#signal);
-  }
-
-  async #resume(disk: MovedDisk): Promise<void> {
-    const { machine } = this.#sending;
-    const nowMs = performance.now();
-    this.#brokenSinceMs ??= nowMs;
-    if (nowMs - this.#brokenSinceMs > resumeLimitMs) {
-      throw new Fault("conflict", "the connection to the other host did not come back", {
-        reason: "MOVE_DISK_LOST",
-      });
+    if (step.do === "fail") throw step.fault;
+    else if (step.do === "mirror") await this.#disks.mirror(step.disk);
+    else if (step.do === "resume") await this.#disks.resume(step.disk, now, this.#signal);
+    else if (step.do === "release") await this.#disks.release(step.disk, this.#signal);
+    else if (step.do === "stream") await this.#stream();
+    else if (step.do === "watch") await this.#watch(now);
+    else if (step.do === "continue") {
+      await machine.execute("migrate-continue", { state: "pre-switchover" }, this.#signal);
     }
-    await machine.execute("block-job-resume", { device: disk.job }, this.#signal);
-    await machine.eventAfter(machine.eventCount, 1_000, this.#signal);
   }
 
-  /** The guest has stopped: the copy ends as soon as it is equal. */
-  async #release(disk: MovedDisk): Promise<void> {
-    const { machine } = this.#sending;
-    const seen = machine.eventCount;
-    if (!this.#released.has(disk.job)) {
-      await machine.execute("block-job-cancel", { device: disk.job }, this.#signal);
-      this.#released.add(disk.job);
-    } else await machine.eventAfter(seen, lookMs.near, this.#signal);
+  /** A migration that has completed may not have its times yet: they are worth some looks more. */
+  #mayTell({ phase, stoppedMs }: SendProgress): boolean {
+    return phase !== "handed-over" || stoppedMs !== undefined || this.#finalLooks++ > looksForTimes;
+  }
+
+  #progress(now: Situation): SendProgress {
+    const pace = this.#pace;
+    const { stoppedAtMs } = this.#sending.machine;
+    const forced = this.#downtimeMs === greatestDowntimeMs;
+    this.#near = this.#begun && (forced || isNear(now, pace, this.#near));
+    return deriveProgress(now, { begun: this.#begun, near: this.#near, pace, stoppedAtMs });
   }
 
   async #stream(): Promise<void> {
     const { machine, move, socketOf } = this.#sending;
-    const limits = deriveLimits(move, { held: false, downtimeMs: this.#downtimeMs });
-    await setCapabilities(machine, limits, this.#signal);
-    await this.#tune(limits);
+    // Not to be aborted half-way: what is remembered as begun must have begun.
+    using limit = deadline(beginTimeoutMs, "beginning to send the memory");
+    const limits = deriveLimits(move, { held: false, mayEnd: false, downtimeMs: this.#downtimeMs });
+    await setCapabilities(machine, limits, limit);
+    await this.#tune(limits, limit);
     await this.#sending.rememberBegun();
     this.#begun = true;
-    await machine.execute("migrate", { uri: `unix:${socketOf(memoryChannel)}` }, this.#signal);
+    await machine.execute("migrate", { uri: `unix:${socketOf(memoryChannel)}` }, limit);
   }
 
   /** Follows what goes by itself, and steers it. */
   async #watch(now: Situation): Promise<void> {
     const { move } = this.#sending;
-    this.#brokenSinceMs = undefined;
     const { status, ram } = now.migration;
+    this.#refuseStandstill(now);
     if (!this.#begun || status !== "active" || !ram) return;
     const atMs = performance.now();
     const { remaining, transferred } = ram;
-    const sample = { atMs, remaining, transferred, rounds: ram["dirty-sync-count"] };
-    this.#pace.add(sample, this.#held);
-    const leftMs = this.#pace.timeFor(ram.remaining);
-    this.#held = !move.switchOver && leftMs < (this.#held ? 2 * holdMs : holdMs);
-    if (this.#pace.stalled(atMs, this.#patienceMs)) this.#giveWay(now);
-    await this.#tune(deriveLimits(move, { held: this.#held, downtimeMs: this.#downtimeMs }));
+    this.#pace.add({ atMs, remaining, transferred, rounds: ram["dirty-sync-count"] }, this.#held);
+    const leftMs = this.#pace.timeFor(remaining);
+    // The guest must not stop while there is much of its disk to go.
+    const mayEnd =
+      move.switchOver && areDisksNear(now, (bytes) => this.#pace.timeFor(bytes), this.#downtimeMs);
+    this.#held = !mayEnd && leftMs < (this.#held ? 2 * holdMs : holdMs);
+    const judged = move.switchOver || !this.#near;
+    if (judged && this.#pace.stalled(atMs, this.#patienceMs)) this.#giveWay(now);
+    const limits = deriveLimits(move, { held: this.#held, mayEnd, downtimeMs: this.#downtimeMs });
+    await this.#tune(limits, this.#signal);
+  }
+
+  /** A guest that has stopped and is not taken is let go on; nothing was committed by then. */
+  #refuseStandstill({ migration }: Situation): void {
+    const { machine, move } = this.#sending;
+    const { status = "none" } = migration;
+    if (machine.stoppedAtMs === undefined || !["pre-switchover", "device"].includes(status)) return;
+    const forced = move.onUnreachable === OnUnreachable.FORCE;
+    const allowedMs = Math.max(standstill.leastMs, standstill.times * move.maxDowntimeMs);
+    if (Date.now() - machine.stoppedAtMs < (forced ? standstill.forcedMs : allowedMs)) return;
+    throw new Fault("conflict", "the guest stood still for too long", { reason: "MOVE_SWITCHOVER_TIMEOUT" });
   }
 
   get #patienceMs(): number {
@@ -197,17 +189,15 @@ class Sender {
     if (!canThrottle) this.#downtimeMs = greatestDowntimeMs;
   }
 
-  async #tune(limits: Limits): Promise<void> {
+  async #tune(limits: Limits, signal: AbortSignal): Promise<void> {
     const last = this.#set;
     if (last?.bandwidth === limits.bandwidth && last.downtimeMs === limits.downtimeMs) return;
-    await setLimits(this.#sending.machine, limits, this.#signal);
+    await setLimits(this.#sending.machine, limits, signal);
     this.#set = limits;
   }
 
-  #lookAgainMs(now: Situation): number {
+  get #lookAgainMs(): number {
     if (!this.#begun) return lookMs.disks;
-    return isNear(now, this.#pace) || this.#held ? lookMs.near : lookMs.memory;
+    return this.#near || this.#held ? lookMs.near : lookMs.memory;
   }
 }
-
-const connectTimeoutMs = 20_000;

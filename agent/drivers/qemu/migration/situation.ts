@@ -3,6 +3,9 @@ import type { BlockJob, MigrationInfo } from "#agent/qmp/commands.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { movedDisks, type MovedDisk } from "./channels.ts";
 
+/** Always in flight while a guest writes. */
+const littleBytes = 256 * 1024;
+
 export interface Situation {
   /** QEMU's run state, such as running, finish-migrate, postmigrate. */
   readonly runState: string;
@@ -29,6 +32,17 @@ export async function readSituation(machine: RunningMachine, signal: AbortSignal
 /** The disk's copy is finished, and nothing was written that it lacks. */
 export function isCopied({ job }: DiskState): boolean {
   return job?.status === "concluded" && job.error === undefined;
+}
+
+/** A copy stopped because its connection was away for long; it can go on. */
+export function isStuck({ job }: DiskState): boolean {
+  return job !== undefined && job.status !== "concluded" && job["io-status"] !== "ok";
+}
+
+/** So little of the disks is left that the guest may stop for it. */
+export function areDisksNear(now: Situation, timeFor: (bytes: number) => number, allowedMs: number): boolean {
+  const { remaining } = diskBytes(now);
+  return !now.disks.some(isStuck) && (remaining <= littleBytes || timeFor(remaining) <= allowedMs);
 }
 
 /** Bytes of disk: all that the copies have to carry, and what is left of it. */

@@ -6,6 +6,7 @@ import http2, { type Http2ServerRequest } from "node:http2";
 import net, { type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
 import type { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Credentials } from "#agent/control/identity.ts";
 import { CodingWorkers } from "#agent/migration/coding/workers.ts";
@@ -16,7 +17,9 @@ import { MoveSource } from "#agent/migration/source.ts";
 import { silentLogger } from "#kernel/log.ts";
 
 export interface EndConfig {
-  readonly role: "source" | "destination";
+  /** Writer and reader stand for the hypervisors. */
+  readonly role: "source" | "destination" | "writer" | "reader";
+  readonly socket: string;
   readonly credentials: Credentials;
   readonly port: number;
   readonly codecs: readonly Codec[];
@@ -64,53 +67,52 @@ async function runSource({ credentials, bytesPerSecond, megabytes }: EndConfig):
     limits: { bytesPerSecond },
   });
   using _added = sources.add(source);
-  const blocks = Array.from({ length: 64 }, (_, index) => mixedMegabyte(index + 1));
-  say({ port: (server.address() as AddressInfo).port });
-  const hypervisor = net.connect(source.socketOf("memory"));
   const [cpuBefore, startedAt] = [process.cpuUsage(), performance.now()];
-  for (let sent = 0; sent < megabytes; sent++) {
-    if (!hypervisor.write(blocks[sent % blocks.length] ?? "")) await once(hypervisor, "drain");
-  }
-  hypervisor.end();
-  await once(hypervisor, "close");
+  say({ port: (server.address() as AddressInfo).port, socket: source.socketOf("memory") });
+  while (source.stats().bytes.memoryRaw < megabytes * 1024 * 1024) await pause(10);
   report(cpuBefore, startedAt, source.stats());
+  await once(process, "SIGTERM"); // the last frames may still be under way
   server.close();
   await rm(directory, { recursive: true });
 }
 
-async function runDestination({ credentials, port, codecs }: EndConfig): Promise<void> {
-  const directory = await mkdtemp(join(tmpdir(), "bench-"));
+async function runDestination({ credentials, port, codecs, socket }: EndConfig): Promise<void> {
   await using workers = new CodingWorkers({ log });
-  const path = join(directory, "sink.sock");
-  const server = net.createServer((socket) => {
-    socket.resume();
-    socket.on("end", () => socket.end());
-  });
-  server.listen(path);
-  await once(server, "listening");
   const puller = new MovePuller({
     ...{ migrationId, ticket, workers, codecs, log, channels: ["memory"] },
     openers: [directOpener({ address: `127.0.0.1:${port}`, hostId: "host-a", identity: { credentials } })],
-    connect: async () => net.connect(path),
+    connect: async () => net.connect(socket),
   });
   const [cpuBefore, startedAt] = [process.cpuUsage(), performance.now()];
   await puller.run(AbortSignal.timeout(300_000));
   report(cpuBefore, startedAt, puller.stats());
-  server.close();
-  await rm(directory, { recursive: true });
 }
 
-/** The source's sockets are read and written here as well: its CPU time holds what a hypervisor would spend on them. */
+async function runWriter({ socket, megabytes }: EndConfig): Promise<void> {
+  const blocks = Array.from({ length: 64 }, (_, index) => mixedMegabyte(index + 1));
+  const connection = net.connect(socket);
+  for (let sent = 0; sent < megabytes; sent++) {
+    if (!connection.write(blocks[sent % blocks.length] ?? "")) await once(connection, "drain");
+  }
+  connection.end();
+}
+
+async function runReader({ socket }: EndConfig): Promise<void> {
+  const server = net.createServer((connection) => {
+    connection.resume().on("end", () => server.close());
+  });
+  server.listen(socket);
+  await once(server, "listening");
+  say({});
+}
+
 function report(cpuBefore: NodeJS.CpuUsage, startedAt: number, stats: ReturnType<MovePuller["stats"]>): void {
   const { user, system } = process.cpuUsage(cpuBefore);
   const seconds = (performance.now() - startedAt) / 1000;
-  say({
-    seconds,
-    cpuSeconds: (user + system) / 1e6,
-    maxRssMib: process.resourceUsage().maxRSS / 1024,
-    ...stats,
-  });
+  const maxRssMib = process.resourceUsage().maxRSS / 1024;
+  say({ ...stats, seconds, maxRssMib, cpuSeconds: (user + system) / 1e6 });
 }
 
 const config = JSON.parse(process.argv[2] ?? "{}") as EndConfig;
-await (config.role === "source" ? runSource(config) : runDestination(config));
+const roles = { source: runSource, destination: runDestination, writer: runWriter, reader: runReader };
+await roles[config.role](config);

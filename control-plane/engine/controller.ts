@@ -146,6 +146,11 @@ export type StepResult =
       readonly done: Json;
       /** Runs in the transaction that records the step as done; what it gives replaces `done`. */
       readonly commit?: (writes: Writes) => Promise<Json | void>;
+      /**
+       * What the next step would do first, done at once after the commit because somebody waits for it. The next
+       * step must do with it undone, half done or done: it may fail, and the replica may die before it.
+       */
+      readonly ahead?: () => Promise<void>;
     }
   | {
       readonly wait: number;

@@ -113,6 +113,9 @@ export async function advanceOperation(
     if (fault.code !== "exhausted" && fault.code !== "conflict") throw error;
     return stepFailed(effects, view, record, fault, undoable);
   }
+  await result.ahead?.().catch((error: unknown) => {
+    effects.log.info("operation.ahead_failed", { operation: record.id, step: step.name, error });
+  });
   return { go: "on" };
 }
 

@@ -69,6 +69,16 @@ export async function lockResource(tx: Tx, id: string): Promise<Resource | undef
   return row && toResource(row);
 }
 
+/** As {@link lockResource}, of an open request to a resource. */
+export async function lockRequest(tx: Tx, id: string, requestOf: string): Promise<Resource | undefined> {
+  const [row] = await tx.query<ResourceRow>(
+    `select ${resourceColumns} from resource where id = $1 and request_of = $2 for update`,
+    [id, requestOf],
+    "request_lock",
+  );
+  return row && toResource(row);
+}
+
 /** What one write may change; `undefined` as a value clears the column. */
 export interface ResourceChange {
   readonly name?: string;

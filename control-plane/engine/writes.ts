@@ -5,7 +5,7 @@ import type { Database, Tx } from "../store/database.ts";
 import { release, reserve } from "./capacity.ts";
 import type { MachineObservation, Reserved, Writes } from "./controller.ts";
 import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
-import { eraseResource, lockResource, postChange, type ResourceChange } from "./rows.ts";
+import { eraseResource, lockRequest, lockResource, postChange, type ResourceChange } from "./rows.ts";
 import { assertClaim, type Claim } from "./work.ts";
 
 /** Runs `work` in one transaction that holds the claim; throws `stale` when it is lost. */
@@ -92,6 +92,8 @@ export class FencedWrites implements Writes {
     const observedGeneration = ends ? before.generation : before.observedGeneration;
     postChange(this.tx, definition, before, { observed, observedGeneration }, this.#log);
     if (ends) this.tx.post("update resource set request_of = null where id = $1", [id], "request_end");
+    // Only its beginning and its end show at the resource that it is a request to.
+    if (before.observed !== undefined && !ends) return;
     this.#locked = undefined;
     await recomputeObserved(this.tx, this.#registry, [this.#id], this.#log);
   }
@@ -113,12 +115,7 @@ export class FencedWrites implements Writes {
 
   /** Whoever changes a request holds the work row of what it is a request to. */
   async #lockRequest(id: string): Promise<Resource> {
-    const [open] = await this.tx.query(
-      "select 1 from resource where id = $1 and request_of = $2 for update",
-      [id, this.#id],
-      "request_lock",
-    );
-    const request = open && (await lockResource(this.tx, id));
+    const request = await lockRequest(this.tx, id, this.#id);
     if (!request) throw new Fault("stale", "the request is gone", { reason: "REQUEST_GONE" });
     return request;
   }

@@ -39,6 +39,9 @@ export class Simulation {
   holdAt: keyof typeof stages | undefined;
   /** The source fails when it comes to this phase. */
   failAt: keyof typeof stages | undefined;
+  /** When a source handed over last, and how long after it the target was told to run. */
+  handedOverAt = 0;
+  readonly gapsMs: number[] = [];
   readonly #newest = new Map<string, number>();
 
   readonly startHost = (id: string): SimulatedHost => {
@@ -117,6 +120,10 @@ export class SimulatedHost {
 
   isRunning(id: string): boolean {
     return this.#machines.get(id)?.state === MachineState.RUNNING;
+  }
+
+  holdsAny(id: string): boolean {
+    return this.#machines.has(id);
   }
 
   /** Whether its machine is in a phase of a move. */
@@ -205,6 +212,7 @@ export class SimulatedHost {
       machine.state = MachineState.STOPPED;
       return;
     }
+    if (destination) this.#simulation.gapsMs.push(performance.now() - this.#simulation.handedOverAt);
     if (destination && move) machine.move = { ...move, resumedMs: 3, resumedAtMs: BigInt(Date.now()) };
     this.#simulation.noteRun(this, machine);
     machine.state = MachineState.RUNNING;
@@ -262,6 +270,7 @@ export class SimulatedHost {
     if (!open) return MovePhase.FAILED;
     peer.written = machine.written;
     peer.arrived = true;
+    this.#simulation.handedOverAt = performance.now();
     return HANDED_OVER;
   }
 

@@ -228,14 +228,19 @@ const switchOver: Step<Instance> = {
     const { migration, plan } = move;
     refuseCancelled(migration);
     refuseFailed(move);
-    if (isHandedOver(move.sent, plan)) return commitMove(migration, plan, move.sent, effects.now());
+    const ahead = async () => {
+      const answer = await tell(effects, view, plan.target.host_id, specOf(view), handOverWaitMs);
+      await effects.write((writes) => writes.observeMachine(plan.target.host_id, answer));
+    };
+    if (isHandedOver(move.sent, plan)) return commitMove(migration, plan, move.sent, effects.now(), ahead);
     const away = await awaitHost(effects, migration, plan.source, awayLimitMs.before);
     if (away) return away;
     refuseStalled(move.source, effects.now());
     const spec = movingSpec(view, move, { role: "source", switchOver: true });
     const answer = await tell(effects, view, plan.source, spec, handOverWaitMs);
     if (answer.move) refuseFailure(answer.move);
-    if (isHandedOver(answer.move, plan)) return commitMove(migration, plan, answer.move, effects.now());
+    if (isHandedOver(answer.move, plan))
+      return commitMove(migration, plan, answer.move, effects.now(), ahead);
     return waitOn(effects, plan.source, answer, "the source is handing over", 0);
   },
 };
@@ -245,16 +250,24 @@ function isHandedOver(move: MoveObservation | undefined, { type }: MovePlan): mo
   return move?.phase === "handed-over" || (type === "postcopy" && move?.phase === "post-copy");
 }
 
-function commitMove({ id }: Migration, { target }: MovePlan, move: MoveObservation, now: number): StepResult {
+/** @param ahead tells the target to run, before anything else is looked at */
+function commitMove(
+  { id }: Migration,
+  { target }: MovePlan,
+  move: MoveObservation,
+  now: number,
+  ahead: () => Promise<void>,
+): StepResult {
   return {
     done: { at_ms: now, move } satisfies HandedOver,
+    ahead,
     commit: async (writes) => {
-      await writes.place(target);
       await writes.changeRequest(id, (request) => {
         refuseCancelled(request as Migration);
         const observed = request.observed as MigrationStatus;
         return { ...observed, stage: "switchover", committed_at: new Date(now).toISOString() };
       });
+      await writes.place(target);
     },
   };
 }

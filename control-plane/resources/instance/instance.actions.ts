@@ -94,6 +94,12 @@ const removeStale: Action<Instance> = async (effects, view, input) => {
   });
 };
 
+/** Gives a promise back on a host that has nothing of it any more. */
+const release: Action<Instance> = async (effects, _view, input) => {
+  const { host_id: hostId } = input as { readonly host_id: string };
+  await effects.write((writes) => writes.release(hostId));
+};
+
 /** Ends a migration that was not carried through, with what became of it. */
 const conclude: Action<Instance> = async (effects, view, input) => {
   const { migration, reason, message } = input as unknown as Conclusion;
@@ -103,4 +109,4 @@ const conclude: Action<Instance> = async (effects, view, input) => {
   await effects.write((writes) => writes.changeRequest(migration, () => status));
 };
 
-export const instanceActions = { ensure, remove, erase, trim, removeStale, conclude };
+export const instanceActions = { ensure, remove, erase, trim, removeStale, release, conclude };

@@ -61,7 +61,7 @@ export function decideInstance(view: View<Instance>, now: number): Decision {
 
 /** With the instance as its owner wants it: what it left elsewhere goes, and then it may move. */
 function decideMoves(
-  { resource, incarnations, requests }: View<Instance>,
+  { resource, incarnations, requests, reserved }: View<Instance>,
   owner: Incarnation,
   now: number,
 ): Decision {
@@ -70,6 +70,9 @@ function decideMoves(
   // Nothing is removed on the word of a host that does not have the instance itself.
   const safe = owner.state === "running" || owner.state === "stopped";
   if (there && safe) return { do: "act", action: "removeStale", input: { host_id: there.hostId } };
+  // Its host has told that nothing is left; whoever was to give the promise back for it was not there to do so.
+  const owed = reserved.find((promise) => ![resource, ...stale].some((on) => on.hostId === promise.hostId));
+  if (owed) return { do: "act", action: "release", input: { host_id: owed.hostId } };
   const [next] = requests;
   if (next) {
     return {

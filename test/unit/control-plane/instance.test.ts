@@ -243,6 +243,19 @@ const decisions: readonly [string, Partial<View<Instance>>, Partial<Decision>][]
     },
     { do: "settle" },
   ],
+  [
+    "moved, its old host still has it",
+    {
+      incarnations: [incarnation(), incarnation({ hostId: "host-b" })],
+      reserved: [promise, { ...promise, hostId: "host-b" }],
+    },
+    { do: "act", action: "removeStale", input: { host_id: "host-b" } },
+  ],
+  [
+    "moved, its old host has given it up and is still promised",
+    { reserved: [promise, { ...promise, hostId: "host-b" }] },
+    { do: "act", action: "release", input: { host_id: "host-b" } },
+  ],
   ["deleted", { resource: resource({ deletingAt: new Date(now) }) }, { do: "act", action: "remove" }],
   [
     "deleted before it was placed",

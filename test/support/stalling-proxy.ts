@@ -10,16 +10,20 @@ export class StallingProxy implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #stalled = false;
+  #damaging = false;
 
   private constructor(server: Server, port: number) {
     this.#server = server;
     this.port = port;
   }
 
-  /** Listens on a free port of loopback and passes everything on to `target`. */
-  static async start(target: { readonly host?: string; readonly port: number }): Promise<StallingProxy> {
+  /** Passes everything on to `target`. Listens on a free port of loopback unless told where. */
+  static async start(
+    target: { readonly host?: string; readonly port: number },
+    listen: { readonly host: string; readonly port: number } = { host: "127.0.0.1", port: 0 },
+  ): Promise<StallingProxy> {
     const server = createServer();
-    server.listen(0, "127.0.0.1");
+    server.listen(listen.port, listen.host);
     await once(server, "listening");
     const address = server.address();
     if (address === null || typeof address === "string") throw new Error("the proxy has no port");
@@ -49,6 +53,11 @@ export class StallingProxy implements AsyncDisposable {
     for (const socket of this.#sockets) socket.resetAndDestroy();
   }
 
+  /** Turns a bit round in the next bytes that pass. */
+  damage(): void {
+    this.#damaging = true;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.cut();
     this.#server.close();
@@ -63,6 +72,8 @@ export class StallingProxy implements AsyncDisposable {
     ] as const) {
       this.#sockets.add(from);
       from.on("data", (data) => {
+        if (this.#damaging) data[data.length >> 1]! ^= 1;
+        this.#damaging = false;
         if (!to.write(data)) {
           from.pause();
           to.once("drain", () => {

@@ -91,7 +91,7 @@ class QemuDriver implements MachineDriver {
     const { version, acceleration, reason } = await this.#host();
     signal.throwIfAborted();
     const growing = this.#platform.hotplug ? ["hotplug.cpu", "hotplug.memory"] : [];
-    const capabilities = ["console", "forwards", "hotplug.disk", ...growing];
+    const capabilities = ["console", "forwards", "hotplug.disk", "migration", ...growing];
     return { version, acceleration, accelerationReason: reason, capabilities };
   }
 

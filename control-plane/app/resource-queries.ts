@@ -4,7 +4,7 @@ import { Fault } from "#kernel/fault.ts";
 import { parseId } from "#kernel/id.ts";
 import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
-import type { Queryable } from "../store/database.ts";
+import type { Queryable, Readable } from "../store/database.ts";
 import type { ListPage, ListQuery } from "./resource-api.ts";
 import { invalidField } from "./validation.ts";
 
@@ -17,14 +17,14 @@ export function visibleProjects(principal: Principal, kind: AnyDefinition): stri
 
 /** What cannot be seen does not exist: `notFound` for other projects' things and for other kinds' ids. */
 export async function readResource(
-  on: Queryable,
+  on: Readable,
   principal: Principal,
   kind: AnyDefinition,
   id: string,
 ): Promise<Resource> {
   const canonical = parseId(id, kind.idPrefixes);
   // By id alone: asked for kind and project as well, a planner without statistics reads all of the kind.
-  const [row] = await on.query<ResourceRow>(
+  const [row] = await on.read<ResourceRow>(
     `select ${resourceColumns} from ${kind.source ?? "resource"} where id = $1`,
     [canonical],
     `read_${kind.source ?? "resource"}`,
@@ -36,13 +36,13 @@ export async function readResource(
 
 /** Those of the ids that there are and that the principal sees, in no order. */
 export async function readResources(
-  on: Queryable,
+  on: Readable,
   principal: Principal,
   kind: AnyDefinition,
   ids: readonly string[],
 ): Promise<Resource[]> {
   const projects = visibleProjects(principal, kind);
-  const rows = await on.query<ResourceRow>(
+  const rows = await on.read<ResourceRow>(
     `select ${resourceColumns} from ${kind.source ?? "resource"} where id = any($1)`,
     [ids],
     `read_many_${kind.source ?? "resource"}`,

@@ -88,7 +88,7 @@ export class EventFeed implements AsyncDisposable {
   }
 
   async #read(after: Position): Promise<{ events: ResourceEvent[]; next: Position }> {
-    const rows = await this.#database.query<ResourceEvent & { tx: string; id: number }>(
+    const rows = await this.#database.read<ResourceEvent & { tx: string; id: number }>(
       `select id, tx::text as tx, event_id as "eventId", type, resource_id as "resourceId", kind, project, payload
        from outbox where (tx, id) > ($1::xid8, $2) and tx < pg_snapshot_xmin(pg_current_snapshot())
        order by outbox.tx, id limit $3`,

@@ -72,7 +72,7 @@ export class ReportStore {
   /** The answers to commands have told most of it already: what is known need not wait for anybody's locks. */
   async #findNews(hostId: string, machines: ReportRequest["machines"]): Promise<ReportRequest["machines"]> {
     if (machines.length === 0) return machines;
-    const known = await this.#options.database.query<{ id: string; seq: number }>(
+    const known = await this.#options.database.read<{ id: string; seq: number }>(
       "select resource_id as id, seq from incarnation where host_id = $1 and resource_id = any($2)",
       [hostId, machines.map(({ id }) => id)],
       "incarnation_known",

@@ -1,5 +1,5 @@
 import type { Json } from "#kernel/fault.ts";
-import type { Queryable } from "../store/database.ts";
+import type { Queryable, Readable } from "../store/database.ts";
 import type { Incarnation, OperationError, OperationRecord, Reserved, View } from "./controller.ts";
 import type { Resource } from "../resources/definition.ts";
 import { resourceColumns, toResource, type ResourceRow } from "./rows.ts";
@@ -63,8 +63,8 @@ const viewQuery = `select ${resourceColumns},
   from resource r where r.id = $1`;
 
 /** Reads all that a decision may look at, in one statement and so of one moment. */
-export async function loadView(on: Queryable, id: string): Promise<View | undefined> {
-  const [row] = await on.query<ViewRow>(viewQuery, [id], "engine_view");
+export async function loadView(on: Readable, id: string): Promise<View | undefined> {
+  const [row] = await on.read<ViewRow>(viewQuery, [id], "engine_view");
   return row && toView(row);
 }
 

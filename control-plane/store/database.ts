@@ -3,11 +3,11 @@
  * `unavailable` fault; when it was lost during COMMIT the outcome is unknown, so callers must be able
  * to repeat (idempotency keys, fences).
  */
-import type { Writable } from "node:stream";
 import pg from "pg";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
+import { holdTogether, ReadLanes } from "./read-lanes.ts";
 
 export type Values = readonly unknown[];
 export type Row = Record<string, unknown>;
@@ -15,6 +15,11 @@ export type Row = Record<string, unknown>;
 export interface Queryable {
   /** Runs one statement and gives its rows. Statements with a `name` are prepared once per connection. */
   query<R = Row>(text: string, values?: Values, name?: string): Promise<R[]>;
+}
+
+export interface Readable {
+  /** A short read that waits for no lock; it shares a connection with others. */
+  read<R = Row>(text: string, values: Values, name: string): Promise<R[]>;
 }
 
 /** A transaction in progress. */
@@ -33,6 +38,8 @@ export interface DatabaseOptions {
 }
 
 const transactionAttempts = 4;
+/** Few, so that reads come together; more than one, so that a long one does not delay all. */
+const readLanes = 2;
 const int8 = 20;
 const statementTimeoutMs = 15_000;
 const connectTimeoutMs = 5_000;
@@ -45,30 +52,40 @@ const types: pg.CustomTypesConfig = {
       : (pg.types.getTypeParser(oid, format) as unknown)) as typeof pg.types.getTypeParser,
 };
 
-export class Database implements Queryable, AsyncDisposable {
+export class Database implements Queryable, Readable, AsyncDisposable {
   readonly #pool: pg.Pool;
+  readonly #lanes: ReadLanes;
   readonly #url: string;
   readonly #log: Logger;
 
   constructor({ url, maxConnections, log }: DatabaseOptions) {
     this.#url = url;
     this.#log = log;
-    this.#pool = new pg.Pool({
+    const config = {
       connectionString: url,
-      max: maxConnections,
       types,
       connectionTimeoutMillis: connectTimeoutMs,
       statement_timeout: statementTimeoutMs,
       application_name: "skerry",
       // A statement is sent when it is asked for, not when the one before it was answered.
       pipeline: true,
-    } satisfies pg.PoolConfig & { pipeline: boolean });
+    };
+    this.#pool = new pg.Pool({ ...config, max: maxConnections });
+    this.#lanes = new ReadLanes(config, readLanes);
     this.#pool.on("error", (error) => log.warn("database.connection_lost", { error }));
   }
 
   async query<R = Row>(text: string, values: Values = [], name?: string): Promise<R[]> {
     try {
       return await run<R>(this.#pool, text, values, name);
+    } catch (error) {
+      throw toDatabaseFault(error);
+    }
+  }
+
+  async read<R = Row>(text: string, values: Values, name: string): Promise<R[]> {
+    try {
+      return await run<R>(this.#lanes, text, values, name);
     } catch (error) {
       throw toDatabaseFault(error);
     }
@@ -137,15 +154,9 @@ export class Database implements Queryable, AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#lanes[Symbol.asyncDispose]();
     await this.#pool.end();
   }
-}
-
-/** What is said within one turn goes out in one write, and the server is woken once. */
-function holdTogether(client: pg.PoolClient): void {
-  const { stream } = (client as unknown as { readonly connection: { readonly stream: Writable } }).connection;
-  stream.cork();
-  process.nextTick(() => stream.uncork());
 }
 
 /** Statements that were sent and not waited for. */

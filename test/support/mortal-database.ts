@@ -39,6 +39,11 @@ export class MortalDatabase extends Database {
     return rows;
   }
 
+  override async read<R>(text: string, values: readonly unknown[], name: string): Promise<R[]> {
+    this.#assertAlive();
+    return super.read<R>(text, values, name);
+  }
+
   #countCommit(): void {
     if (--this.#commitsLeft > 0) return;
     this.#die();

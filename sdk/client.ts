@@ -37,6 +37,7 @@ export interface Identity {
 export class Skerry {
   readonly transport: Transport;
   readonly instances: CollectionOf<Kinds["instances"]> & ReturnType<typeof instanceExtras>;
+  readonly migrations: CollectionOf<Kinds["migrations"]>;
   readonly images: CollectionOf<Kinds["images"]> & ReturnType<typeof imageExtras>;
   readonly hosts: CollectionOf<Kinds["hosts"]> & ReturnType<typeof hostExtras>;
   readonly enrolmentTokens: CollectionOf<Kinds["enrolmentTokens"]> & ReturnType<typeof enrolmentTokenExtras>;
@@ -48,6 +49,7 @@ export class Skerry {
     const { transport } = this;
     const collection = <N extends keyof Kinds>(name: N) => createCollection<Kinds[N]>(transport, kinds[name]);
     this.instances = Object.assign(collection("instances"), instanceExtras(transport));
+    this.migrations = collection("migrations");
     this.images = Object.assign(collection("images"), imageExtras(transport));
     this.hosts = Object.assign(collection("hosts"), hostExtras(transport));
     const tokens = collection("enrolmentTokens");

@@ -2,7 +2,15 @@
 import type { Json } from "#kernel/fault.ts";
 import type { Collection, CreateBody, MutationOptions } from "./collection.ts";
 import { openConsole, type Console, type ConsoleOptions } from "./console.ts";
-import type { EnrolmentToken, EnrolmentTokenKind, Image, InstancePhase } from "./kinds/generated.ts";
+import type {
+  EnrolmentToken,
+  EnrolmentTokenKind,
+  Image,
+  InstancePhase,
+  Migration,
+  MigrationInput,
+  MigrationSpec,
+} from "./kinds/generated.ts";
 import type { Placement } from "./kinds/resource.ts";
 import type { CallOptions, Transport } from "./transport.ts";
 
@@ -41,12 +49,48 @@ export interface MetricsQuery {
   readonly end?: Date | undefined;
 }
 
+/** Where an instance is to move, and how. */
+export type MigrationWish = Omit<MigrationInput, "instance" | "cancel">;
+
+/** What a migration would be. */
+export interface MigrationPlan {
+  readonly possible: boolean;
+  readonly type: MigrationSpec["type"];
+  /** Where it would go. */
+  readonly target: { readonly host_id: string; readonly provider: string; readonly region: string } | null;
+  readonly predicted: {
+    readonly bytes_total: number;
+    readonly bytes_on_wire: number;
+    readonly seconds: number;
+    readonly downtime_ms: number | null;
+    /** What the prediction stands on. */
+    readonly basis: "last migration" | "assumption";
+  };
+  /** What stands in the way, each by a name that programs know. */
+  readonly blockers: readonly { readonly code: string; readonly message: string }[];
+}
+
 const path = (plural: string, id: string, rest: string) =>
   `/skerry/v1/${plural}/${encodeURIComponent(id)}/${rest}`;
 
 /** Reading consoles, metrics and the reasons of the scheduler. */
 export function instanceExtras(transport: Transport) {
   return {
+    /** Moves it to another host, without stopping it; `migrations.waitFor` and `watch` tell how that goes. */
+    async migrate(id: string, wish: MigrationWish = {}, options: MutationOptions = {}): Promise<Migration> {
+      const { idempotencyKey, signal, timeoutMs } = options;
+      const call = { method: "POST", path: path("instances", id, "migrate"), body: wish } as const;
+      return transport.required({ ...call, idempotencyKey, signal, timeoutMs });
+    },
+    /** What `migrate` with the same wish would be. Nothing happens. */
+    async planMigration(
+      id: string,
+      wish: MigrationWish = {},
+      options: CallOptions = {},
+    ): Promise<MigrationPlan> {
+      const body = { ...wish, dry_run: true };
+      return transport.required({ ...options, method: "POST", path: path("instances", id, "migrate"), body });
+    },
     /** Where the scheduler put the instance and why. */
     async placement(id: string, options: CallOptions = {}): Promise<PlacementReport> {
       return transport.required({ ...options, method: "GET", path: path("instances", id, "placement") });

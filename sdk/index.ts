@@ -13,7 +13,14 @@ export type {
 } from "./collection.ts";
 export type { Console, ConsoleOptions } from "./console.ts";
 export { login, memoryStore, type TokenStore, type Tokens } from "./credentials.ts";
-export type { ConsoleLog, IssuedEnrolmentToken, MetricsQuery, OperatorCertificate } from "./extras.ts";
+export type {
+  ConsoleLog,
+  IssuedEnrolmentToken,
+  MetricsQuery,
+  MigrationPlan,
+  MigrationWish,
+  OperatorCertificate,
+} from "./extras.ts";
 export * from "./kinds/generated.ts";
 export type { KindInfo, KindTypes, Placement, Problem, Resource } from "./kinds/resource.ts";
 export { Listing, type Page } from "./pages.ts";

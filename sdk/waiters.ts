@@ -60,8 +60,17 @@ function hasArrived<K extends KindTypes>(
     phase === "failed" || (problem !== null && problem.stuck && problem.generation >= resource.generation);
   if (!stuck && !(caughtUp && info.settled.includes(phase))) return false;
   if (!phases && !stuck) return true;
-  throw new Fault("conflict", `${resource.name} is ${phase}${problem ? `: ${problem.message}` : ""}`, {
-    reason: problem?.reason ?? "UNEXPECTED_PHASE",
+  const complaint = problem ?? errorOf(resource.status);
+  throw new Fault("conflict", `${resource.name} is ${phase}${complaint ? `: ${complaint.message}` : ""}`, {
+    reason: complaint?.reason ?? "UNEXPECTED_PHASE",
     detail: { id: resource.id, phase },
   });
+}
+
+/** What a status itself says went wrong, as those of requests do (see migrations). */
+function errorOf(status: unknown): { readonly reason: string; readonly message: string } | undefined {
+  const { error } = (status ?? {}) as { error?: { reason?: unknown; message?: unknown } | null };
+  return typeof error?.reason === "string" && typeof error.message === "string"
+    ? { reason: error.reason, message: error.message }
+    : undefined;
 }

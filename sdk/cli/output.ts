@@ -20,6 +20,7 @@ export type Field = readonly [label: string, value: string];
 export interface TextSink {
   write(text: string): unknown;
   readonly isTTY?: boolean;
+  readonly columns?: number;
 }
 
 export class Output {
@@ -99,6 +100,7 @@ const colourOf: Readonly<Record<string, number>> = {
   available: green,
   online: green,
   done: green,
+  complete: green,
   ok: green,
   failed: red,
   offline: red,
@@ -108,6 +110,8 @@ const colourOf: Readonly<Record<string, number>> = {
   stopping: yellow,
   deleting: yellow,
   undoing: yellow,
+  migrating: yellow,
+  cancelled: yellow,
   warn: yellow,
 };
 

@@ -6,6 +6,7 @@ import { completionCommand } from "./commands/completion.ts";
 import { doctorCommand } from "./commands/doctor.ts";
 import { hostCommand } from "./commands/host.ts";
 import { imageCommand } from "./commands/image.ts";
+import { migrationCommand } from "./commands/migration.ts";
 import { operationCommand } from "./commands/operation.ts";
 import { vmCommand } from "./commands/vm.ts";
 import { exitCodeHelp } from "./errors.ts";
@@ -28,6 +29,7 @@ export function createProgram(terminal: Terminal): Command {
   for (const command of authCommands(run)) program.addCommand(command);
   program
     .addCommand(vmCommand(run))
+    .addCommand(migrationCommand(run))
     .addCommand(imageCommand(run))
     .addCommand(hostCommand(run))
     .addCommand(operationCommand(run))

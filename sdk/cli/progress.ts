@@ -34,7 +34,11 @@ export class Progress implements Disposable {
   #draw(): void {
     if (this.#shown === "") return;
     const elapsed = formatDuration(Date.now() - this.#startedAt);
-    this.#sink.write(`\r\u001b[K${printable(this.#shown)}  ${elapsed}`);
+    // A line that wraps cannot be rewritten.
+    const room = Math.max(20, (this.#sink.columns ?? Infinity) - elapsed.length - 3);
+    const line = [...printable(this.#shown)];
+    const fitting = line.length > room ? `${line.slice(0, room - 1).join("")}…` : line.join("");
+    this.#sink.write(`\r\u001b[K${fitting}  ${elapsed}`);
   }
 }
 

@@ -26,14 +26,22 @@ export function formatSize(bytes: number): string {
   return `${Number(value.toFixed(1))} ${units[unit] ?? ""}`;
 }
 
-const seconds = { s: 1, m: 60, h: 3600, d: 86400 } as const;
+/** Reads bytes per second: `12m` (MiB), or bits as links are sold: `100mbit`, `1gbit`. */
+export function parseRate(text: string): number {
+  const [, number, unit] = /^(\d+(?:\.\d+)?)\s*([kmg]?)bit(?:\/s)?$/i.exec(text.trim()) ?? [];
+  if (number === undefined) return parseSize(text.replace(/\/s$/, ""));
+  const power = powers[(unit ?? "").toLowerCase() as keyof typeof powers];
+  return Math.round((Number(number) * 1000 ** power) / 8);
+}
 
-/** Reads `90s`, `5m`, `2h`, `7d` or plain seconds; gives milliseconds. */
+const seconds = { ms: 0.001, s: 1, m: 60, h: 3600, d: 86400 } as const;
+
+/** Reads `500ms`, `90s`, `5m`, `2h`, `7d` or plain seconds; gives milliseconds. */
 export function parseDuration(text: string): number {
-  const [, number, unit] = /^(\d+(?:\.\d+)?)\s*([smhd]?)$/i.exec(text.trim()) ?? [];
+  const [, number, unit] = /^(\d+(?:\.\d+)?)\s*(ms|[smhd]?)$/i.exec(text.trim()) ?? [];
   const ms = Number(number) * seconds[((unit ?? "").toLowerCase() || "s") as keyof typeof seconds] * 1000;
   if (!Number.isFinite(ms)) {
-    throw new InvalidArgumentError("A duration is a number with s, m, h or d, such as 90s or 5m.");
+    throw new InvalidArgumentError("A duration is a number with ms, s, m, h or d, such as 90s or 5m.");
   }
   return ms;
 }
@@ -45,6 +53,14 @@ export function formatDuration(ms: number): string {
   if (total < 2 * 3600) return `${Math.floor(total / 60)}m`;
   if (total < 2 * 86400) return `${Math.floor(total / 3600)}h`;
   return `${Math.floor(total / 86400)}d`;
+}
+
+/** Writes a time that was measured: `84 ms`, `12.3 s`, `4 min 10 s`. */
+export function formatTime(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 119_950) return `${(ms / 1000).toFixed(1)} s`;
+  const total = Math.round(ms / 1000);
+  return `${Math.floor(total / 60)} min ${total % 60} s`;
 }
 
 /** Reads a whole number within a range. */

@@ -450,7 +450,10 @@ await t.test("completion knows the tree, and bash takes it", async (t) => {
   t.equal(await complete("skerry vm create --ima"), "--image");
   t.equal(await complete("skerry --output "), "table json yaml");
   t.equal(await complete("skerry vm ls -o y"), "yaml");
-  t.match(await complete("skerry "), /login logout whoami vm image host op agent doctor completion/);
+  t.match(
+    await complete("skerry "),
+    /login logout whoami vm migration image host op agent doctor completion/,
+  );
 });
 
 await t.test("as a process: output, exit code, Ctrl-C while waiting, a reader that goes away", async (t) => {
@@ -569,6 +572,21 @@ await t.test("with a real cloud: create, show, resize, stop, start, remove", asy
     authorities: authorities ?? "",
   });
   t.equal((await agent.host.getHost({})).name, "site-1", "an operator reaches an agent without the cloud");
+  const { provider, region } = (shown as unknown as { placement: Record<string, string> }).placement;
+  const [elsewhere] = (JSON.parse(await skerry("host", "ls", "-o", "json")) as Host[]).filter(
+    ({ spec }) => spec.provider !== provider,
+  );
+  const to = `${elsewhere?.spec.provider ?? ""}/${elsewhere?.spec.region ?? ""}`;
+  t.match(await skerry("vm", "migrate", "web", "--to", to, "--dry-run"), /^possible: +yes$/m);
+  const moved = await skerry("vm", "migrate", "web", "--to", to, "--max-downtime", "2s");
+  t.match(moved, /^phase: +complete$/m);
+  t.match(moved, new RegExp(`^to: +${to} `, "m"));
+  t.match(moved, /^downtime: +[\d.]+ m?s \(source [\d.]+ m?s, target [\d.]+ m?s\)$/m);
+  t.match(await skerry("vm", "show", "web"), new RegExp(`^host: +${elsewhere?.name ?? ""}$`, "m"));
+  const back = `${provider ?? ""}/${region ?? ""}`;
+  t.match(await skerry("vm", "migrate", "web", "--to", back, "--detach"), /is being moved by mig-\w+/);
+  t.match(await skerry("migration", "show", "web", "--follow"), /^phase: +complete$/m);
+  t.match(await skerry("migration", "ls", "--vm", "web"), /(^mig-\w+ +web +complete .*\n){2}/m);
   t.match(await skerry("vm", "resize", "web", "--disk", "8g", "--wait"), /is running/);
   t.match(await skerry("vm", "show", "web"), /^disk: +8 GiB$/m);
   t.match(await skerry("vm", "stop", "web", "--wait"), /is stopped/);

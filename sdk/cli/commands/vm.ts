@@ -7,6 +7,7 @@ import { hostNames } from "./host-names.ts";
 import { consoleCommands } from "./vm-console.ts";
 import { createCommand } from "./vm-create.ts";
 import { lifecycleCommands } from "./vm-lifecycle.ts";
+import { migrateCommand } from "./vm-migrate.ts";
 import { metricsCommand, placementCommand } from "./vm-insight.ts";
 import { instanceColumns, instanceFields } from "./vm-view.ts";
 
@@ -33,6 +34,7 @@ export function vmCommand(run: Run): Command {
     .action(run(list));
   vm.command("show").description("show a machine").argument("<vm>", "name or id").action(run(show));
   for (const command of lifecycleCommands(run)) vm.addCommand(command);
+  vm.addCommand(migrateCommand(run));
   for (const command of consoleCommands(run)) vm.addCommand(command);
   return vm.addCommand(metricsCommand(run)).addCommand(placementCommand(run));
 }

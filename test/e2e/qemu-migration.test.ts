@@ -132,9 +132,9 @@ await t.test(
     shell.type(counting);
 
     await t.test("a cut in the disk's copy, and new agents at both ends", async (t) => {
-      const partly = await world.move({}, signal, ({ phase }) => {
+      const partly = await world.move({}, signal, ({ bytesRemaining }) => {
         world.held.add("disk:root");
-        return phase !== "disk-copy";
+        return bytesRemaining === 0;
       });
       t.ok((partly.last?.bytesRemaining ?? 0) > 0, "there is something left to copy");
       world.cut();
@@ -213,10 +213,12 @@ async function moveUntil(
   // The memory's stream can be held from its beginning on, a disk's when it has been connected.
   if (phase === "pre-copy") world.held.add(held);
   const change = { migrationId: `${then ? "kill" : "stop"}-${phase}`, ...orders };
+  let done = false;
   return await world.move(change, signal, async (progress) => {
-    if (progress.phase !== phase) return true;
+    if (progress.phase !== phase || done) return true;
     world.held.add(held);
     if (!then) return false;
+    done = true;
     await then();
     return phase !== "disk-copy";
   });

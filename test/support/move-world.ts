@@ -57,7 +57,7 @@ export class MoveWorld implements AsyncDisposable {
 
   /**
    * Moves the guest until it is handed over, or as far as `seen` lets it. @param change what the move is to be
-   * @param seen called at each change of phase; false ends the sending there
+   * @param seen called with all that is told; false ends the sending there
    */
   async move(
     change: Partial<Move>,
@@ -78,8 +78,7 @@ export class MoveWorld implements AsyncDisposable {
     let last: SendProgress | undefined;
     for await (const progress of this.source.driver.liveMigration!.send(plan, this.socketOf, signal)) {
       last = progress;
-      if (phases.at(-1) === progress.phase) continue;
-      phases.push(progress.phase);
+      if (phases.at(-1) !== progress.phase) phases.push(progress.phase);
       if (!(await seen(progress))) break;
     }
     return { last, phases };

@@ -14,12 +14,15 @@ const askEveryMs = 200;
 /** The migration itself must not go the way of the commands. */
 const mostControlBytes = 4e6;
 
-/** What the documented API tells of a migration, as far as it is read here. */
+/** What the native API tells of a migration, as far as it is read here. */
 interface MigrationView {
-  readonly status: string;
+  readonly id: string;
   readonly phase: string;
-  readonly downtime?: string | null;
-  readonly error?: unknown;
+  readonly status: {
+    readonly waiting_for: string | null;
+    readonly receipt: { readonly downtime_ms: number | null } | null;
+    readonly error: { readonly reason: string; readonly message: string } | null;
+  } | null;
 }
 
 export interface ProductMoveOptions {
@@ -28,6 +31,7 @@ export interface ProductMoveOptions {
   readonly name: string;
   readonly maxDowntimeMs: number;
   readonly signal: AbortSignal;
+  readonly say: (line: string) => void;
 }
 
 export interface ProductMove extends Outcome {
@@ -40,14 +44,12 @@ export async function moveByProduct(options: ProductMoveOptions): Promise<Produc
   const { migrationCloud, guest, name, signal } = options;
   const { client, source } = migrationCloud;
   const id = await createGuest(client, source, guest, name, signal);
-  try {
-    const directory = machineDirectory(source, id);
-    await untilReady(directory, guest.readyLimitMs, signal);
-    await untilNextTick(directory, signal);
-    return await move(id, options);
-  } finally {
-    await deleteGuest(client, id, signal);
-  }
+  const directory = machineDirectory(source, id);
+  await untilReady(directory, guest.readyLimitMs, signal);
+  await untilNextTick(directory, signal);
+  const moved = await move(id, options);
+  await deleteGuest(client, id, signal); // after a failure it goes with the whole cloud
+  return moved;
 }
 
 async function move(id: string, options: ProductMoveOptions): Promise<ProductMove> {
@@ -64,23 +66,20 @@ async function move(id: string, options: ProductMoveOptions): Promise<ProductMov
   });
   const before = await usage();
   const begunAt = Date.now();
-  const { body, status } = await cloud.request<{ readonly migration_id?: string }>(
-    "POST",
-    `/v1/vms/${id}/migrate`,
-    {
-      target_provider: destination.target.provider,
-      target_region: destination.target.region,
-      max_downtime: `${String(maxDowntimeMs)}ms`,
-    },
-  );
-  if (body.migration_id === undefined) {
+  const spec = { instance: id, ...destination.target, max_downtime_ms: maxDowntimeMs };
+  const { body, status } = await cloud.request<MigrationView>("POST", "/skerry/v1/migrations", {
+    name: `${options.name}-away`,
+    spec,
+  });
+  if (status >= 300)
     throw new Fault("internal", `the API answered ${String(status)}: ${JSON.stringify(body)}`);
-  }
   const over = new AbortController();
   const agentMib = largestMemory(pids, AbortSignal.any([over.signal, limit]));
-  using arriving = await openWhenThere(directory, limit);
-  const told = await untilOver(options, body.migration_id, limit);
-  over.abort();
+  const [told, arrived] = await Promise.all([
+    untilOver(options, body.id, limit),
+    openWhenThere(directory, AbortSignal.any([over.signal, limit])),
+  ]).finally(() => over.abort());
+  using arriving = arrived;
   const after = await usage();
 
   const stopped = leaving.events.findLast((event) => event.name === "STOP");
@@ -94,27 +93,31 @@ async function move(id: string, options: ProductMoveOptions): Promise<ProductMov
     seconds: (resumed.atMs - begunAt) / 1000,
     bytes: after.link - before.link,
     downtimeMs: resumed.atMs - stopped.atMs,
-    claimedDowntimeMs: Number.parseFloat(told.downtime ?? "NaN"),
+    claimedDowntimeMs: told.status?.receipt?.downtime_ms ?? NaN,
     cpuSeconds: after.cpu - before.cpu,
     agentMib: await agentMib,
-    told,
+    told: told.status?.receipt ?? {},
   };
 }
 
 async function untilOver(
-  { migrationCloud }: ProductMoveOptions,
+  { migrationCloud, say }: ProductMoveOptions,
   migrationId: string,
   signal: AbortSignal,
 ): Promise<MigrationView> {
+  let said = "";
   for (;;) {
-    const { body } = await migrationCloud.cloud.request<MigrationView>(
-      "GET",
-      `/v1/migrations/${migrationId}`,
-    );
-    if (body.status === "completed") return body;
-    if (body.status !== "in_progress" && body.status !== "pending") {
-      throw new Fault("internal", `the migration is ${body.status}: ${JSON.stringify(body)}`);
+    const path = `/skerry/v1/migrations/${migrationId}`;
+    const { body } = await migrationCloud.cloud.request<MigrationView>("GET", path);
+    if (body.phase === "complete") return body;
+    if (["failed", "cancelled"].includes(body.phase)) {
+      throw new Fault("internal", `the migration has ${body.phase}: ${JSON.stringify(body.status)}`);
     }
+    const state = [body.phase, body.status?.waiting_for ?? ""]
+      .filter((word) => word !== "")
+      .join(", waits: ");
+    if (state !== said) say(`  ${state}`);
+    said = state;
     await sleep(askEveryMs, signal);
   }
 }
@@ -142,7 +145,8 @@ function isAbsent(error: unknown): boolean {
 async function largestMemory(pids: readonly number[], signal: AbortSignal): Promise<number> {
   let largest = 0;
   while (!signal.aborted) {
-    largest = Math.max(largest, ...(await Promise.all(pids.map(residentMib))));
+    const held = pids.map((pid) => residentMib(pid).catch(() => 0)); // one that has died shows elsewhere
+    largest = Math.max(largest, ...(await Promise.all(held)));
     await sleep(askEveryMs, signal).catch(() => undefined); // it ends by being aborted
   }
   return largest;

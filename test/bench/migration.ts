@@ -124,7 +124,7 @@ async function move(name: PathName, run: number, world: World): Promise<Outcome>
     const label = `moved-${String(run)}`;
     const outcome = await moveByProduct({
       ...{ migrationCloud: world.cloud, guest: world.guest, maxDowntimeMs, signal },
-      ...{ name: label, say: world.bench.say },
+      ...{ name: label, say: (line) => world.bench.say(line) },
     });
     world.bench.say(JSON.stringify(outcome.told));
     return outcome;

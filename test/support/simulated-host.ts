@@ -29,6 +29,8 @@ interface SimulatedMachine {
   written: number;
   /** Destination: all has come. */
   arrived: boolean;
+  /** A guest that moves finds itself in a machine like the one that it left. */
+  readonly shape: string;
 }
 
 /** All simulated hosts of a test, and what an observer outside has seen go wrong. */
@@ -192,6 +194,7 @@ export class SimulatedHost {
       move: undefined,
       written: 0,
       arrived: false,
+      shape: spec.move?.guestShape || `as ${this.id} builds it`,
     };
     this.#machines.set(id, machine);
     return machine;
@@ -267,7 +270,8 @@ export class SimulatedHost {
     const open =
       peer?.spec.move?.role === MoveRole.DESTINATION &&
       Buffer.from(peer.spec.move.ticket).equals(Buffer.from(move?.ticket ?? []));
-    if (!open) return MovePhase.FAILED;
+    const isOn = machine.spec.power === Power.ON;
+    if (!open || (isOn && peer.shape !== machine.shape)) return MovePhase.FAILED;
     peer.written = machine.written;
     peer.arrived = true;
     this.#simulation.handedOverAt = performance.now();
@@ -318,6 +322,7 @@ export class SimulatedHost {
       memoryBytes: spec.memoryBytes,
       diskBytes: spec.diskBytes,
       driver: "fake",
+      ...(machine.state !== MachineState.STOPPED && { guestShape: machine.shape }),
       ...(move && { move }),
     });
   }

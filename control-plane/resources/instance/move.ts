@@ -134,7 +134,8 @@ function setWaiting(effects: Effects, id: string, why: string | null, since: str
 type Role = { readonly role: "source"; readonly switchOver: boolean } | { readonly role: "destination" };
 
 /** The instance's spec as it is sent to one of the hosts while it moves. */
-export function movingSpec(view: View<Instance>, { migration, plan }: MoveView, role: Role): MachineSpec {
+export function movingSpec(view: View<Instance>, move: MoveView, role: Role): MachineSpec {
+  const { migration, plan } = move;
   const spec = specOf(view);
   const { desired } = migration;
   const source = role.role === "source";
@@ -155,8 +156,15 @@ export function movingSpec(view: View<Instance>, { migration, plan }: MoveView, 
     wanOptimization: desired.wan_optimization,
     machineType: plan.machine_type,
     cpuModel: plan.cpu_model,
+    guestShape: source ? "" : guestShapeOf(move.source),
   });
   return spec;
+}
+
+/** How the source's host says that it has built the machine; empty when that is off. */
+function guestShapeOf(source: Incarnation | undefined): string {
+  const shape = source?.observed["guest_shape"];
+  return typeof shape === "string" ? shape : "";
 }
 
 const moveTypes: Record<MigrationStatus["type"], MoveType> = {

@@ -1,5 +1,5 @@
 import path from "node:path";
-import { machineFiles } from "#agent/drivers/qemu/files.ts";
+import { machineFiles } from "#agent/drivers/hypervisor/files.ts";
 import { Fault } from "#kernel/fault.ts";
 import type { Benchmark } from "./support/benchmark.ts";
 import { benchCloud } from "./support/cloud.ts";

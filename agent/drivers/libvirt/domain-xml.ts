@@ -2,8 +2,8 @@
  * A machine as libvirt's domain XML, from a list of small pure configurators. Every path in it is one that is the same
  * on every host (see `runtime.ts`): a description can move as it is, and libvirt insists on that when a guest does.
  */
-import type { MachineIdentity } from "../qemu/identity.ts";
-import type { Platform } from "../qemu/platform.ts";
+import type { MachineIdentity } from "../hypervisor/identity.ts";
+import type { Platform } from "../hypervisor/platform.ts";
 import { type Element, element } from "./xml.ts";
 import type { DomainPaths } from "./runtime.ts";
 

@@ -18,12 +18,12 @@ import type {
   MachinePlan,
   RemoveOptions,
 } from "../driver.ts";
-import type { KernelImage } from "../qemu/accel.ts";
-import { findDiskBytes, refuseShrinking } from "../qemu/disk.ts";
-import { connectSocket, machineFiles, serialSocketName } from "../qemu/files.ts";
-import { createHostProbe, type HostAbilities } from "../qemu/host.ts";
-import { hostFault } from "../qemu/host-fault.ts";
-import { platformOf } from "../qemu/platform.ts";
+import type { KernelImage } from "../hypervisor/accel.ts";
+import { findDiskBytes, refuseShrinking } from "../hypervisor/disk.ts";
+import { connectSocket, machineFiles, serialSocketName } from "../hypervisor/files.ts";
+import { createHostProbe, type HostAbilities } from "../hypervisor/host.ts";
+import { hostFault } from "../hypervisor/host-fault.ts";
+import { platformOf } from "../hypervisor/platform.ts";
 import { Domains } from "./domains.ts";
 import { followEvents, type LifecycleEvent } from "./events.ts";
 import { type LibvirtHost, openHost } from "./host.ts";

@@ -7,7 +7,7 @@ import type { Duplex } from "node:stream";
 import { dirname, basename, join } from "node:path";
 import { Fault } from "#kernel/fault.ts";
 import { deadline, retry } from "#kernel/retry.ts";
-import { connectSocket } from "../qemu/files.ts";
+import { connectSocket } from "../hypervisor/files.ts";
 import { link, type RuntimeFolder } from "./runtime.ts";
 
 /** The talk between the two daemons, which is where the move is decided. */

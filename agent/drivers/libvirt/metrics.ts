@@ -1,6 +1,6 @@
 /** Counters of a running machine, as libvirt keeps them. */
 import type { DriverMetrics } from "../driver.ts";
-import { allocatedBytes } from "../qemu/disk.ts";
+import { allocatedBytes } from "../hypervisor/disk.ts";
 import type { Virsh } from "./virsh.ts";
 
 /** The lines `name=value` that several of virsh's commands print. Pure. */

@@ -9,7 +9,7 @@ import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { GuestModel, LiveMigration, MachinePlan, SendProgress } from "../driver.ts";
-import { connectSocket, machineFiles } from "../qemu/files.ts";
+import { connectSocket, machineFiles } from "../hypervisor/files.ts";
 import { type Domains, uuidOf } from "./domains.ts";
 import type { LifecycleEvent } from "./events.ts";
 import {

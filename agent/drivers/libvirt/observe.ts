@@ -1,8 +1,8 @@
 /** A machine as the driver finds it: from libvirt while it runs, else from its folder and its plan. */
 import type { DriverMachine, DriverState, MachinePlan } from "../driver.ts";
-import { findDiskBytes } from "../qemu/disk.ts";
-import { machineFiles } from "../qemu/files.ts";
-import { deriveIdentity } from "../qemu/identity.ts";
+import { findDiskBytes } from "../hypervisor/disk.ts";
+import { machineFiles } from "../hypervisor/files.ts";
+import { deriveIdentity } from "../hypervisor/identity.ts";
 import type { FoundDomain } from "./library.ts";
 import { select, textAt } from "./xml.ts";
 

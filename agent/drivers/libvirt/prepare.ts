@@ -1,11 +1,11 @@
 /** What a machine has on this host before libvirt hears of it: its folder, disk and seed. */
 import { mkdir, rename, rm } from "node:fs/promises";
 import type { MachinePlan } from "../driver.ts";
-import { ensureDisk } from "../qemu/disk.ts";
-import { machineFiles } from "../qemu/files.ts";
-import { hostFault } from "../qemu/host-fault.ts";
-import { deriveIdentity } from "../qemu/identity.ts";
-import { ensureSeed } from "../qemu/seed.ts";
+import { ensureDisk } from "../hypervisor/disk.ts";
+import { machineFiles } from "../hypervisor/files.ts";
+import { hostFault } from "../hypervisor/host-fault.ts";
+import { deriveIdentity } from "../hypervisor/identity.ts";
+import { ensureSeed } from "../hypervisor/seed.ts";
 
 /** Makes what is missing. For machines that do not run. */
 export async function prepareFolder(

@@ -6,7 +6,7 @@
 import { mkdir, rename, rm, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import type { LocalImage } from "../driver.ts";
-import { hostFault } from "../qemu/host-fault.ts";
+import { hostFault } from "../hypervisor/host-fault.ts";
 
 export interface RuntimeFolder {
   /** Its path for this process. */

@@ -1,7 +1,7 @@
 /** virsh: everything that changes something, and what the binding cannot do. Each command has a limit and can be aborted. */
 import { exec, execLines, stderrOf } from "#agent/exec.ts";
 import { Fault, type FaultCode } from "#kernel/fault.ts";
-import { hostFault } from "../qemu/host-fault.ts";
+import { hostFault } from "../hypervisor/host-fault.ts";
 
 export interface VirshOptions {
   readonly signal: AbortSignal;

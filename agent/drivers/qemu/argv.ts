@@ -3,10 +3,10 @@
  * where QEMU takes them whole (JSON, or an argument of their own): its `key=value` lists give commas a meaning.
  * Relative names (sockets, console log) are in the machine's folder, which is QEMU's working directory at start.
  */
-import { consoleLogName, monitorSocketNames, serialSocketName } from "./files.ts";
+import { consoleLogName, monitorSocketNames, serialSocketName } from "../hypervisor/files.ts";
+import { cpuOf } from "../hypervisor/model.ts";
+import type { Platform } from "../hypervisor/platform.ts";
 import { hotMemoryBlockBytes, type Launch } from "./launch.ts";
-import { cpuOf } from "./model.ts";
-import type { Platform } from "./platform.ts";
 
 export interface LaunchFacts {
   readonly platform: Platform;

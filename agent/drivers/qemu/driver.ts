@@ -16,23 +16,23 @@ import type {
   MachineEvent,
   MachinePlan,
 } from "../driver.ts";
-import type { KernelImage } from "./accel.ts";
-import { ensureDisk, findDiskBytes, refuseShrinking } from "./disk.ts";
-import { connectSocket, machineFiles, serialSocketName } from "./files.ts";
-import { ensureForwards } from "./forwards.ts";
-import { createHostProbe, type HostAbilities } from "./host.ts";
-import { hostFault } from "./host-fault.ts";
+import type { KernelImage } from "../hypervisor/accel.ts";
+import { ensureDisk, findDiskBytes, refuseShrinking } from "../hypervisor/disk.ts";
+import { connectSocket, machineFiles, serialSocketName } from "../hypervisor/files.ts";
+import { ensureForwards } from "../hypervisor/forwards.ts";
+import { hostFault } from "../hypervisor/host-fault.ts";
+import { createHostProbe, type HostAbilities } from "../hypervisor/host.ts";
+import { deriveIdentity } from "../hypervisor/identity.ts";
+import { type Platform, platformOf } from "../hypervisor/platform.ts";
+import { ensureSeed } from "../hypervisor/seed.ts";
 import { growDisk, plugMemory, plugVcpus, reportMemoryUse } from "./hotplug.ts";
-import { deriveIdentity } from "./identity.ts";
 import { deriveShape } from "./launch.ts";
 import { type Entry, Machines, processIdentity } from "./machines.ts";
 import { readMetrics } from "./metrics.ts";
 import { Moves } from "./migration/moves.ts";
 import { observe, unlessEnded } from "./observe.ts";
-import { type Platform, platformOf } from "./platform.ts";
 import { killProcess } from "./process.ts";
 import type { RunningMachine } from "./running-machine.ts";
-import { ensureSeed } from "./seed.ts";
 import { stopMachine } from "./stop.ts";
 
 export interface QemuDriverOptions {

@@ -1,7 +1,7 @@
 /** What QEMU is started with, decided from the plan: sizes, and the room left for growing while it runs. */
 import type { LocalImage, MachinePlan } from "../driver.ts";
-import { machineFiles, type MachineFiles } from "./files.ts";
-import { deriveIdentity, type MachineIdentity } from "./identity.ts";
+import { machineFiles, type MachineFiles } from "../hypervisor/files.ts";
+import { deriveIdentity, type MachineIdentity } from "../hypervisor/identity.ts";
 import type { GuestShape } from "./shape.ts";
 
 export interface Launch {

@@ -1,6 +1,6 @@
 /** Counters of a running machine, from QEMU and from its process. */
 import type { DriverMetrics } from "../driver.ts";
-import { allocatedBytes } from "./disk.ts";
+import { allocatedBytes } from "../hypervisor/disk.ts";
 import { readMemory, readMemoryUse } from "./hotplug.ts";
 import { processUsage } from "./process.ts";
 import type { RunningMachine } from "./running-machine.ts";

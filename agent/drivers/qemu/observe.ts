@@ -1,10 +1,10 @@
 /** A machine as the driver finds it: from QEMU while it runs, else from its folder and its plan. */
 import { isFault } from "#kernel/fault.ts";
 import type { DriverMachine, DriverState, MachinePlan } from "../driver.ts";
-import { findDiskBytes } from "./disk.ts";
-import { machineFiles } from "./files.ts";
+import { findDiskBytes } from "../hypervisor/disk.ts";
+import { machineFiles } from "../hypervisor/files.ts";
+import { deriveIdentity } from "../hypervisor/identity.ts";
 import { derivePendingRestart, readMemory } from "./hotplug.ts";
-import { deriveIdentity } from "./identity.ts";
 import type { MachineRecord } from "./record.ts";
 import type { RunningMachine } from "./running-machine.ts";
 import { encodeShape, parseShape } from "./shape.ts";

@@ -6,8 +6,8 @@ import { readFile } from "node:fs/promises";
 import { exec } from "#agent/exec.ts";
 import { Fault } from "#kernel/fault.ts";
 import { deadline, sleep } from "#kernel/retry.ts";
-import type { MachineFiles } from "./files.ts";
-import { hostFault } from "./host-fault.ts";
+import type { MachineFiles } from "../hypervisor/files.ts";
+import { hostFault } from "../hypervisor/host-fault.ts";
 
 const launchTimeoutMs = 30_000;
 const pollMs = 20;

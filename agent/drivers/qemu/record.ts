@@ -1,14 +1,8 @@
 /** The little that neither the plan nor QEMU itself can tell after the agent was killed; one file in the machine's folder. */
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { Fault } from "#kernel/fault.ts";
-import { hostFault } from "./host-fault.ts";
-
-export interface Forward {
-  readonly protocol: string;
-  readonly guestPort: number;
-  readonly hostPort: number;
-  readonly hostAddress: string;
-}
+import type { Forward } from "../hypervisor/forwards.ts";
+import { hostFault } from "../hypervisor/host-fault.ts";
 
 /** A move that this machine is part of, until a plan without one has ended it. */
 export interface MoveRecord {

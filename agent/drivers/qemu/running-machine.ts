@@ -8,7 +8,7 @@ import { QmpSession } from "#agent/qmp/session.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
-import { connectSocket, monitorSocketNames } from "./files.ts";
+import { connectSocket, monitorSocketNames } from "../hypervisor/files.ts";
 import { findProcess, processGone, type ProcessIdentity } from "./process.ts";
 
 export interface MachineEnd {

@@ -6,7 +6,7 @@ import { execFile } from "node:child_process";
 import { copyFile, mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
-import { machineFiles, monitorSocketNames } from "#agent/drivers/qemu/files.ts";
+import { machineFiles, monitorSocketNames } from "#agent/drivers/hypervisor/files.ts";
 import { Fault } from "#kernel/fault.ts";
 import { deadline, sleep } from "#kernel/retry.ts";
 import { lastTick, readyLine } from "#test/support/guests/console-lines.ts";

@@ -1,6 +1,6 @@
 /** QEMU's monitor as a person uses it: any command, and every event with the moment at which QEMU saw it happen. */
 import type { Socket } from "node:net";
-import { connectSocket } from "#agent/drivers/qemu/files.ts";
+import { connectSocket } from "#agent/drivers/hypervisor/files.ts";
 import { encodeJsonLine, JsonLineDecoder } from "#agent/qmp/wire.ts";
 import { Fault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";

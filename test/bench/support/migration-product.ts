@@ -1,5 +1,5 @@
 /** A move as a customer of the product orders it, through the public API. */
-import { monitorSocketNames } from "#agent/drivers/qemu/files.ts";
+import { monitorSocketNames } from "#agent/drivers/hypervisor/files.ts";
 import { Fault } from "#kernel/fault.ts";
 import { deadline, sleep } from "#kernel/retry.ts";
 import { createGuest, deleteGuest, machineDirectory, type MigrationCloud } from "./migration-cloud.ts";

@@ -5,7 +5,7 @@
  */
 import { copyFile, mkdir, rm } from "node:fs/promises";
 import path from "node:path";
-import { machineFiles } from "#agent/drivers/qemu/files.ts";
+import { machineFiles } from "#agent/drivers/hypervisor/files.ts";
 import { Fault } from "#kernel/fault.ts";
 import { sleep } from "#kernel/retry.ts";
 import {

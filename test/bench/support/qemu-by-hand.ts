@@ -4,7 +4,7 @@ import { copyFile, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { machineFiles } from "#agent/drivers/qemu/files.ts";
+import { machineFiles } from "#agent/drivers/hypervisor/files.ts";
 import { until } from "#test/support/until.ts";
 import { firstSerialByte } from "./serial.ts";
 

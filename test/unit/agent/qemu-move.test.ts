@@ -10,7 +10,12 @@ import { deriveLimits, nextDowntimeMs } from "#agent/drivers/qemu/migration/limi
 import { Pace } from "#agent/drivers/qemu/migration/pace.ts";
 import { deriveProgress, isNear } from "#agent/drivers/qemu/migration/progress.ts";
 import { areDisksNear, type Situation } from "#agent/drivers/qemu/migration/situation.ts";
-import { chooseMachineType, cpuOf, deriveCpuModel, parseMachineTypes } from "#agent/drivers/qemu/model.ts";
+import {
+  chooseMachineType,
+  cpuOf,
+  deriveCpuModel,
+  parseMachineTypes,
+} from "#agent/drivers/hypervisor/model.ts";
 import { encodeShape, parseShape } from "#agent/drivers/qemu/shape.ts";
 import type { BlockJob, MigrationInfo, MigrationState } from "#agent/qmp/commands.ts";
 import { MoveSchema, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";

@@ -1,7 +1,7 @@
 /** The destination of a move: a QEMU that stands still, takes in disk and memory, and runs once it is told to. */
 import type { Duplex } from "node:stream";
+import { connectSocket } from "../../hypervisor/files.ts";
 import type { RunningMachine } from "../running-machine.ts";
-import { connectSocket } from "../files.ts";
 import { isFault } from "#kernel/fault.ts";
 import { diskSocketName, memorySocketName, movedDisks, channelEnd, withShortPath } from "./channels.ts";
 import { capabilityList } from "./limits.ts";

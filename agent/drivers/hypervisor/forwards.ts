@@ -6,7 +6,14 @@ import { createHash } from "node:crypto";
 import { isIPv4 } from "node:net";
 import { Fault } from "#kernel/fault.ts";
 import type { PortForward } from "#gen/skerry/agent/v1/machine_pb.js";
-import type { Forward } from "./record.ts";
+
+/** A forward that is there, or is to be. */
+export interface Forward {
+  readonly protocol: string;
+  readonly guestPort: number;
+  readonly hostPort: number;
+  readonly hostAddress: string;
+}
 
 /** Chosen ports lie below those that the kernel gives to outgoing connections. */
 const chosenPorts = { first: 20_000, count: 12_000 };

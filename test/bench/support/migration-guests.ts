@@ -45,7 +45,7 @@ export async function prepareGuest(name: GuestName, bench: BenchContext, seed: n
       return {
         spec: { image: warmImage, cpus: 1, memory_bytes: 1024 * MiB, disk_bytes: 2048 * MiB },
         images: { [warmImage]: image },
-        readyLimitMs: 300_000,
+        readyLimitMs: 600_000, // emulated, on a busy machine
       };
     }
   }

@@ -1,4 +1,4 @@
-import { createServer } from "node:net";
+import { createServer, type AddressInfo } from "node:net";
 import { once } from "node:events";
 import { Fault } from "#kernel/fault.ts";
 
@@ -19,4 +19,15 @@ export async function requireFreePort(host: string, port: number, setting: strin
   }
   server.close();
   await once(server, "close");
+}
+
+/** A port of loopback that nothing listens on now. */
+export async function pickFreePort(): Promise<number> {
+  const server = createServer();
+  server.listen({ host: "127.0.0.1", port: 0 });
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
 }

@@ -1,7 +1,8 @@
-// What `npm start`, `npm run dev` and `npm test` run. It needs nothing but Node: it brings the rest.
+// What `npm start`, `npm run dev`, `npm run demo` and `npm test` run. It needs nothing but Node: it brings the rest.
 //
 //   node control-plane/local/start.mjs                 set up, build, run the cloud in this terminal
 //   node control-plane/local/start.mjs --dev           the same from the sources, restarted on change
+//   node control-plane/local/start.mjs --demo          set up, build, show a machine move and clear up
 //   node control-plane/local/start.mjs --test [file..] set up, run the tests
 //   node control-plane/local/start.mjs --setup-only    set up
 import path from "node:path";
@@ -37,6 +38,11 @@ const modes = {
       SKERRY_HOME: home,
       SKERRY_MICRO_DIR: micro,
     });
+  },
+  "--demo": async () => {
+    await buildSources();
+    const micro = await buildMicro(testMicro, runBuilt);
+    return runToEnd(runBuilt("control-plane/local/demo/main", rest), { SKERRY_MICRO_DIR: micro });
   },
   "--test": async () => {
     await ensureTapPlugins();

@@ -67,7 +67,7 @@ export function describePlain(migration: Migration): Stage {
   if (status?.waiting_for) return { stage: `${phase}, waiting: ${status.waiting_for}` };
   const progress = status?.progress;
   const quarter = progress ? Math.floor(shareOf(progress) * 4) / 4 : 0;
-  if (!progress || quarter === 0 || status.ended_at) return { stage: phase };
+  if (!progress || quarter === 0 || quarter === 1 || status.ended_at) return { stage: phase };
   return { stage: `${phase}, ${percent(quarter)} of ${formatSize(progress.bytes_total)}` };
 }
 

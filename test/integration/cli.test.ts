@@ -587,6 +587,15 @@ await t.test("with a real cloud: create, show, resize, stop, start, remove", asy
   t.match(await skerry("vm", "migrate", "web", "--to", back, "--detach"), /is being moved by mig-\w+/);
   t.match(await skerry("migration", "show", "web", "--follow"), /^phase: +complete$/m);
   t.match(await skerry("migration", "ls", "--vm", "web"), /(^mig-\w+ +web +complete .*\n){2}/m);
+  const headers = { authorization: `Token ${cloud.apiKey}` };
+  const listed = await fetch(`${cloud.url}/v1/migrations?status=completed`, { headers });
+  t.match(await listed.json(), {
+    migrations: [
+      { vm_id: shown.id, phase: "complete", source_provider: provider, downtime: /^[\d.]+m?s$/ },
+      { phase: "complete", target_provider: provider, data_transferred: Number, compression_ratio: Number },
+    ],
+    total: 2,
+  });
   t.match(await skerry("vm", "resize", "web", "--disk", "8g", "--wait"), /is running/);
   t.match(await skerry("vm", "show", "web"), /^disk: +8 GiB$/m);
   t.match(await skerry("vm", "stop", "web", "--wait"), /is stopped/);

@@ -42,9 +42,24 @@ export function migrationFields(r: Migration, hosts: HostNames): readonly Field[
   ];
 }
 
+/** As a move goes through them. */
+const phaseOrder = ["preparing", "ready", "disk-copy", "pre-copy", "converged", "switchover", "post-copy"];
+/** More changes of codec than this are counted, not listed. */
+const codecsShown = 4;
+
+function codecsOf(history: Receipt["codec_history"]): string {
+  if (history.length <= codecsShown) {
+    return history.map(({ codec, at_ms }) => `${codec} from ${formatTime(at_ms)}`).join(", ");
+  }
+  const names = [...new Set(history.map(({ codec }) => codec))].join(", ");
+  return `${names} by turns (${String(history.length - 1)} changes)`;
+}
+
 function receiptFields(receipt: Receipt): readonly Field[] {
   const { bytes, phase_ms, cpu_seconds, compression_ratio: ratio } = receipt;
-  const phases = Object.entries(phase_ms).map(([phase, ms]) => `${phase} ${formatTime(ms)}`);
+  const known = phaseOrder.filter((phase) => phase in phase_ms);
+  const others = Object.keys(phase_ms).filter((phase) => !phaseOrder.includes(phase));
+  const phases = [...known, ...others].map((phase) => `${phase} ${formatTime(phase_ms[phase] ?? 0)}`);
   const stopped = `source ${formatTime(receipt.stopped_ms)}, target ${formatTime(receipt.resumed_ms)}`;
   return [
     ["took", `${formatTime(receipt.duration_ms)}${phases.length > 0 ? `: ${phases.join(", ")}` : ""}`],
@@ -68,10 +83,7 @@ function receiptFields(receipt: Receipt): readonly Field[] {
       "disk",
       bytes.disk_raw === 0 ? "" : `${formatSize(bytes.disk_raw)}, ${formatSize(bytes.disk_wire)} sent`,
     ],
-    [
-      "codec",
-      receipt.codec_history.map(({ codec, at_ms }) => `${codec} from ${formatTime(at_ms)}`).join(", "),
-    ],
+    ["codec", codecsOf(receipt.codec_history)],
     ["page stage", receipt.page_stage ? "on" : "off"],
     ["cpu", `source ${cpu_seconds.source.toFixed(1)} s, target ${cpu_seconds.target.toFixed(1)} s`],
   ];

@@ -201,6 +201,7 @@ export class ManagedMachine {
     const { intent, progress } = entry;
     if (wanted.move && !(await this.#advance(entry, wanted, wanted.move, signal)))
       return this.#status.settle();
+    await this.#move.hangUp();
     const spec = withoutMove(wanted);
     const on = spec.power === Power.ON;
     if (progress.halt && on) {

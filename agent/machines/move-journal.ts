@@ -69,6 +69,14 @@ export class MoveJournal {
     return this.#status.phase === MovePhase.HANDED_OVER || this.#status.phase === MovePhase.FAILED;
   }
 
+  /** The hypervisor may have connected before, perhaps for an earlier life of the agent. */
+  get hasBegun(): boolean {
+    const { phase, phaseMs } = this.#status;
+    return [phaseNames[phase], ...Object.keys(phaseMs)].some(
+      (name) => name !== phaseNames[MovePhase.PREPARING],
+    );
+  }
+
   isOf({ migrationId, role }: Move): boolean {
     return this.#status.migrationId === migrationId && this.#status.role === role;
   }

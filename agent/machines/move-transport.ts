@@ -25,6 +25,8 @@ export type ConnectChannel = (channel: string, signal: AbortSignal) => Promise<D
 /** It lives as long as the move; dispose it to cut the connections. */
 export interface MoveOffer extends AsyncDisposable {
   socketOf(channel: string): string;
+  /** Resolves once the peer is there to take what is sent of the disks; throws `unavailable` after a while. */
+  awaitPulls(signal: AbortSignal): Promise<void>;
   /** Why the machine's memory could not be carried on; the hypervisor knows only that its connection closed. */
   readonly fault: Fault | undefined;
   stats(): MoveStats;

@@ -108,6 +108,13 @@ export class MachineMove {
     if (!isSource(move) && move.type !== MoveType.COLD) await this.fail(move, lost());
   }
 
+  /** The machine is to go on here: a connection that is open but silent would hold the end of its disk's copy up. */
+  async hangUp(): Promise<void> {
+    if (!this.#offer) return;
+    this.#cut();
+    await this.#letGo;
+  }
+
   /** The machine does what an intent without a move says. @param sinceMs when that was accepted, if known */
   conclude(sinceMs: number | undefined): void {
     const { id, ledger, status, now } = this.#deps;
@@ -153,6 +160,8 @@ export class MachineMove {
     }
     const offer = this.#offer;
     try {
+      // The guest stands still while its hypervisor connects.
+      if (!journal.hasBegun) await offer.awaitPulls(signal);
       for await (const progress of live.send(plan, (channel) => offer.socketOf(channel), signal)) {
         journal.progress(progress, offer.stats());
         if (progress.stoppedAtMs !== undefined) this.#showStopped();

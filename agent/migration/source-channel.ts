@@ -42,6 +42,11 @@ export class SourceChannel implements AsyncDisposable {
     return channel;
   }
 
+  /** The destination is there to take what a hypervisor that connects says. */
+  get isPulled(): boolean {
+    return this.#waiting !== undefined || this.#paired !== undefined;
+  }
+
   get socketPath(): string {
     return this.#listener.path;
   }

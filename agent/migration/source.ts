@@ -3,10 +3,13 @@
  * them away. It lives as long as the move, whatever passes work on the machine meanwhile.
  */
 import { createHash, timingSafeEqual } from "node:crypto";
+import { EventEmitter, once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import { deadline } from "#kernel/retry.ts";
+import { unlessAborted } from "#kernel/stall.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { CodecChoice } from "./coding/choice.ts";
 import { AdaptiveEncoder } from "./coding/coders.ts";
@@ -41,6 +44,9 @@ export interface MoveSourceOptions {
   readonly now?: () => number;
 }
 
+/** How long the destination may take to come for the disks. */
+const pullLimitMs = 20_000;
+
 export class MoveSource implements AsyncDisposable {
   readonly migrationId: string;
   readonly #options: MoveSourceOptions;
@@ -51,6 +57,7 @@ export class MoveSource implements AsyncDisposable {
   readonly #workers: CodingWorkers;
   readonly #working: Disposable;
   readonly #pages: PageStage | undefined;
+  readonly #calls = new EventEmitter<{ pull: [] }>();
   #fault: Fault | undefined;
 
   private constructor(options: MoveSourceOptions) {
@@ -97,6 +104,18 @@ export class MoveSource implements AsyncDisposable {
     throw new Fault("notFound", `the move has no channel ${channel}`, { reason: "CHANNEL_UNKNOWN" });
   }
 
+  /**
+   * Resolves once the destination pulls every disk: a hypervisor that connects before that may stand still until it
+   * does, and its guest with it.
+   */
+  async awaitPulls(signal: AbortSignal): Promise<void> {
+    using limit = deadline(pullLimitMs, "waiting for the other host to pull", signal);
+    const disks = [...this.#channels].filter(([name]) => isDisk(name)).map(([, channel]) => channel);
+    while (!disks.every(({ isPulled }) => isPulled)) {
+      await unlessAborted(once(this.#calls, "pull", { signal: limit }), limit);
+    }
+  }
+
   stats(): MoveStats {
     return this.#counters.snapshot();
   }
@@ -124,6 +143,7 @@ export class MoveSource implements AsyncDisposable {
     const channel = this.#channels.get(open.channel);
     if (!channel) throw new Fault("notFound", "the move has no such channel", { reason: "CHANNEL_UNKNOWN" });
     channel.pull(call, open);
+    this.#calls.emit("pull");
   }
 
   /** Ends the calls, with a status that says so, and closes the sockets. */

@@ -8,6 +8,7 @@ import type { MoveCargo, MoveOffer, MovePull, MoveTransport } from "#agent/machi
 import { MoveCounters } from "#agent/migration/stats.ts";
 import { Fault } from "#kernel/fault.ts";
 import { cancelled } from "#kernel/stall.ts";
+import { until } from "./until.ts";
 
 /** Where a channel's connections wait for whoever pulls. */
 class Lane {
@@ -19,6 +20,10 @@ class Lane {
     this.#taker = undefined;
     if (taker) taker(socket);
     else this.#waiting = socket;
+  }
+
+  get isTaken(): boolean {
+    return this.#taker !== undefined;
   }
 
   take(signal: AbortSignal): Promise<Socket> {
@@ -71,6 +76,8 @@ export class PipedMoves implements MoveTransport {
     return {
       fault: undefined,
       socketOf,
+      awaitPulls: (signal) =>
+        until(() => signal.aborted || channels.every((channel) => this.#isPulled(move.migrationId, channel))),
       stats: () => counters.snapshot(),
       [Symbol.asyncDispose]: async () => {
         for (const socket of sockets) socket.destroy();
@@ -116,6 +123,10 @@ export class PipedMoves implements MoveTransport {
     await new Promise<void>((resolve) => from.once("close", resolve));
     close();
     this.#flowing.delete(from);
+  }
+
+  #isPulled(migrationId: string, channel: string): boolean {
+    return this.#lane(migrationId, channel).isTaken || [...this.#flowing.values()].includes(channel);
   }
 
   #lane(migrationId: string, channel: string): Lane {

@@ -363,6 +363,26 @@ for (const [phase, call] of phases) {
   });
 }
 
+await t.test(
+  "nothing is sent while nobody takes it, and the ways are closed before the guest is to go on",
+  async (t) => {
+    await using world = await World.start();
+    const { source, destination } = world;
+    await world.ensure(source);
+    await world.ensure(source, world.move(SOURCE), {}, 100);
+    t.equal(source.phase, MovePhase.PREPARING);
+    t.equal(world.moves.cut("disk:root"), 0, "the hypervisor has not connected");
+    await world.ensure(destination, world.move(DESTINATION));
+    await source.at(CONVERGED);
+    source.driver.set({ hold: ["ensure"] });
+    const on = world.ensure(source);
+    await until(() => source.driver.waiting === 1);
+    t.equal(world.moves.cut("disk:root") + world.moves.cut("memory"), 0, "its connections are closed");
+    source.driver.set({ hold: [] });
+    t.match(await on, { state: RUNNING, move: { phase: FAILED, reason: "MOVE_CALLED_OFF" } });
+  },
+);
+
 await t.test("a move that fails at the source leaves the guest running", async (t) => {
   for (const call of ["disk-copy", "pre-copy", "switchover"] as const) {
     await using world = await World.start();

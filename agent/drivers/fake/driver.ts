@@ -171,6 +171,8 @@ export class FakeDriver implements MachineDriver {
       this.#moves.end(id);
       machine[Symbol.dispose]();
     }
+    // Whoever finds them next must be the only one to write there.
+    await Promise.all([...this.#machines.values()].map((machine) => machine.saved()));
   }
 
   async #reread(path: string): Promise<void> {

@@ -47,6 +47,7 @@ export class Incoming {
     try {
       let count = 0;
       for await (const record of readRecords(stream)) {
+        if (this.#closed) break;
         if (channel === "memory") await this.#begin();
         if (record.type === "end") await this.#finish(channel, pages, record.digest);
         else take(pages, record);

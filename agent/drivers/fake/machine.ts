@@ -147,6 +147,11 @@ export class FakeMachine {
     this.#guest = undefined;
   }
 
+  /** Resolves when nothing is being written to its folder. */
+  async saved(): Promise<void> {
+    for (let saving; saving !== this.#saving;) await (saving = this.#saving).catch(() => undefined); // its caller's
+  }
+
   /** Converges to the plan: a larger size is plugged in live, a smaller one waits for the next start. */
   async apply(plan: MachinePlan, nowMs: number): Promise<void> {
     const { diskBytes, power } = plan.spec;

@@ -10,8 +10,6 @@ import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs"
 import { join } from "node:path";
 import { pageBytes } from "#agent/drivers/fake/page-file.ts";
 
-const everyMs = 3;
-
 /** One life of the guest, from the boot that drew the token. */
 export interface Life {
   readonly token: string;
@@ -31,7 +29,7 @@ export class MoveObserver implements Disposable {
   #before = 0;
 
   /** @param folders of the machine, by host */
-  constructor(folders: Readonly<Record<string, string>>) {
+  constructor(folders: Readonly<Record<string, string>>, everyMs = 3) {
     this.#watched = Object.entries(folders).map(([host, folder]) => new Watched(host, folder));
     this.#timer = setInterval(() => this.sample(), everyMs);
   }

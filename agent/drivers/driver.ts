@@ -121,6 +121,8 @@ export interface RemoveOptions {
 export interface LiveMigration {
   /** How guests are started here; both hosts of a live move must agree. */
   readonly guestModel: () => Promise<GuestModel>;
+  /** Present where a guest can run at the destination before all of its memory has arrived. */
+  readonly postCopy?: true;
   /**
    * Destination: makes the machine of a plan whose `spec.move` says so, stopped, waiting for its state.
    * Gives the names of its channels. `conflict` MOVE_LOST when what had begun to arrive is gone.

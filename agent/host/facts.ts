@@ -51,7 +51,7 @@ export async function findHostFacts(options: FactsOptions, signal: AbortSignal):
     driverVersion: found.version,
     acceleration: found.acceleration,
     accelerationReason: found.accelerationReason,
-    capabilities: [...found.capabilities],
+    capabilities: [...found.capabilities, ...(driver.liveMigration?.postCopy ? ["migration.postcopy"] : [])],
     bootId: bootId.trim(),
     machineTypes: [...(model?.machineTypes ?? [])],
     guestCpuModel: model?.cpuModel ?? "",

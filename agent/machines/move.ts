@@ -153,7 +153,7 @@ export class MachineMove {
   }
 
   async #send(journal: MoveJournal, move: Move, plan: MachinePlan, signal: AbortSignal): Promise<void> {
-    const { live, transport } = this.#require();
+    const { live, transport } = this.#require(move);
     if (!this.#offer) {
       const channels = await live.listChannels(plan.id);
       this.#offer = await transport.offer({ move, plan, channels });
@@ -182,7 +182,7 @@ export class MachineMove {
 
   async #receive(journal: MoveJournal, move: Move, plan: MachinePlan, signal: AbortSignal): Promise<void> {
     const { id, driver, ledger, status } = this.#deps;
-    const { live, transport } = this.#require();
+    const { live, transport } = this.#require(move);
     // It arrives as it is: restarts that were asked for before are not for this host to make.
     await ledger.note(id, { restarts: plan.spec.restarts });
     const channels = await live.receive(plan, signal);
@@ -255,9 +255,14 @@ export class MachineMove {
     this.#letGo = letGo.catch((fault: unknown) => log.error("move.close", { machine: id, fault }));
   }
 
-  #require(): { readonly live: LiveMigration; readonly transport: MoveTransport } {
+  #require({ type }: Move): { readonly live: LiveMigration; readonly transport: MoveTransport } {
     const { driver, transport } = this.#deps;
-    if (driver.liveMigration && transport) return { live: driver.liveMigration, transport };
+    const live = driver.liveMigration;
+    if (type === MoveType.POSTCOPY && !live?.postCopy)
+      throw new Fault("conflict", "guests of this host cannot run before their memory has arrived", {
+        reason: "POSTCOPY_UNSUPPORTED",
+      });
+    if (live && transport) return { live, transport };
     throw new Fault("conflict", "machines of this host cannot be moved", { reason: "MOVE_UNSUPPORTED" });
   }
 }

@@ -58,7 +58,7 @@ export class MigrationPlanner {
     const { image, open, last, disk_bytes, elsewhere } = await this.#know(resource);
     const source = (await this.#fleet.hosts()).find(({ id }) => id === resource.hostId);
     const type = moveTypeOf(resource, spec);
-    const blockers = findBlockers(resource, source, open ?? undefined);
+    const blockers = findBlockers(resource, source, open ?? undefined, type);
     const { cpus, memory_bytes, disk_bytes: size } = resource.desired;
     const predicted = predictMove(type, {
       memoryBytes: memory_bytes,

@@ -31,7 +31,26 @@ export async function openRequest(
       detail: { phase, allowed: kind.requestWhen ?? [] },
     });
   }
+  await checkHostAble(tx, kind, input, now);
   const request = await insertResource(tx, kind, input);
   tx.post("update resource set request_of = $2 where id = $1", [request.id, target.id], "request_open");
   return request;
+}
+
+/** Throws `conflict` when the driver of the target's host cannot do what is asked. */
+async function checkHostAble(
+  tx: Tx,
+  kind: AnyDefinition,
+  input: NewResource,
+  target: Resource,
+): Promise<void> {
+  const needs = kind.requestNeeds?.(input.desired, target);
+  if (!needs) return;
+  const { capability, reason } = needs;
+  const [host] = await tx.query<{ able: boolean }>(
+    "select observed -> 'capabilities' ? $2 as able from resource where id = $1",
+    [target.hostId, capability],
+  );
+  if (host?.able) return;
+  throw new Fault("conflict", `the host's driver has no ${capability}`, { reason, detail: { capability } });
 }

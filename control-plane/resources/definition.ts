@@ -118,6 +118,11 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   readonly requestOf?: string;
   /** Phases of that other resource in which a request may be opened. */
   readonly requestWhen?: readonly string[];
+  /** What the host of that other resource must be able to do, and the reason given when it is not. */
+  requestNeeds?(
+    spec: Spec,
+    target: Resource,
+  ): { readonly capability: string; readonly reason: string } | undefined;
   /** Phases in which the spec changes by verbs only. */
   readonly frozenIn?: readonly Phase[];
   readonly filters: Readonly<Record<string, Filter>>;

@@ -161,6 +161,34 @@ t.test("what it would be is told without beginning it", async (t) => {
   t.strictSame(await scene.world.violations(), []);
 });
 
+t.test("what no driver can do is refused before anything is touched", async (t) => {
+  const scene = await sceneOf(t);
+  const replica = await replicaOf(t, scene);
+  const vm = await running(scene, replica);
+  const planner = new MigrationPlanner({ database: scene.world.database, fleet: replica.engine.fleet });
+  const planned = async () => {
+    const moving = await scene.world.find(vm);
+    if (!moving) throw new Error("it is gone");
+    replica.engine.fleet.forget();
+    return planner.plan(testCtx(), moving, migration.spec.parse({ instance: vm, type: "postcopy" }));
+  };
+  const refused = await planned();
+  t.match(refused, { possible: false, target: null });
+  t.strictSame(
+    refused.blockers.map(({ code }) => code),
+    ["postcopy_unsupported", "excluded", "capability"],
+  );
+  t.equal(await reasonOf(migrate(replica, vm, { type: "postcopy" })), "POSTCOPY_UNSUPPORTED");
+  const [open] = await scene.world.database.query("select 1 from resource where kind = 'migration'");
+  t.equal(open, undefined, "nothing was stored");
+  await scene.world.database.query(
+    `update resource set observed = jsonb_set(observed, '{capabilities}', '["migration", "migration.postcopy"]')
+     where kind = 'host'`,
+  );
+  t.match(await planned(), { possible: true, type: "postcopy", blockers: [] });
+  await untilPhase(scene, await migrate(replica, vm, { type: "postcopy" }), "complete");
+});
+
 const scenario: Scenario = {
   prepare: (world, replica) => running({ world: world as World<SimulatedHost> }, replica),
   async act(replica, vm) {

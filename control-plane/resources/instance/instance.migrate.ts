@@ -10,7 +10,7 @@ import type { Operation, Step, StepResult, Writes } from "../../engine/controlle
 import type { MoveObservation } from "../../engine/move.ts";
 import type { HostSnapshot } from "../../scheduler/snapshot.ts";
 import { deriveReceipt, moveOf } from "../migration/migration.derive.ts";
-import { moveRequest, moveTypeOf } from "../migration/migration.plan.ts";
+import { moveNeeds, moveRequest, moveTypeOf } from "../migration/migration.plan.ts";
 import type { Migration, MigrationStatus } from "../migration/migration.resource.ts";
 import { removeFromHost, specOf } from "./instance.actions.ts";
 import { neededFor, ownerOf } from "./instance.decide.ts";
@@ -49,6 +49,9 @@ const place: Step<Instance> = {
     if (!source)
       throw new Fault("conflict", "the instance's host is not known", { reason: "SOURCE_UNKNOWN" });
     const type = moveTypeOf(resource, migration.desired);
+    const { capability, reason } = moveNeeds(type);
+    if (!source.capabilities.includes(capability))
+      throw new Fault("conflict", `the driver of the instance's host has no ${capability}`, { reason });
     const owner = ownerOf(resource, view.incarnations)?.observed as unknown as InstanceStatus | undefined;
     const amounts = neededFor(resource, owner);
     const request = moveRequest(view, migration, type, source, amounts);

@@ -13,6 +13,16 @@ export function moveTypeOf(
   return desired.power === "off" || observed?.state === "stopped" ? "cold" : type;
 }
 
+/** What the drivers of both hosts must be able to do, and the reason given when one is not. */
+export function moveNeeds(type: MigrationStatus["type"]): {
+  readonly capability: string;
+  readonly reason: string;
+} {
+  return type === "postcopy"
+    ? { capability: "migration.postcopy", reason: "POSTCOPY_UNSUPPORTED" }
+    : { capability: "migration", reason: "MOVE_UNSUPPORTED" };
+}
+
 /** What is asked of the scheduler. A guest that goes on running keeps its machine and its CPU. */
 export function moveRequest(
   {
@@ -35,7 +45,7 @@ export function moveRequest(
     region: desired.region ?? undefined,
     architecture: source.architecture,
     imageArchitecture: image?.desired.architecture ?? source.architecture,
-    capability: "migration",
+    capability: moveNeeds(type).capability,
     cpuBaseline: running ? source.cpuBaseline : undefined,
     machineType: running ? source.machineTypes[0] : undefined,
     guestCpuModel: running ? source.guestCpuModel : undefined,
@@ -83,6 +93,7 @@ export function findBlockers(
   resource: Instance,
   source: HostSnapshot | undefined,
   openRequest: string | undefined,
+  type: MigrationStatus["type"],
 ): Blocker[] {
   const found: Blocker[] = [];
   const block = (code: string, message: string) => found.push({ code, message });
@@ -91,8 +102,11 @@ export function findBlockers(
   if (!source) block("source", "it is on no host");
   else {
     if (!source.online) block("reachability", "its host is not connected");
-    if (!source.capabilities.includes("migration"))
-      block("capability", "its host's driver cannot move machines");
+    const { capability, reason } = moveNeeds(type);
+    if (!source.capabilities.includes(capability)) {
+      const code = type === "postcopy" ? reason.toLowerCase() : "capability";
+      block(code, `its host's driver has no ${capability}`);
+    }
   }
   return found;
 }

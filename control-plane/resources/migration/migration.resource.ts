@@ -4,6 +4,8 @@
  */
 import { z } from "zod";
 import { Fault } from "#kernel/fault.ts";
+import type { Instance } from "../instance/instance.resource.ts";
+import { moveNeeds, moveTypeOf } from "./migration.plan.ts";
 import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
 
 export const migrationTypes = ["live", "cold", "postcopy"] as const;
@@ -155,6 +157,10 @@ export const migration = defineResource<MigrationSpec, MigrationStatus, Migratio
   },
   requestOf: "instance",
   requestWhen: ["running", "stopped"],
+  requestNeeds(spec, target) {
+    const needs = moveNeeds(moveTypeOf(target as Instance, spec));
+    return spec.type === "postcopy" ? needs : undefined;
+  },
   frozenIn: migrationPhases,
   filters: {
     instance: { summary: "id of the instance", path: ["refs", "instance"] },

@@ -383,6 +383,16 @@ await t.test(
   },
 );
 
+await t.test("what the driver cannot do is not done in another way", async (t) => {
+  await using world = await World.start();
+  world.change = { type: MoveType.POSTCOPY };
+  const { source, destination } = world;
+  await world.ensure(source);
+  const refused = { phase: FAILED, reason: "POSTCOPY_UNSUPPORTED" };
+  t.match((await world.ensure(destination, world.move(DESTINATION))).move, refused);
+  t.match(await world.ensure(source, world.move(SOURCE)), { state: RUNNING, move: refused });
+});
+
 await t.test("a move that fails at the source leaves the guest running", async (t) => {
   for (const call of ["disk-copy", "pre-copy", "switchover"] as const) {
     await using world = await World.start();

@@ -47,16 +47,18 @@ export function describeLive(migration: Migration): Stage {
   const { phase, status } = migration;
   const progress = status?.progress;
   if (status?.waiting_for) return { stage: `${phase}, waiting: ${status.waiting_for}` };
-  if (!progress || progress.bytes_total === 0) return { stage: phase };
+  if (!progress || progress.bytes_total === 0 || status.ended_at) return { stage: phase };
   const done = shareOf(progress);
   const filled = Math.round(done * barWidth);
+  const { dirty_rate: dirty, predicted_downtime_ms: predicted } = progress;
   const bar = `${"#".repeat(filled)}${"-".repeat(barWidth - filled)}`;
   return {
     stage: `${phase} [${bar}] ${percent(done)} of ${formatSize(progress.bytes_total)}`,
     detail: [
       `sent ${formatSize(progress.bytes_sent)} at ${formatSize(progress.throughput)}/s`,
-      `guest writes ${formatSize(progress.dirty_rate)}/s`,
-      `would stop for ${formatTime(progress.predicted_downtime_ms)}`,
+      // Nothing is known of these before the first round has ended.
+      ...(dirty > 0 ? [`guest writes ${formatSize(dirty)}/s`] : []),
+      ...(predicted > 0 ? [`would stop for ${formatTime(predicted)}`] : []),
     ].join(", "),
   };
 }

@@ -320,6 +320,11 @@ await t.test("on a terminal one line has it all, and never more than fits", asyn
     detail: "sent 100 MiB at 12 MiB/s, guest writes 2 MiB/s, would stop for 120 ms",
   });
   t.same(describePlain(moving), { stage: "pre-copy, 75 % of 512 MiB" });
+  const first = { ...progress(512 * MiB), dirty_rate: 0, predicted_downtime_ms: 0 };
+  const early = aMigration("pre-copy", { ...begun, progress: first }) as unknown as Migration;
+  t.equal(describeLive(early).detail, "sent 100 MiB at 12 MiB/s", "what is not known yet is not told");
+  const over = { ...begun, progress: progress(128 * MiB), ended_at: "2026-01-01T00:01:00.000Z" };
+  t.same(describeLive(aMigration("complete", over) as unknown as Migration), { stage: "complete" });
   let shown = "";
   const sink = { isTTY: true, columns: 40, write: (text: string) => (shown += text) };
   {

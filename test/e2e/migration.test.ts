@@ -1,0 +1,138 @@
+/**
+ * A move through the whole product: control plane, two agents and their QEMUs as processes of their own, asked for by
+ * the native API; to the other host, and back through the control plane, since the way back is closed.
+ */
+import { open, readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import t, { type Test } from "tap";
+import { machineFiles } from "#agent/drivers/hypervisor/files.ts";
+import { Skerry, type Migration } from "#sdk/index.ts";
+import { startCloud, type TestAgent } from "#test/support/cloud.ts";
+import { findProcessesOf } from "#test/support/processes.ts";
+import { until } from "#test/support/until.ts";
+
+const MiB = 1024 ** 2;
+const bootLimitMs = 90_000;
+const moveLimitMs = 120_000;
+/** What both hosts give the guest's CPU under emulation is little: a switch-over is never this long. */
+const mostDowntimeMs = 5_000;
+
+/** Counts aloud and on its disk, and looks now and then, past its cache, whether the disk has what was written. */
+const userData = `#!/bin/sh
+dd if=/dev/urandom of=/data/random bs=1M count=4 2>/dev/null
+sum=$(md5sum </data/random)
+i=0
+while :; do
+  i=$((i + 1))
+  echo "$i" >>/data/counts
+  echo "count-$i"
+  if [ $((i % 20)) = 0 ]; then
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    if [ "$(md5sum </data/random)" = "$sum" ] && [ "$(wc -l </data/counts)" = "$i" ]; then
+      echo "disk-good-$i"
+    else
+      echo "disk-bad-$i"
+    fi
+  fi
+  sleep 0.05
+done
+`;
+
+/** Nobody listens there. */
+const closedAddress = "127.0.0.3";
+
+const cloud = await startCloud(t, {
+  driver: "qemu",
+  controlPlaneEnv: { SKERRY_OVERCOMMIT_CPUS: "100" },
+  placeAgent: ({ name }, { argv, env }) => ({
+    argv,
+    env: name === "site-2" ? { ...env, SKERRY_AGENT_ADVERTISE: closedAddress } : env,
+  }),
+});
+const { instances, migrations, hosts } = new Skerry({ url: cloud.url, apiKey: cloud.apiKey });
+const [first, second] = cloud.agents as [TestAgent, TestAgent];
+
+const spec = { image: "micro", memory_bytes: 128 * MiB, disk_bytes: 256 * MiB, user_data: userData };
+const { provider, region } = first.host;
+const { id } = await instances.create({ name: "mover", spec: { ...spec, provider, region } });
+await instances.waitFor(id, { phases: ["running"], timeoutMs: bootLimitMs });
+
+/** All that the guest has said at the host where it is. */
+async function consoleText(): Promise<string> {
+  const path = `/skerry/v1/instances/${id}/console/log?offset=0&limit=${String(MiB)}`;
+  const { status, body } = await cloud.request<string>("GET", path);
+  return status === 200 ? body : "";
+}
+const counts = (text: string) => [...text.matchAll(/count-(\d+)\r?\n/g)].map(([, count]) => Number(count));
+const disks = (text: string) => [...text.matchAll(/disk-(\w+)-\d+\r?\n/g)].map(([, state]) => state);
+
+const folderOf = ({ dataDirectory }: TestAgent) => join(dataDirectory, "machines", id);
+const closedWays = async ({ program }: TestAgent) =>
+  (await readFile(program.logFile, "utf8")).split("move.way-closed").length - 1;
+
+async function hostOf({ host }: TestAgent) {
+  for await (const one of hosts.list()) if (one.name === host.name) return one;
+  throw new Error(`there is no host ${host.name}`);
+}
+
+async function qemusOf({ dataDirectory }: TestAgent): Promise<number> {
+  const processes = await findProcessesOf(dataDirectory);
+  return processes.filter(({ commandLine }) => /^\S*qemu-system/.test(commandLine)).length;
+}
+
+function checkReceipt(t: Test, { status }: Migration): void {
+  const receipt = status?.receipt;
+  if (!receipt) throw new Error("the move has no receipt");
+  const { downtime_ms, duration_ms, stopped_ms, resumed_ms, bytes, bytes_sent, bytes_total } = receipt;
+  t.comment(`downtime ${String(downtime_ms)} ms of ${String(duration_ms)}; ${JSON.stringify(bytes)}`);
+  t.ok(stopped_ms > 0 && resumed_ms > 0, "both hosts have measured their part");
+  t.ok((downtime_ms ?? 0) >= stopped_ms + resumed_ms && (downtime_ms ?? Infinity) < mostDowntimeMs);
+  t.ok(bytes.memory_raw > 16 * MiB && bytes.memory_raw < 512 * MiB, "the guest's memory");
+  t.ok(bytes.memory_zero > 0 && bytes.memory_in_image > 0, "part of it named instead of sent");
+  t.ok(bytes.disk_raw >= 4 * MiB && bytes.disk_raw < 256 * MiB, "what the guest has written to its disk");
+  t.ok(bytes.memory_wire + bytes.memory_in_image < bytes.memory_raw, "sent as less than it is");
+  t.equal(bytes.memory_wire + bytes.disk_wire, bytes_sent);
+  t.ok(bytes_total >= 128 * MiB && receipt.rounds > 1 && receipt.page_stage);
+  t.hasProps(receipt.phase_ms, ["preparing", "disk-copy", "pre-copy", "switchover"]);
+  const inPhases = Object.values(receipt.phase_ms).reduce((sum, ms) => sum + ms, 0);
+  t.ok(inPhases > 0 && inPhases <= duration_ms, "the phases are parts of the whole");
+}
+
+/** Moves it, and checks what is told of that and what can be seen. */
+async function move(t: Test, from: TestAgent, to: TestAgent): Promise<void> {
+  // Open from now on: it can be read when the machine has gone from there.
+  await using said = await open(machineFiles(folderOf(from)).consoleLog);
+  const target = await hostOf(to);
+  const asked = await migrations.create({ name: "move", spec: { instance: id, host: target.id } });
+  const over = ["complete", "failed", "cancelled"] as const;
+  const moved = await migrations.waitFor(asked.id, { phases: over, timeoutMs: moveLimitMs });
+  t.match({ phase: moved?.phase, error: moved?.status?.error }, { phase: "complete", error: null });
+  if (moved) checkReceipt(t, moved);
+  const now = await instances.waitFor(id, { phases: ["running"], timeoutMs: 20_000 });
+  t.match(now?.status, { host_id: target.id, state: "running", restarts: 0, crashes: 0, migration: null });
+
+  await until(async () => disks(await consoleText()).length > 1, 60_000);
+  const here = await consoleText();
+  const numbers = counts((await said.readFile("utf8")) + here);
+  t.strictSame(numbers, inOrder(numbers), "it has counted on, and its console goes with it");
+  t.strictSame(new Set(disks(here)), new Set(["good"]), "its disk has what it wrote");
+  await until(async () => (await qemusOf(from)) === 0, 20_000);
+  t.equal(await qemusOf(to), 1, "one QEMU, and it is there");
+  t.strictSame(await readdir(join(from.dataDirectory, "machines")), [], "nothing is left where it was");
+  t.strictSame((await hostOf(from)).status?.unknown_machines, []);
+}
+
+/** From its first number on, each one once. */
+const inOrder = (numbers: readonly number[]) => numbers.map((_, index) => (numbers[0] ?? 0) + index);
+
+await t.test("to another host", async (t) => {
+  await until(async () => disks(await consoleText()).length > 0, bootLimitMs);
+  await move(t, first, second);
+  t.equal(await closedWays(second), 0, "the hosts have reached each other");
+});
+
+await t.test("and back, though the way there is closed", async (t) => {
+  await move(t, second, first);
+  t.ok((await closedWays(first)) > 0, "what could not go directly was passed on");
+});

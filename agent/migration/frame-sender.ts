@@ -177,7 +177,7 @@ export class FrameSender {
     const { rawBytes } = block;
     const frame = { data: { length: bytes }, rawLength: rawBytes, codec, staged, checksum, end: false };
     const head = encodeFrameHead({ ...frame, sequence: ++this.#sequence });
-    if (encoded.chosen !== undefined) counters.useCodec(encoded.chosen);
+    if (encoded.chosen !== undefined) counters.useCodec(channel, encoded.chosen);
     counters.count(channel, { rawBytes, wireBytes: bytes + head.length, zeroBytes, inImageBytes });
     this.#hand([head, ...parts], () => {
       this.#heldBytes -= rawBytes;

@@ -14,9 +14,9 @@ export interface MoveStats {
     readonly diskRaw: number;
     readonly diskWire: number;
   };
-  /** Chosen at the source at present; the destination takes what comes and says none. */
+  /** Chosen at the source at present, for memory once it moves; the destination takes what comes and says none. */
   readonly codec: CodecName;
-  /** Since the move began here, in milliseconds. */
+  /** The first changes, in milliseconds since the move began here. */
   readonly codecHistory: readonly { readonly codec: CodecName; readonly atMs: number }[];
   /** Bytes per second on the wire, over about the last second. */
   readonly throughput: number;
@@ -37,7 +37,7 @@ export interface FrameCount {
 
 /** Over which throughput is measured, and how often it is looked at. */
 const throughputWindowMs = 1000;
-const historyLimit = 200;
+const historyLimit = 32;
 
 export class MoveCounters {
   readonly #startedAt: number;
@@ -47,6 +47,7 @@ export class MoveCounters {
   readonly #history: { codec: CodecName; atMs: number }[] = [];
   readonly #recent: { atMs: number; wireBytes: number }[] = [];
   #codec: CodecName | undefined;
+  #memoryBegun = false;
   pageStage = false;
   corruptFrames = 0;
   reconnects = 0;
@@ -70,7 +71,10 @@ export class MoveCounters {
     this.#remember(frame.wireBytes);
   }
 
-  useCodec(codec: Codec): void {
+  /** What memory gets, once there is some: disks have choices of their own, and two told as one would look restless. */
+  useCodec(channel: string, codec: Codec): void {
+    if (isDisk(channel) && this.#memoryBegun) return;
+    this.#memoryBegun = !isDisk(channel);
     const name = codecNames[codec];
     if (this.#codec === name) return;
     this.#codec = name;

@@ -25,28 +25,39 @@ const initial: readonly Candidate[] = [
   { method: { codec: Codec.ZSTD, level: 3 }, ratio: 0.42, speed: 150e6 },
 ];
 
-/** A cheaper codec is good enough when so much of the best gets through. */
-const goodEnough = { normal: 0.98, strong: 0.999 } as const;
-/** Changes for less would follow the noise. */
-const worthChanging = 1.04;
-/** Another codec is tried on every so manieth block, to know what it would do now. */
-const trialEvery = 24;
-const weightOfNew = 0.3;
+/** Shares of what gets through with the best; between the two nothing changes, so noise does not decide. */
+export interface Margins {
+  /** The cheapest candidate that gives so much is good enough, since CPU is scarcer than most links. */
+  readonly comfortable: number;
+  /** With less than this the present one has clearly lost. */
+  readonly bearable: number;
+}
 
-/** The best candidate's index. Pure; `linkRate` in bytes per second. */
+const margins = {
+  normal: { comfortable: 0.92, bearable: 0.8 },
+  strong: { comfortable: 0.999, bearable: 0.96 },
+} as const satisfies Record<string, Margins>;
+
+/** A choice stands for so long, and twice as long after each change: what keeps changing makes little difference. */
+const dwell = { firstMs: 1000, mostMs: 30_000 };
+/** Another codec is tried on every so manieth block, to know what it would do now. */
+const trialEvery = 32;
+/** How many blocks an estimate remembers; the first one replaces what was only assumed. */
+const memoryBlocks = 5;
+
+/** The index of the candidate to use from now on. Pure; `linkRate` in bytes per second. */
 export function chooseCandidate(
   candidates: readonly Candidate[],
   current: number,
   linkRate: number,
   threads: number,
-  enough: number = goodEnough.normal,
+  { comfortable, bearable }: Margins = margins.normal,
 ): number {
   const through = candidates.map(({ ratio, speed }) => Math.min(linkRate / ratio, threads * speed));
   const best = Math.max(...through);
-  const wanted = through.findIndex((rate) => rate >= enough * best);
-  const gain = (through[wanted] ?? 0) / (through[current] ?? 1);
-  const cheaper = wanted < current;
-  return gain >= (cheaper ? 1 / worthChanging : worthChanging) || (cheaper && gain >= 1) ? wanted : current;
+  const wanted = through.findIndex((rate) => rate >= comfortable * best);
+  const lost = (through[current] ?? 0) < bearable * best;
+  return wanted < current || lost ? wanted : current;
 }
 
 export interface Plan {
@@ -57,27 +68,36 @@ export interface Plan {
 
 export class CodecChoice {
   readonly #threads: number;
-  readonly #enough: number;
+  readonly #margins: Margins;
+  readonly #now: () => number;
   readonly #candidates: Candidate[];
+  readonly #seen: number[];
   #current: number;
   #blocks = 0;
   #trials = 0;
+  #dwellMs = dwell.firstMs;
+  #chosenAt: number | undefined;
 
-  /** @param codecs what the receiver can decode */
-  constructor(options: { codecs: readonly Codec[]; threads: number; strong: boolean }) {
+  /** @param options.codecs what the receiver can decode */
+  constructor(options: {
+    readonly codecs: readonly Codec[];
+    readonly threads: number;
+    readonly strong: boolean;
+    readonly now?: () => number;
+  }) {
     this.#threads = options.threads;
-    this.#enough = goodEnough[options.strong ? "strong" : "normal"];
+    this.#margins = margins[options.strong ? "strong" : "normal"];
+    this.#now = options.now ?? (() => performance.now());
     this.#candidates = initial.filter(
       ({ method }) => method.codec === Codec.NONE || options.codecs.includes(method.codec),
     );
+    this.#seen = this.#candidates.map(() => 0);
     this.#current = Math.min(1, this.#candidates.length - 1);
   }
 
   /** @param linkRate undefined while it is not known */
   next(linkRate: number | undefined): Plan {
-    if (linkRate !== undefined) {
-      this.#current = chooseCandidate(this.#candidates, this.#current, linkRate, this.#threads, this.#enough);
-    }
+    this.#choose(linkRate);
     const method = this.#methodAt(this.#current);
     if (this.#blocks++ % trialEvery !== 1 || this.#candidates.length < 3) return { method };
     const others = this.#candidates.filter(
@@ -92,13 +112,26 @@ export class CodecChoice {
     const index = this.#candidates.findIndex((candidate) => same(candidate, method));
     const known = this.#candidates[index];
     if (!known || method.codec === Codec.NONE || rawBytes === 0) return;
-    const mix = (old: number, seen: number) => old * (1 - weightOfNew) + seen * weightOfNew;
+    const seenBlocks = Math.min((this.#seen[index] ?? 0) + 1, memoryBlocks);
+    this.#seen[index] = seenBlocks;
+    const mix = (old: number, seen: number) => old + (seen - old) / seenBlocks;
     const speed = (rawBytes * 1000) / Math.max(ms, 0.001);
     this.#candidates[index] = {
       method: known.method,
       ratio: mix(known.ratio, codedBytes / rawBytes),
       speed: 1 / mix(1 / known.speed, 1 / speed), // times add up, speeds do not
     };
+  }
+
+  #choose(linkRate: number | undefined): void {
+    const now = this.#now();
+    this.#chosenAt ??= now;
+    if (linkRate === undefined || now - this.#chosenAt < this.#dwellMs) return;
+    const [candidates, current] = [this.#candidates, this.#current];
+    this.#current = chooseCandidate(candidates, current, linkRate, this.#threads, this.#margins);
+    if (this.#current === current) return;
+    this.#chosenAt = now;
+    this.#dwellMs = Math.min(dwell.mostMs, 2 * this.#dwellMs);
   }
 
   #methodAt(index: number): Method {

@@ -1,11 +1,13 @@
-/** The threads that code and decode frames: two for all moves of this host. They run while somebody uses them. */
+/** The threads that code and decode frames, shared by all moves of this host. They run while somebody uses them. */
+import { availableParallelism } from "node:os";
 import { extname } from "node:path";
 import { Worker, type TransferListItem } from "node:worker_threads";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { Answer, Results, Task } from "./tasks.ts";
 
-export const codingThreads = 2;
+/** One is too slow for fast links; but a core is left to the guests and the network. */
+export const codingThreads = Math.max(1, Math.min(2, availableParallelism() - 1));
 
 interface Pending {
   readonly resolve: (result: Results[keyof Results]) => void;

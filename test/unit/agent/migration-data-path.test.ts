@@ -264,23 +264,33 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
     { method: { codec: Codec.ZSTD, level: 3 }, ratio: 0.41, speed: 120e6 },
   ];
   const mbit = 1e6 / 8;
-  for (const [link, wanted] of [
-    [10 * mbit, 3],
-    [100 * mbit, 3],
-    [1000 * mbit, 2],
-    [4000 * mbit, 1],
-    [10_000 * mbit, 0],
+  for (const [link, threads, wanted] of [
+    [10 * mbit, 2, 2],
+    [100 * mbit, 2, 2],
+    [1000 * mbit, 2, 2],
+    [1500 * mbit, 1, 1],
+    [4000 * mbit, 2, 1],
+    [10_000 * mbit, 2, 0],
   ] as const) {
-    for (const current of [0, 1, 2, 3]) {
-      t.equal(chooseCandidate(candidates, current, link, 2), wanted, `${link} from ${current}`);
-    }
+    const far = wanted === 0 ? 3 : 0;
+    t.equal(chooseCandidate(candidates, far, link, threads), wanted, `${link} from ${far}`);
+    t.equal(chooseCandidate(candidates, wanted, link, threads), wanted, `${link} stays`);
   }
-  t.equal(chooseCandidate(candidates, 2, 1500 * mbit, 2), 2, "no change for a little");
+  t.same(
+    [1, 2].map((current) => chooseCandidate(candidates, current, 1000 * mbit, 1)),
+    [1, 2],
+    "no change for a little",
+  );
+  const strong = { comfortable: 0.999, bearable: 0.96 };
+  t.equal(chooseCandidate(candidates, 2, 100 * mbit, 2, strong), 3, "the fewest bytes when they are dear");
 
-  const choice = new CodecChoice({ codecs: [Codec.LZ4, Codec.ZSTD], threads: 2, strong: false });
+  let now = 0;
+  const all = { codecs: [Codec.LZ4, Codec.ZSTD], threads: 2, strong: false, now: () => now };
+  const choice = new CodecChoice(all);
   t.equal(choice.next(undefined).method.codec, Codec.LZ4, "before anything is known");
   const tried = new Set<string>();
-  for (let block = 0; block < 200; block++) {
+  for (let block = 0; block < 600; block++) {
+    now += 10;
     const { method, trial } = choice.next(100 * mbit);
     for (const each of trial ? [method, trial] : [method]) {
       tried.add(`${each.codec}:${each.level}`);
@@ -289,6 +299,16 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
   }
   t.equal(choice.next(100 * mbit).method.codec, Codec.NONE, "what does not shrink is not compressed");
   t.ok(tried.has(`${Codec.LZ4}:0`) && tried.has(`${Codec.ZSTD}:1`) && tried.has(`${Codec.ZSTD}:3`));
+
+  const restless = new CodecChoice(all);
+  let [changes, before] = [0, restless.next(undefined).method];
+  for (let turn = 0; turn < 6000; turn++) {
+    now += 10;
+    const { method } = restless.next((turn % 100 < 50 ? 50 : 20_000) * mbit);
+    if (method !== before) changes++;
+    before = method;
+  }
+  t.ok(changes >= 3 && changes <= 7, `${changes} changes in a minute of a link that leaps each half second`);
   const plain = new CodecChoice({ codecs: [], threads: 2, strong: true });
   t.equal(plain.next(1 * mbit).method.codec, Codec.NONE, "the receiver decides what may be used");
 });
@@ -321,7 +341,11 @@ await t.test(
       now += 100;
       counters.count(turn % 2 ? "memory" : "disk:root", { rawBytes: 2000, wireBytes: 1000, zeroBytes: 10 });
     }
-    for (const used of [Codec.LZ4, Codec.LZ4, Codec.ZSTD]) counters.useCodec(used);
+    for (const used of [Codec.LZ4, Codec.LZ4, Codec.ZSTD]) counters.useCodec("disk:root", used);
+    for (let turn = 0; turn < 100; turn++) {
+      counters.useCodec("memory", Codec.ZSTD);
+      counters.useCodec("disk:root", Codec.NONE);
+    }
     const seen = counters.snapshot();
     t.match(seen.bytes, {
       memoryRaw: 30_000,
@@ -334,6 +358,8 @@ await t.test(
       { codec: "lz4", atMs: 3000 },
       { codec: "zstd", atMs: 3000 },
     ]);
+    for (let turn = 0; turn < 500; turn++) counters.useCodec("memory", turn % 2 ? Codec.LZ4 : Codec.NONE);
+    t.equal(counters.snapshot().codecHistory.length, 32);
     t.ok(seen.throughput >= 9000 && seen.throughput <= 11_000, `${seen.throughput}`);
   },
 );

@@ -61,7 +61,7 @@ async function main(signal: AbortSignal): Promise<number> {
     const failed = cloud.failed.then((fault) => Promise.reject(fault));
     await Promise.race([show(user, home, topology, signal), failed]);
   } finally {
-    await rm(home, { recursive: true, force: true });
+    await rm(home, { recursive: true, force: true, maxRetries: 5 });
   }
   tell("Nothing of this is left.");
   return 0;

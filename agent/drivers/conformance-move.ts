@@ -65,7 +65,12 @@ class Pair implements AsyncDisposable {
   }
 
   async destinationMove(): Promise<MachinePlan> {
-    return this.plan(this.destination, { role: MoveRole.DESTINATION, ...(await this.#model()) });
+    const guestShape = (await this.source.driver.inspect("vm-mover"))?.guestShape ?? "";
+    return this.plan(this.destination, {
+      role: MoveRole.DESTINATION,
+      ...(await this.#model()),
+      guestShape,
+    });
   }
 
   /** Makes both machines and joins their channels. */

@@ -1,19 +1,17 @@
 import { create } from "@bufbuild/protobuf";
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
 import { driverConformance, type Bench } from "#agent/drivers/conformance.ts";
-import type { LocalImage, MachineDriver, MachineEvent, MachinePlan } from "#agent/drivers/driver.ts";
-import { createQemuDriver } from "#agent/drivers/qemu/driver.ts";
-import { buildMicro } from "#agent/images/micro/build.ts";
+import type { LocalImage, MachineEvent, MachinePlan } from "#agent/drivers/driver.ts";
 import { type MachineSpec, MachineSpecSchema, Power } from "#gen/skerry/agent/v1/machine_pb.js";
-import { silentLogger } from "#kernel/log.ts";
 import { deadline } from "#kernel/retry.ts";
 import { GuestShell } from "#test/support/guest-shell.ts";
+import { loadMicro } from "#test/support/micro.ts";
+import { makeQemuBench } from "#test/support/qemu-bench.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
@@ -205,52 +203,9 @@ await t.test("things that are wrong on the host are told", async (t) => {
   );
 });
 
-interface QemuBench extends Bench {
-  readonly driver: MachineDriver;
-}
-
-async function loadMicro(): Promise<LocalImage & { type: "kernel" }> {
-  const outDir = process.env["SKERRY_MICRO_DIR"] ?? join("node_modules", ".cache", "skerry", "micro");
-  const signal = AbortSignal.timeout(240_000);
-  const manifest = await buildMicro({ outDir, signal, log: silentLogger });
-  const pathOf = (role: string) => resolve(outDir, manifest.files.find((f) => f.role === role)!.path);
-  return {
-    type: "kernel",
-    kernelPath: pathOf("kernel"),
-    initrdPath: pathOf("initrd"),
-    commandLine: manifest.command_line,
-  };
-}
-
-async function makeBench(): Promise<QemuBench> {
-  // Far longer than the path of a socket may be.
-  const root = await mkdtemp(join(tmpdir(), "qemu-driver-"));
-  const directory = join(root, "a".repeat(60), "b".repeat(60));
-  await mkdir(directory, { recursive: true });
-  const options = { stateDirectory: root, log: silentLogger };
-  const drivers = [createQemuDriver(options)];
-  return {
-    driver: drivers[0]!,
-    image: micro,
-    directory,
-    successor: async () => {
-      const successor = createQemuDriver(options);
-      drivers.push(successor);
-      return successor;
-    },
-    crash: async (id) => {
-      process.kill(await pidOf({ directory: join(directory, id) }), "SIGKILL");
-    },
-    [Symbol.asyncDispose]: async () => {
-      const last = drivers.at(-1)!;
-      const left = await run("ls", [directory]);
-      for (const id of left.stdout.split("\n").filter((name) => name.startsWith("vm-"))) {
-        await last.remove(id, join(directory, id), AbortSignal.timeout(20_000));
-      }
-      for (const driver of drivers) await driver[Symbol.asyncDispose]();
-      await rm(root, { recursive: true });
-    },
-  };
+/** Far longer than the path of a socket may be. */
+function makeBench(): Promise<Bench> {
+  return makeQemuBench(join("a".repeat(60), "b".repeat(60)));
 }
 
 function planOf(bench: Bench, id: string, change: Partial<MachineSpec>): MachinePlan {

@@ -4,12 +4,14 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
+import { moveConformance } from "#agent/drivers/conformance-move.ts";
 import type { MachinePlan } from "#agent/drivers/driver.ts";
 import { MachineSpecSchema, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { deadline } from "#kernel/retry.ts";
 import { GuestShell } from "#test/support/guest-shell.ts";
 import { makeWorld, type MoveWorld, type Side } from "#test/support/move-world.ts";
+import { makeQemuBench } from "#test/support/qemu-bench.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
@@ -57,6 +59,10 @@ await t.test("a guest moves and notices nothing", async (t) => {
   await destination.driver.ensure(powerOff(destination.plan), signal);
   const disk = join(destination.directory, "root.qcow2");
   t.match((await run("qemu-img", ["check", disk])).stdout, /No errors were found/);
+});
+
+await t.test("it moves machines as every driver does", async (t) => {
+  await moveConformance(t, { limitMs, make: () => makeQemuBench("machines") });
 });
 
 /** Each phase, and what keeps a move from going past it. */

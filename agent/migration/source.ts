@@ -165,6 +165,10 @@ export class MoveSource implements AsyncDisposable {
       choice,
       link: this.#link,
       pageSet: stage?.pageSet,
+      onStageDropped: () => {
+        this.#counters.pageStage = false;
+        this.#log.info("move.page-stage-dropped", { channel });
+      },
     });
     // Without the page stage the stream is read as well: zero pages are counted.
     return { encoder, scanner: isDisk(channel) ? undefined : new PageScanner() };

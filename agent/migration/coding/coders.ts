@@ -9,6 +9,8 @@ import {
   type RawBlock,
 } from "../block.ts";
 import type { LinkMeter } from "../link-meter.ts";
+import { pageBytes } from "../pages/scanner.ts";
+import { StageYield } from "../pages/stage-yield.ts";
 import { corrupted } from "../protocol.ts";
 import type { Frame } from "../wire.ts";
 import type { CodecChoice } from "./choice.ts";
@@ -18,21 +20,26 @@ import type { CodingWorkers } from "./workers.ts";
 const worthCodingBytes = 8 * 1024;
 
 export class AdaptiveEncoder implements BlockEncoder {
-  readonly #workers: CodingWorkers;
+  readonly #workers: Pick<CodingWorkers, "run">;
   readonly #choice: CodecChoice;
   readonly #link: LinkMeter;
-  readonly #pageSet: number | undefined;
+  readonly #onStageDropped: () => void;
+  readonly #yield = new StageYield();
+  #pageSet: number | undefined;
 
   constructor(deps: {
-    readonly workers: CodingWorkers;
+    readonly workers: Pick<CodingWorkers, "run">;
     readonly choice: CodecChoice;
     readonly link: LinkMeter;
     readonly pageSet?: number | undefined;
+    /** So few pages are in the files that this stream's others are not looked up. */
+    readonly onStageDropped?: () => void;
   }) {
     this.#workers = deps.workers;
     this.#choice = deps.choice;
     this.#link = deps.link;
     this.#pageSet = deps.pageSet;
+    this.#onStageDropped = deps.onStageDropped ?? (() => undefined);
   }
 
   async encode(block: RawBlock): Promise<EncodedBlock> {
@@ -52,7 +59,14 @@ export class AdaptiveEncoder implements BlockEncoder {
     for (const { method, codedBytes, ms } of encoding.coded) {
       this.#choice.learn(method, encoding.stagedBytes, codedBytes, ms);
     }
+    if (staging) this.#judgeStage(staging.pages.length, encoding.inImageBytes / pageBytes);
     return { ...encoding, chosen };
+  }
+
+  #judgeStage(pages: number, found: number): void {
+    if (this.#pageSet === undefined || this.#yield.pays(pages, found)) return;
+    this.#pageSet = undefined;
+    this.#onStageDropped();
   }
 }
 

@@ -13,10 +13,13 @@ import {
 } from "#gen/skerry/agent/v1/migration_pb.js";
 import { chooseCandidate, CodecChoice, type Candidate } from "#agent/migration/coding/choice.ts";
 import { Codecs } from "#agent/migration/coding/codecs.ts";
+import { AdaptiveEncoder } from "#agent/migration/coding/coders.ts";
+import type { Task } from "#agent/migration/coding/tasks.ts";
 import { decodeFrame as decodeStages, encodeBlock } from "#agent/migration/coding/stages.ts";
 import { LinkMeter } from "#agent/migration/link-meter.ts";
 import { PageSet } from "#agent/migration/pages/page-sets.ts";
 import { pageBytes, PageScanner } from "#agent/migration/pages/scanner.ts";
+import { StageYield } from "#agent/migration/pages/stage-yield.ts";
 import { buildPageTable } from "#agent/migration/pages/table.ts";
 import { pullPath } from "#agent/migration/protocol.ts";
 import { MoveCounters } from "#agent/migration/stats.ts";
@@ -235,6 +238,41 @@ await t.test("pages that are in the files become references and come back", asyn
       t.equal(await reasonOf(decode), "MOVE_CORRUPTED");
     }
   }
+});
+
+await t.test("pages are looked up as long as enough of them are found", async (t) => {
+  const after = (shares: readonly number[]) => {
+    const stage = new StageYield();
+    // Each a stretch of 32 MiB, in blocks of half a megabyte.
+    return shares.map((share) =>
+      Array.from({ length: 64 }, () => stage.pays(128, 128 * share)).every((pays) => pays),
+    );
+  };
+  t.same(after([0.02, 0.02, 0.9]), [true, false, false], "it is dropped, and for good");
+  t.same(after([0.02, 0.4, 0.02, 0.4]), [true, true, true, true], "one poor stretch is nothing");
+  t.same(after([0.06, 0.06, 0.06]), [true, true, true]);
+
+  const codecs = new Codecs();
+  const sets: (number | undefined)[] = [];
+  const run = async (task: Task): Promise<never> => {
+    if (task.type === "encode") sets.push(task.pageSet);
+    return (task.type === "encode" ? encodeBlock(task, codecs, undefined) : null) as never;
+  };
+  let dropped = 0;
+  const encoder = new AdaptiveEncoder({
+    workers: { run },
+    choice: new CodecChoice({ codecs: [Codec.LZ4], threads: 1, strong: false }),
+    link: new LinkMeter(),
+    pageSet: 7,
+    onStageDropped: () => dropped++,
+  });
+  const piece = Buffer.alloc(128 * pageBytes, 3);
+  const where = Uint32Array.from({ length: 128 }, (_, index) => index * pageBytes);
+  for (let turn = 0; turn < 130; turn++) {
+    await encoder.encode({ pieces: [piece], rawBytes: piece.length, pages: where });
+  }
+  t.equal(dropped, 1);
+  t.same([...new Set(sets.slice(0, 128)), ...sets.slice(128)], [7, undefined, undefined]);
 });
 
 await t.test("codecs: what shrinks comes back, what does not is left as it is", async (t) => {

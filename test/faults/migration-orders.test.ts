@@ -33,7 +33,7 @@ const guests = 8;
 const lookMs = 10;
 const settleLimitMs = 60_000;
 const knobs = { tickMs: 5, dirtyPages: 2, memoryPages: 96, diskPages: 64, pagesPerSecond: 4000 };
-const mostCommits = 80;
+const mostCommits = 400;
 const longestAbsenceMs = 300;
 
 const moves = new PipedMoves();

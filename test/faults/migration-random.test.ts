@@ -170,6 +170,7 @@ class Guest implements Disposable {
   static async boot(name: string): Promise<Guest> {
     const { id } = await instances.create({ name, spec: { ...smallSpec, restart_policy: "always" } });
     const guest = new Guest(id);
+    await instances.waitFor(id, { phases: ["running"], timeoutMs: settleLimitMs });
     await guest.counts();
     return guest;
   }

@@ -7,6 +7,7 @@ import type { RunningMachine } from "./running-machine.ts";
 
 /** How long to wait for a guest that takes its new memory at once, as one that is up does. */
 const guestTakesMemoryMs = 2_000;
+const MiB = 1024n ** 2n;
 const balloonPath = "/machine/peripheral/balloon0";
 
 export interface MemoryState {
@@ -26,7 +27,8 @@ export async function readMemory(machine: RunningMachine, signal: AbortSignal): 
   ]);
   const hot = devices.find((device) => device.type === "virtio-mem")?.data;
   return {
-    bootBytes: BigInt(summary["base-memory"]),
+    // What emulation needs beyond the whole MiB is nothing that was asked for.
+    bootBytes: (BigInt(summary["base-memory"]) / MiB) * MiB,
     pluggedBytes: BigInt(hot?.size ?? 0),
     requestedBytes: BigInt(hot?.["requested-size"] ?? 0),
     pluggableBytes: BigInt(hot?.["max-size"] ?? 0),

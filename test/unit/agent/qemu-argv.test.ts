@@ -80,7 +80,7 @@ const whole = [
   ["-cpu", "max"],
   ["-rtc", "base=utc"],
   ["-smp", "cpus=1,maxcpus=8,sockets=1,cores=8,threads=1"],
-  ["-m", "size=536870912B,maxmem=2147483648B"],
+  ["-m", "size=536879104B,maxmem=2147491840B"],
   ["-object", `{"qom-type":"memory-backend-ram","id":"hot-memory","size":1610612736,"reserve":false}`],
   ["-device", "virtio-mem-pci,id=memory0,memdev=hot-memory,block-size=4194304,requested-size=0"],
   [
@@ -153,7 +153,7 @@ await t.test("the whole argument vector", async (t) => {
         ["-device", "virtio-blk-pci,id=disk1,drive=seed,serial=seed,num-queues=4"],
       ],
       "-smp": [["-smp", "cpus=4,maxcpus=4,sockets=1,cores=4,threads=1"]],
-      "-m ": [["-m", "size=536870912B"]],
+      "-m ": [["-m", "size=536879104B"]],
     }),
     "a disk image on ARM, where nothing can be plugged in",
   );

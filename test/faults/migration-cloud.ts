@@ -55,7 +55,7 @@ export class MigrationCloud {
   }
 
   /** @param habits knobs that every host has at all times */
-  static async start(t: Teardown, habits: Knobs): Promise<MigrationCloud> {
+  static async start(t: Teardown, habits: Knobs, driver: "fake" | "qemu" = "fake"): Promise<MigrationCloud> {
     const directory = await mkdtemp(join(tmpdir(), "skm-"));
     await mkdir(join(directory, "knobs"));
     const ways = new Map<string, StallingProxy>();
@@ -75,6 +75,7 @@ export class MigrationCloud {
     }
     const cloud = await startCloud(t, {
       databaseUrl: server.postgres.url,
+      driver,
       controlPlaneEnv: {
         SKERRY_OVERCOMMIT_CPUS: "100",
         SKERRY_GATEWAY_KEEPALIVE_MS: String(keepAliveMs),
@@ -156,8 +157,8 @@ export class MigrationCloud {
   }
 
   /** Asks for a move. */
-  async migrate(instance: string): Promise<string> {
-    const spec = { instance, max_downtime_ms: 1000 };
+  async migrate(instance: string, how: object = {}): Promise<string> {
+    const spec = { instance, max_downtime_ms: 1000, ...how };
     const { status, body } = await this.ask<{ id: string }>("POST", "/skerry/v1/migrations", {
       name: "move",
       spec,

@@ -26,6 +26,7 @@ import { seededRandom } from "./faults-world.ts";
 
 const seed = Number(process.env["SKERRY_SEED"] ?? Date.now() % 1_000_000);
 const timeMs = process.env["SKERRY_FAULTS"] === "all" ? 300_000 : 25_000;
+t.setTimeout(timeMs + 240_000);
 t.comment(`seed ${String(seed)}: SKERRY_SEED repeats it`);
 
 const guests = 8;

@@ -19,6 +19,7 @@ const seed = Number(process.env["SKERRY_SEED"] ?? Date.now() % 1_000_000);
 const all = process.env["SKERRY_FAULTS"] === "all";
 t.comment(`seed ${String(seed)}: SKERRY_SEED repeats it`);
 const random = seededRandom(seed);
+if (all) t.setTimeout(3_600_000);
 
 /** Of the strikes, not counting the start of the cloud. */
 const timeMs = all ? Infinity : 40_000;

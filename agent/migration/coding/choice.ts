@@ -44,6 +44,8 @@ const dwell = { firstMs: 1000, mostMs: 30_000 };
 const trialEvery = 32;
 /** How many blocks an estimate remembers; the first one replaces what was only assumed. */
 const memoryBlocks = 5;
+/** A block that took longer tells mostly that its thread had to wait for a core, which would slow the others as well. */
+const weightOfSlower = 0.02;
 
 /** The index of the candidate to use from now on. Pure; `linkRate` in bytes per second. */
 export function chooseCandidate(
@@ -114,12 +116,14 @@ export class CodecChoice {
     if (!known || method.codec === Codec.NONE || rawBytes === 0) return;
     const seenBlocks = Math.min((this.#seen[index] ?? 0) + 1, memoryBlocks);
     this.#seen[index] = seenBlocks;
-    const mix = (old: number, seen: number) => old + (seen - old) / seenBlocks;
+    const mix = (old: number, seen: number, weight: number) => old + (seen - old) * weight;
     const speed = (rawBytes * 1000) / Math.max(ms, 0.001);
+    const weight = 1 / seenBlocks;
+    const speedWeight = speed < known.speed && seenBlocks > 1 ? weightOfSlower : weight;
     this.#candidates[index] = {
       method: known.method,
-      ratio: mix(known.ratio, codedBytes / rawBytes),
-      speed: 1 / mix(1 / known.speed, 1 / speed), // times add up, speeds do not
+      ratio: mix(known.ratio, codedBytes / rawBytes, weight),
+      speed: 1 / mix(1 / known.speed, 1 / speed, speedWeight), // times add up, speeds do not
     };
   }
 

@@ -94,5 +94,8 @@ export class ThreadedDecoder implements BlockDecoder {
 /** The bytes, in memory that nothing else is in and that can be handed over. */
 function ownMemory(data: Uint8Array): Uint8Array {
   const slackBytes = 4096; // the rest of the message that they came in
-  return data.buffer.byteLength - data.length < slackBytes ? data : Uint8Array.from(data);
+  if (data.buffer.byteLength - data.length < slackBytes) return data;
+  const own = Buffer.allocUnsafeSlow(data.length);
+  own.set(data);
+  return own;
 }

@@ -347,6 +347,14 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
     before = method;
   }
   t.ok(changes >= 3 && changes <= 7, `${changes} changes in a minute of a link that leaps each half second`);
+
+  const waiting = new CodecChoice({ ...all, codecs: [Codec.LZ4] });
+  for (let turn = 0; turn < 600; turn++) {
+    now += 10;
+    const { method } = waiting.next(1000 * mbit);
+    waiting.learn(method, 500_000, 250_000, turn % 3 ? 12 : 1); // for two in three blocks it had no core
+  }
+  t.equal(waiting.next(1000 * mbit).method.codec, Codec.LZ4, "waiting for a core is not the codec's fault");
   const plain = new CodecChoice({ codecs: [], threads: 2, strong: true });
   t.equal(plain.next(1 * mbit).method.codec, Codec.NONE, "the receiver decides what may be used");
 });

@@ -53,9 +53,9 @@ export class StallingProxy implements AsyncDisposable {
     for (const socket of this.#sockets) socket.resetAndDestroy();
   }
 
-  /** Turns a bit round in the next bytes that pass. */
-  damage(): void {
-    this.#damaging = true;
+  /** Turns a bit round in the next bytes that pass, unless it is called off before there are any. */
+  damage(damaging = true): void {
+    this.#damaging = damaging;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

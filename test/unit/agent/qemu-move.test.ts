@@ -140,10 +140,10 @@ await t.test("progress", async (t) => {
     ...at(status, copying, status === "completed" ? "postmigrate" : "running"),
     migration: { status, ram, ...more },
   });
-  const input = { begun: true, near: false, pace, stoppedAtMs: 77 };
+  const input = { begun: true, near: false, pace, stoppedAtMs: 77, memoryBytes: 3000 };
   t.same(deriveProgress(now("active"), input), {
     phase: "pre-copy",
-    bytesTotal: 4100,
+    bytesTotal: 3100,
     bytesRemaining: 960,
     zeroBytes: 8192,
     dirtyRate: 20_480,
@@ -157,7 +157,8 @@ await t.test("progress", async (t) => {
   t.same(phases, ["converged", "switchover", "switchover", "post-copy"]);
   t.match(deriveProgress(at(undefined, copying), { ...input, begun: false }), {
     phase: "disk-copy",
-    bytesTotal: 100,
+    bytesTotal: 3100,
+    bytesRemaining: 3060,
   });
   const over = now("completed", { "total-time": 9, downtime: 41 });
   t.match(deriveProgress(over, input), { phase: "handed-over", stoppedMs: 41, stoppedAtMs: 77 });

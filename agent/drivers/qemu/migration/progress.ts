@@ -14,6 +14,8 @@ export interface ProgressInput {
   readonly near: boolean;
   readonly pace: Pace;
   readonly stoppedAtMs: number | undefined;
+  /** What the guest has. QEMU's own total counts the room for memory that was never plugged in. */
+  readonly memoryBytes: number;
 }
 
 /** What is left is a matter of a moment. One that was near is so until it is far again: rounds swing. */
@@ -28,12 +30,12 @@ export function deriveProgress(now: Situation, input: ProgressInput): SendProgre
   const disk = diskBytes(now);
   const ram = input.begun ? migration.ram : undefined;
   const page = ram?.["page-size"] ?? 0;
-  const remaining = disk.remaining + (ram?.remaining ?? 0);
+  const remaining = disk.remaining + (ram?.remaining ?? input.memoryBytes);
   const phase = phaseOf(now, input);
   const leftMs = pace.timeFor(remaining);
   return {
     phase,
-    bytesTotal: disk.total + (ram?.total ?? 0),
+    bytesTotal: disk.total + input.memoryBytes,
     bytesRemaining: remaining,
     zeroBytes: (ram?.duplicate ?? 0) * page,
     dirtyRate: (ram?.["dirty-pages-rate"] ?? 0) * page,

@@ -6,6 +6,7 @@ import { type Move, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";
 import type { SendProgress } from "../../driver.ts";
+import { readMemory } from "../hotplug.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { memoryChannel } from "./channels.ts";
 import { decideStep, type Step } from "./decide.ts";
@@ -62,6 +63,7 @@ class Sender {
   /** How long the guest may stand still, as QEMU is told: more after each try that got nowhere. */
   #downtimeMs: number;
   #set: Limits | undefined;
+  #memoryBytes = 0;
 
   constructor(sending: Sending, signal: AbortSignal) {
     this.#sending = sending;
@@ -73,6 +75,8 @@ class Sender {
 
   async *run(): AsyncGenerator<SendProgress> {
     const { machine } = this.#sending;
+    const { bootBytes, pluggedBytes } = await readMemory(machine, this.#signal);
+    this.#memoryBytes = Number(bootBytes + pluggedBytes);
     let told: { readonly phase: string; readonly atMs: number } | undefined;
     for (;;) {
       this.#signal.throwIfAborted();
@@ -118,7 +122,13 @@ class Sender {
     const { stoppedAtMs } = this.#sending.machine;
     const forced = this.#downtimeMs === greatestDowntimeMs;
     this.#near = this.#begun && (forced || isNear(now, pace, this.#near));
-    return deriveProgress(now, { begun: this.#begun, near: this.#near, pace, stoppedAtMs });
+    return deriveProgress(now, {
+      begun: this.#begun,
+      near: this.#near,
+      pace,
+      stoppedAtMs,
+      memoryBytes: this.#memoryBytes,
+    });
   }
 
   async #stream(): Promise<void> {

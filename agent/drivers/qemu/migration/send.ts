@@ -43,6 +43,8 @@ const patienceMs = { ambitious: 500, plain: 3_000, throttled: 20_000 } as const;
 /** How long the guest may stand still at worst before it is let go on: so many times what was allowed. */
 const standstill = { times: 10, leastMs: 10_000, forcedMs: 600_000 } as const;
 const beginTimeoutMs = 20_000;
+/** A command that QEMU goes on refusing is wrong, not late. */
+const mostRefusals = 5;
 /** Looks at a migration that is complete but does not tell its times yet. */
 const looksForTimes = 25;
 
@@ -64,6 +66,8 @@ class Sender {
   #downtimeMs: number;
   #set: Limits | undefined;
   #memoryBytes = 0;
+  /** In a row. */
+  #refusals = 0;
 
   constructor(sending: Sending, signal: AbortSignal) {
     this.#sending = sending;
@@ -83,7 +87,7 @@ class Sender {
       const seen = machine.eventCount;
       const now = await readSituation(machine, this.#signal);
       const step = decideStep(now, this.#begun);
-      await this.#act(step, now);
+      await this.#try(step, now);
       const progress = this.#progress(now);
       if (
         this.#mayTell(progress) &&
@@ -96,6 +100,19 @@ class Sender {
       if (step.do === "watch" || step.do === "finish" || step.do === "release") {
         await machine.eventAfter(seen, this.#lookAgainMs, this.#signal);
       }
+    }
+  }
+
+  /** What was true when we looked may be past when QEMU hears of it; it refuses then, and a new look tells why. */
+  async #try(step: Step, now: Situation): Promise<void> {
+    const steers = ["watch", "resume", "release", "continue"].includes(step.do);
+    try {
+      await this.#act(step, now);
+      this.#refusals = 0;
+    } catch (thrown) {
+      const refused = thrown instanceof Fault && thrown.reason === "QMP_COMMAND_FAILED";
+      if (!steers || !refused || ++this.#refusals > mostRefusals) throw thrown;
+      await this.#sending.machine.eventAfter(this.#sending.machine.eventCount, lookMs.near, this.#signal);
     }
   }
 

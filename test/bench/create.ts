@@ -11,7 +11,8 @@ import { median, percentile, round } from "./support/statistics.ts";
 const rounds = 3;
 const creates = 500;
 const inFlight = 16;
-const warmUpCreates = 100;
+/** One round that does not count: a control plane in use has its code compiled. */
+const warmUpCreates = creates;
 /** A host may promise its CPUs this many times. */
 const overcommit = Number(roomyControlPlane.SKERRY_OVERCOMMIT_CPUS);
 

@@ -94,15 +94,21 @@ export class Outgoing {
 
   /** How it stands. Throws what made it fail; the guest runs on here then. */
   async look(signal: AbortSignal): Promise<SendProgress> {
-    if (this.#end?.fault) throw this.#end.fault;
+    this.#refuseFailure();
     const { virsh, uuid, move } = this.#options;
     const completed = this.#end ? ["--completed", "--keep-completed"] : [];
     const stats = parseStats(await virsh.run(["domjobinfo", uuid, "--rawstats", ...completed], { signal }));
+    // It may have failed while libvirt was asked: an end is a hand-over only if it is not that.
+    this.#refuseFailure();
     const phase = this.#phase();
     if (phase === "pre-copy") await this.#press(stats, signal);
     const maxDowntimeMs = move.maxDowntimeMs || defaultDowntimeMs;
     const stoppedAtMs = this.#stoppedAtMs ?? (this.#end ? Date.now() : undefined);
     return deriveProgress({ phase, stats, maxDowntimeMs, stoppedAtMs });
+  }
+
+  #refuseFailure(): void {
+    if (this.#end?.fault) throw this.#end.fault;
   }
 
   /** Waits until something has changed, at most so long. */

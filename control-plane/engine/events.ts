@@ -22,7 +22,7 @@ export type EventListener = (events: readonly ResourceEvent[]) => void;
 /** How long an event may take when no hint comes. */
 const pollMs = 500;
 /** Hints that come close together are one look. */
-const gatherMs = 4;
+const gatherMs = 8;
 const batch = 1000;
 
 interface Position {

@@ -9,7 +9,7 @@ import { runPass, type PassDependencies } from "./pass.ts";
 import { leaseMs, WorkQueue, type Claim } from "./work.ts";
 
 /** Pokes that come close together are one claim. */
-const gatherMs = 2;
+const gatherMs = 4;
 
 export interface LoopOptions {
   readonly concurrency: number;

@@ -23,6 +23,7 @@ import { MachineStatus } from "./machine-status.ts";
 import { isSource } from "./move-journal.ts";
 import { MachineMove } from "./move.ts";
 import { decideRestart, recentCrashes } from "./restart-policy.ts";
+import { removeStaleSockets } from "./stale-sockets.ts";
 import { Waiters } from "./waiters.ts";
 
 const { STARTING, STOPPING, STOPPED, PREPARING, FAILED } = MachineState;
@@ -257,7 +258,9 @@ export class ManagedMachine {
     this.#status.show(STOPPING);
     await this.#move.close();
     const keepDisks = keepDisksSeconds > 0;
-    await driver.remove(this.id, this.#deps.directoryOf(this.id), signal, { keepDisks });
+    const directory = this.#deps.directoryOf(this.id);
+    await driver.remove(this.id, directory, signal, { keepDisks });
+    if (keepDisks) await removeStaleSockets(directory);
     const seq = ledger.nextSeq(this.id);
     const atMs = this.#deps.now();
     const keptUntilMs = keepDisks ? atMs + keepDisksSeconds * 1000 : undefined;

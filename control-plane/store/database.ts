@@ -42,6 +42,8 @@ const transactionAttempts = 4;
 const readLanes = 2;
 const int8 = 20;
 const statementTimeoutMs = 15_000;
+/** A server that does not keep to its own limit is not there any more, whatever its connection says. */
+const answerTimeoutMs = statementTimeoutMs + 2_000;
 const connectTimeoutMs = 5_000;
 
 // bigint columns hold counters and byte sizes, all below 2^53.
@@ -66,6 +68,7 @@ export class Database implements Queryable, Readable, AsyncDisposable {
       types,
       connectionTimeoutMillis: connectTimeoutMs,
       statement_timeout: statementTimeoutMs,
+      query_timeout: answerTimeoutMs,
       application_name: "skerry",
       // A statement is sent when it is asked for, not when the one before it was answered.
       pipeline: true,
@@ -204,7 +207,7 @@ function isContention(error: unknown): error is PgError {
 // Class 08: connection; 57P: shutdown, crash, starting up; 53: out of connections, memory or disk.
 const outage = /^(08|57P0|53|ECONN|EPIPE|ENOENT|ETIMEDOUT|EAI_)/;
 const outageMessage =
-  /connection terminated|timeout exceeded when trying to connect|timeout expired|client has encountered a connection error|not queryable/i;
+  /connection terminated|timeout exceeded when trying to connect|timeout expired|query read timeout|client has encountered a connection error|not queryable/i;
 
 /** Raised by `assert_claim`. */
 const claimLost = "SK001";

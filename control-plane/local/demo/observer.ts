@@ -39,7 +39,7 @@ while sleep 0.05; do
   n=$((n + 1))
   echo $n >>/data/journal
   echo "count $n"
-  [ $((n % 100)) = 0 ] && (
+  [ $((n % 50)) = 0 ] && (
     sync
     echo 3 >/proc/sys/vm/drop_caches
     awk '$1 != NR { wrong++ } END { print "journal " NR " " wrong + 0 }' /data/journal

@@ -1,4 +1,5 @@
 import { Fault } from "#kernel/fault.ts";
+import { unstorable } from "./query.ts";
 import type { Method, Params, Route, Surface } from "./route.ts";
 
 interface Node {
@@ -59,7 +60,7 @@ export class Router {
     try {
       return { surface, params: nameParams(found.names, captured), route: found.route, fault: undefined };
     } catch {
-      const fault = new Fault("invalid", "the path is not valid percent-encoded UTF-8", {
+      const fault = new Fault("invalid", "the path is not percent-encoded UTF-8 text that can be stored", {
         reason: "PATH_MALFORMED",
       });
       return { surface, params: noParams, route: undefined, fault };
@@ -97,7 +98,9 @@ function nameParams(names: readonly string[], captured: readonly string[]): Para
   const params: Record<string, string> = {};
   names.forEach((name, i) => {
     const text = captured[i] ?? "";
-    params[name] = text.includes("%") ? decodeURIComponent(text) : text;
+    const decoded = text.includes("%") ? decodeURIComponent(text) : text;
+    if (unstorable.test(decoded)) throw new URIError("a character that cannot be stored");
+    params[name] = decoded;
   });
   return params;
 }

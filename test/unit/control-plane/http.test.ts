@@ -84,6 +84,7 @@ void t.test("router", async (t) => {
     ["PUT", "/v1/things", "things", "METHOD_NOT_ALLOWED"],
     ["constructor", "/v1/things", "things", "METHOD_NOT_ALLOWED"],
     ["GET", "/v1/things/%ff", "things", "PATH_MALFORMED"],
+    ["GET", "/v1/things/a%00", "things", "PATH_MALFORMED"],
   ];
   for (const [method, path, owner, reason] of missing) {
     const match = router.match(method, path);

@@ -232,6 +232,13 @@ export declare type MachineSpec = Message<"skerry.agent.v1.MachineSpec"> & {
    * @generated from field: skerry.agent.v1.Move move = 14;
    */
   move?: Move | undefined;
+
+  /**
+   * The machine was on the host before this cloud: it is taken over as it is, and has no image.
+   *
+   * @generated from field: skerry.agent.v1.Adoption adoption = 15;
+   */
+  adoption?: Adoption | undefined;
 };
 
 /**
@@ -239,6 +246,143 @@ export declare type MachineSpec = Message<"skerry.agent.v1.MachineSpec"> & {
  * Use `create(MachineSpecSchema)` to create a new message.
  */
 export declare const MachineSpecSchema: GenMessage<MachineSpec>;
+
+/**
+ * A machine that somebody else made with the host's hypervisor.
+ *
+ * @generated from message skerry.agent.v1.Adoption
+ */
+export declare type Adoption = Message<"skerry.agent.v1.Adoption"> & {
+  /**
+   * The hypervisor's name for it, for good.
+   *
+   * @generated from field: string uuid = 1;
+   */
+  uuid: string;
+};
+
+/**
+ * Describes the message skerry.agent.v1.Adoption.
+ * Use `create(AdoptionSchema)` to create a new message.
+ */
+export declare const AdoptionSchema: GenMessage<Adoption>;
+
+/**
+ * A machine of the host that is not of this cloud's making.
+ *
+ * @generated from message skerry.agent.v1.ForeignMachine
+ */
+export declare type ForeignMachine = Message<"skerry.agent.v1.ForeignMachine"> & {
+  /**
+   * @generated from field: string uuid = 1;
+   */
+  uuid: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * @generated from field: skerry.agent.v1.MachineState state = 3;
+   */
+  state: MachineState;
+
+  /**
+   * @generated from field: uint32 vcpus = 4;
+   */
+  vcpus: number;
+
+  /**
+   * @generated from field: uint64 memory_bytes = 5;
+   */
+  memoryBytes: bigint;
+
+  /**
+   * @generated from field: repeated skerry.agent.v1.ForeignDisk disks = 6;
+   */
+  disks: ForeignDisk[];
+
+  /**
+   * Each reason why it cannot be adopted.
+   *
+   * @generated from field: repeated skerry.agent.v1.Obstacle obstacles = 7;
+   */
+  obstacles: Obstacle[];
+};
+
+/**
+ * Describes the message skerry.agent.v1.ForeignMachine.
+ * Use `create(ForeignMachineSchema)` to create a new message.
+ */
+export declare const ForeignMachineSchema: GenMessage<ForeignMachine>;
+
+/**
+ * @generated from message skerry.agent.v1.ForeignDisk
+ */
+export declare type ForeignDisk = Message<"skerry.agent.v1.ForeignDisk"> & {
+  /**
+   * The guest's name for it, such as vda.
+   *
+   * @generated from field: string target = 1;
+   */
+  target: string;
+
+  /**
+   * @generated from field: uint64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * @generated from field: string format = 3;
+   */
+  format: string;
+};
+
+/**
+ * Describes the message skerry.agent.v1.ForeignDisk.
+ * Use `create(ForeignDiskSchema)` to create a new message.
+ */
+export declare const ForeignDiskSchema: GenMessage<ForeignDisk>;
+
+/**
+ * @generated from message skerry.agent.v1.Obstacle
+ */
+export declare type Obstacle = Message<"skerry.agent.v1.Obstacle"> & {
+  /**
+   * Such as `devices`, for programs.
+   *
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string message = 2;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message skerry.agent.v1.Obstacle.
+ * Use `create(ObstacleSchema)` to create a new message.
+ */
+export declare const ObstacleSchema: GenMessage<Obstacle>;
+
+/**
+ * @generated from message skerry.agent.v1.ForeignMachines
+ */
+export declare type ForeignMachines = Message<"skerry.agent.v1.ForeignMachines"> & {
+  /**
+   * @generated from field: repeated skerry.agent.v1.ForeignMachine machines = 1;
+   */
+  machines: ForeignMachine[];
+};
+
+/**
+ * Describes the message skerry.agent.v1.ForeignMachines.
+ * Use `create(ForeignMachinesSchema)` to create a new message.
+ */
+export declare const ForeignMachinesSchema: GenMessage<ForeignMachines>;
 
 /**
  * What the agent knows of a machine. Written by the agent only.
@@ -465,6 +609,13 @@ export declare type RemoveMachineRequest = Message<"skerry.agent.v1.RemoveMachin
    * @generated from field: uint32 keep_disks_seconds = 4;
    */
   keepDisksSeconds: number;
+
+  /**
+   * Of an adopted machine only; others are deleted.
+   *
+   * @generated from field: skerry.agent.v1.AdoptionEnd adoption_end = 5;
+   */
+  adoptionEnd: AdoptionEnd;
 };
 
 /**
@@ -732,6 +883,46 @@ export enum ImageType {
  * Describes the enum skerry.agent.v1.ImageType.
  */
 export declare const ImageTypeSchema: GenEnum<ImageType>;
+
+/**
+ * What becomes of an adopted machine when it is removed.
+ *
+ * @generated from enum skerry.agent.v1.AdoptionEnd
+ */
+export enum AdoptionEnd {
+  /**
+   * As release.
+   *
+   * @generated from enum value: ADOPTION_END_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Handed back as it is, running or not.
+   *
+   * @generated from enum value: ADOPTION_END_RELEASE = 1;
+   */
+  RELEASE = 1,
+
+  /**
+   * Turned off and handed back, with its disks.
+   *
+   * @generated from enum value: ADOPTION_END_STOP = 2;
+   */
+  STOP = 2,
+
+  /**
+   * Deleted, with its disks.
+   *
+   * @generated from enum value: ADOPTION_END_DELETE = 3;
+   */
+  DELETE = 3,
+}
+
+/**
+ * Describes the enum skerry.agent.v1.AdoptionEnd.
+ */
+export declare const AdoptionEndSchema: GenEnum<AdoptionEnd>;
 
 /**
  * Runs machines on one host. Mutations are accepted from the control plane only and carry a

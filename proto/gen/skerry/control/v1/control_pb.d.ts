@@ -5,7 +5,7 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { HostFacts, HostLabels } from "../../agent/v1/host_pb.js";
-import type { Fence, Machine } from "../../agent/v1/machine_pb.js";
+import type { Fence, ForeignMachines, Machine } from "../../agent/v1/machine_pb.js";
 import type { HostMetrics, MachineMetrics } from "../../agent/v1/metrics_pb.js";
 
 /**
@@ -171,6 +171,13 @@ export declare type ReportRequest = Message<"skerry.control.v1.ReportRequest"> &
    * @generated from field: skerry.agent.v1.HostLabels labels = 8;
    */
   labels?: HostLabels | undefined;
+
+  /**
+   * All machines of the host that are not of this cloud's making; absent when that is as it was.
+   *
+   * @generated from field: skerry.agent.v1.ForeignMachines foreign = 9;
+   */
+  foreign?: ForeignMachines | undefined;
 };
 
 /**

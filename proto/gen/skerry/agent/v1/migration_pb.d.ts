@@ -108,6 +108,14 @@ export declare type Move = Message<"skerry.agent.v1.Move"> & {
    * @generated from field: string guest_shape = 15;
    */
   guestShape: string;
+
+  /**
+   * Of a post-copy only: the record says that the destination owns the machine. The source sends its state and the rest
+   * of its memory; the destination runs with what is there. Taken away before all has arrived, the rest is given up.
+   *
+   * @generated from field: bool committed = 20;
+   */
+  committed: boolean;
 };
 
 /**
@@ -246,6 +254,13 @@ export declare type MoveStatus = Message<"skerry.agent.v1.MoveStatus"> & {
    * @generated from field: uint64 resumed_at_ms = 22;
    */
   resumedAtMs: bigint;
+
+  /**
+   * Source: what was done about a guest that wrote faster than the link carries.
+   *
+   * @generated from field: skerry.agent.v1.MoveConvergence convergence = 30;
+   */
+  convergence?: MoveConvergence | undefined;
 };
 
 /**
@@ -253,6 +268,55 @@ export declare type MoveStatus = Message<"skerry.agent.v1.MoveStatus"> & {
  * Use `create(MoveStatusSchema)` to create a new message.
  */
 export declare const MoveStatusSchema: GenMessage<MoveStatus>;
+
+/**
+ * @generated from message skerry.agent.v1.MoveConvergence
+ */
+export declare type MoveConvergence = Message<"skerry.agent.v1.MoveConvergence"> & {
+  /**
+   * How often rounds got nowhere.
+   *
+   * @generated from field: uint32 stalls = 1;
+   */
+  stalls: number;
+
+  /**
+   * The largest share of the guest's CPU time that was taken away.
+   *
+   * @generated from field: uint32 throttle_percent = 2;
+   */
+  throttlePercent: number;
+
+  /**
+   * It was stopped although its rest would not fit into the time allowed.
+   *
+   * @generated from field: bool forced = 3;
+   */
+  forced: boolean;
+
+  /**
+   * After the guest ran at the destination: bytes sent, how often it waited for a page, connections made again.
+   *
+   * @generated from field: uint64 post_copy_bytes = 4;
+   */
+  postCopyBytes: bigint;
+
+  /**
+   * @generated from field: uint64 page_requests = 5;
+   */
+  pageRequests: bigint;
+
+  /**
+   * @generated from field: uint32 recoveries = 6;
+   */
+  recoveries: number;
+};
+
+/**
+ * Describes the message skerry.agent.v1.MoveConvergence.
+ * Use `create(MoveConvergenceSchema)` to create a new message.
+ */
+export declare const MoveConvergenceSchema: GenMessage<MoveConvergence>;
 
 /**
  * Where the bytes went, stage by stage.
@@ -518,7 +582,7 @@ export enum MoveRole {
   SOURCE = 1,
 
   /**
-   * It is to arrive here; it never runs while `move` is in its spec.
+   * It is to arrive here; it never runs while `move` is in its spec, unless that is `committed`.
    *
    * @generated from enum value: MOVE_ROLE_DESTINATION = 2;
    */
@@ -552,7 +616,7 @@ export enum MoveType {
   COLD = 2,
 
   /**
-   * Live, and may switch to running at the destination before all memory has arrived. It can lose the guest.
+   * Live, and when it does not converge the guest runs at the destination before all memory has arrived: it can be lost.
    *
    * @generated from enum value: MOVE_TYPE_POSTCOPY = 3;
    */
@@ -642,6 +706,9 @@ export enum MovePhase {
   SWITCHOVER = 6,
 
   /**
+   * Source: stopped for good, its disks have arrived, and memory is still here; it waits for `committed`, or sends.
+   * Destination: it runs, and its memory is still arriving.
+   *
    * @generated from enum value: MOVE_PHASE_POST_COPY = 7;
    */
   POST_COPY = 7,

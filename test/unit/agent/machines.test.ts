@@ -317,38 +317,6 @@ await t.test("a full disk refuses the command and loses nothing", async (t) => {
   t.equal((await host.ensure("vm-2", 1)).state, RUNNING);
 });
 
-await t.test("tombstones", async (t) => {
-  let nowMs = 1_000_000;
-  const directory = t.testdir();
-  const options = { directory, log: silentLogger, now: () => nowMs };
-  const fenceOf = (epoch: bigint) => ({ epoch, generation: 1n });
-  const same = () => false;
-  const ledger = await Ledger.open(options);
-  await ledger.accept("vm-1", { fence: fenceOf(1n), spec: specOf() }, same);
-  await ledger.note("vm-1", { generationReached: 1n, crashes: 3n });
-  const lastSeq = ledger.nextSeq("vm-1");
-  await ledger.accept("vm-1", { fence: fenceOf(2n), spec: undefined }, same);
-  await ledger.note("vm-1", { gone: { atMs: nowMs, fence: fenceOf(2n) } });
-  await ledger.accept("vm-2", { fence: fenceOf(1n), spec: undefined }, same);
-  await ledger.note("vm-2", { gone: { atMs: nowMs, fence: fenceOf(1n) } });
-
-  const later = await Ledger.open(options);
-  t.equal(await reasonOf(later.accept("vm-1", { fence: fenceOf(1n), spec: specOf() }, same)), "FENCE_STALE");
-  await later.accept("vm-1", { fence: fenceOf(3n), spec: specOf() }, same);
-  const reborn = await Ledger.open(options);
-  t.equal(reborn.find("vm-1")?.progress.generationReached, 0n, "a new life begins afresh");
-  t.equal(reborn.find("vm-1")?.progress.crashes, 0n);
-  t.ok(reborn.nextSeq("vm-1") > lastSeq, "but goes on counting");
-
-  nowMs += 8 * 24 * 3600 * 1000;
-  await reborn.prune();
-  t.same(
-    reborn.list().map(({ id }) => id),
-    ["vm-1"],
-    "after a week tombstones are forgotten, machines are not",
-  );
-});
-
 await t.test("decisions about an end that nobody asked for", async (t) => {
   const limits = { crashes: 2, windowMs: 100 };
   const { ALWAYS, ON_FAILURE, NEVER, UNSPECIFIED } = RestartPolicy;

@@ -17,19 +17,10 @@ import {
 import type { SendProgress } from "../drivers/driver.ts";
 import type { MoveStats } from "../migration/stats.ts";
 
-/** The keys of `phase_ms`. */
-export const phaseNames: Readonly<Record<MovePhase, string>> = {
-  [MovePhase.UNSPECIFIED]: "",
-  [MovePhase.PREPARING]: "preparing",
-  [MovePhase.READY]: "ready",
-  [MovePhase.DISK_COPY]: "disk-copy",
-  [MovePhase.PRE_COPY]: "pre-copy",
-  [MovePhase.CONVERGED]: "converged",
-  [MovePhase.SWITCHOVER]: "switchover",
-  [MovePhase.POST_COPY]: "post-copy",
-  [MovePhase.HANDED_OVER]: "handed-over",
-  [MovePhase.FAILED]: "failed",
-};
+/** The key of `phase_ms`: the enum's own name, as people write it. */
+function nameOf(phase: MovePhase): string {
+  return MovePhase[phase].toLowerCase().replaceAll("_", "-");
+}
 
 const phaseOf: Readonly<Record<SendProgress["phase"], MovePhase>> = {
   "disk-copy": MovePhase.DISK_COPY,
@@ -72,9 +63,7 @@ export class MoveJournal {
   /** The hypervisor may have connected before, perhaps for an earlier life of the agent. */
   get hasBegun(): boolean {
     const { phase, phaseMs } = this.#status;
-    return [phaseNames[phase], ...Object.keys(phaseMs)].some(
-      (name) => name !== phaseNames[MovePhase.PREPARING],
-    );
+    return [nameOf(phase), ...Object.keys(phaseMs)].some((name) => name !== nameOf(MovePhase.PREPARING));
   }
 
   isOf({ migrationId, role }: Move): boolean {
@@ -150,7 +139,7 @@ export class MoveJournal {
     const next = clone(MoveStatusSchema, this.#status);
     const now = this.#now();
     if (!this.isOver) {
-      const name = phaseNames[next.phase];
+      const name = nameOf(next.phase);
       next.phaseMs[name] = (next.phaseMs[name] ?? 0n) + wide(now - this.#since);
     }
     this.#since = now;

@@ -60,6 +60,7 @@ export function toMachine({ entry, observed, activity, move, driver, image }: Vi
     driver,
     acceleration: observed?.acceleration ?? "",
     guestShape: observed?.guestShape ?? "",
+    diskBaseline: observed?.baseline ?? "",
     imageBytesDone: image.done,
     imageBytesTotal: image.total,
     ...(move && { move }),

@@ -74,6 +74,11 @@ export class MoveJournal {
     this.#change(phase, {});
   }
 
+  /** The destination has taken disks that were kept since this migration. */
+  takes(baseline: string): void {
+    this.#change(this.#status.phase, { baseline });
+  }
+
   fail({ reason, message }: Pick<Fault, "reason" | "message">): void {
     this.#change(MovePhase.FAILED, { reason, message });
   }
@@ -84,6 +89,7 @@ export class MoveJournal {
     const figures = this.#figures(stats);
     const bytes = create(MoveBytesSchema, figures.bytes);
     if (bytes.memoryZero === 0n) bytes.memoryZero = wide(progress.zeroBytes);
+    if (progress.diskKeptBytes !== undefined) bytes.diskKept = wide(progress.diskKeptBytes);
     this.#change(phaseOf[phase], {
       ...figures,
       bytes,
@@ -119,6 +125,7 @@ export class MoveJournal {
       memoryWire: sum("memoryWire"),
       diskRaw: sum("diskRaw"),
       diskWire: sum("diskWire"),
+      diskKept: this.#status.bytes?.diskKept ?? 0n,
     };
     const changes = stats.codecHistory.map(({ codec, atMs }) =>
       create(CodecChangeSchema, { codec, atMs: wide(atMs) }),

@@ -192,6 +192,7 @@ export class MachineMove {
     }
     status.observed = await driver.inspect(id);
     status.activity = undefined;
+    journal.takes(status.observed?.baseline ?? "");
     journal.enter(MovePhase.READY);
     await this.#tell(journal);
     await this.#awaitArrival(journal, move, live, signal);

@@ -47,6 +47,7 @@ export function toObservation(machine: Machine): MachineObservation {
       image_bytes_done: Number(machine.imageBytesDone),
       image_bytes_total: Number(machine.imageBytesTotal),
       ...(machine.guestShape && { guest_shape: machine.guestShape }),
+      ...(machine.diskBaseline && { disk_baseline: machine.diskBaseline }),
       ...(machine.move && { move: toMoveObservation(machine.move) }),
     },
   };

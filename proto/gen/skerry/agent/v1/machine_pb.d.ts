@@ -527,6 +527,13 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
    * @generated from field: string guest_shape = 23;
    */
   guestShape: string;
+
+  /**
+   * The migration since which it is known what was written to its disks; empty: none.
+   *
+   * @generated from field: string disk_baseline = 24;
+   */
+  diskBaseline: string;
 };
 
 /**

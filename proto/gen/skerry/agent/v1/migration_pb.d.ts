@@ -116,6 +116,15 @@ export declare type Move = Message<"skerry.agent.v1.Move"> & {
    * @generated from field: bool committed = 20;
    */
   committed: boolean;
+
+  /**
+   * A migration that this machine has come by before. At the destination: take the disks that are kept here as they
+   * were when that migration took the machine away, if they are; MoveStatus.baseline says whether. At the source: the
+   * destination has taken those, so only what was written since that migration need be copied. Empty: new disks.
+   *
+   * @generated from field: string baseline = 21;
+   */
+  baseline: string;
 };
 
 /**
@@ -261,6 +270,13 @@ export declare type MoveStatus = Message<"skerry.agent.v1.MoveStatus"> & {
    * @generated from field: skerry.agent.v1.MoveConvergence convergence = 30;
    */
   convergence?: MoveConvergence | undefined;
+
+  /**
+   * Destination: Move.baseline when it has taken the disks kept since then; empty: new ones.
+   *
+   * @generated from field: string baseline = 31;
+   */
+  baseline: string;
 };
 
 /**
@@ -359,6 +375,13 @@ export declare type MoveBytes = Message<"skerry.agent.v1.MoveBytes"> & {
    * @generated from field: uint64 disk_wire = 6;
    */
   diskWire: bigint;
+
+  /**
+   * On the disks that the destination had kept: not sent.
+   *
+   * @generated from field: uint64 disk_kept = 7;
+   */
+  diskKept: bigint;
 };
 
 /**

@@ -47,6 +47,11 @@ export interface DriverMachine {
   readonly acceleration: "kvm" | "tcg" | "none";
   /** While it runs: how it was built, in the driver's own words; see `Move.guest_shape`. */
   readonly guestShape?: string;
+  /**
+   * The migration since which the driver knows what was written to its disks; see `Move.baseline`. Of a machine that
+   * is to arrive: the one after which the disks that it has taken were kept.
+   */
+  readonly baseline?: string;
 }
 
 /** Something happened that nobody asked for, or that was waited for; the manager looks again. */
@@ -91,9 +96,9 @@ export interface MachineDriver extends AsyncDisposable {
    */
   ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine>;
   /**
-   * Ends the machine at once and deletes its folder. Absent is success. With `keepDisks`, its disks stay in the
-   * folder, marked stale: they are no machine any more, only what a move back may start from. Removing it again
-   * without `keepDisks` deletes them, and so does `ensure` when it makes a machine there.
+   * Ends the machine at once and deletes its folder. Absent is success. With `keepDisks`, disks that a move has taken
+   * away whole stay in the folder, marked stale with its id: they are no machine any more, only what a move back may
+   * start from. Removing it again without `keepDisks` deletes them, and so does whatever makes a machine there anew.
    */
   remove(id: string, directory: string, signal: AbortSignal, options?: RemoveOptions): Promise<void>;
   /** Undefined when there is no such machine. */
@@ -125,7 +130,8 @@ export interface LiveMigration {
   readonly postCopy?: true;
   /**
    * Destination: makes the machine of a plan whose `spec.move` says so, stopped, waiting for its state.
-   * Gives the names of its channels. `conflict` MOVE_LOST when what had begun to arrive is gone.
+   * Gives the names of its channels. `conflict` MOVE_LOST when what had begun to arrive is gone. Disks that are kept
+   * since the plan's `spec.move.baseline` are taken in place of new ones, which `inspect` tells; nothing else is.
    */
   receive(plan: MachinePlan, signal: AbortSignal): Promise<readonly string[]>;
   /** Destination: a new connection to the hypervisor's end of a channel. */
@@ -135,6 +141,9 @@ export interface LiveMigration {
   /** Source: the names of the channels that a move of this machine will use. */
   listChannels(id: string): Promise<readonly string[]>;
   /**
+   * With `spec.move.baseline` the other end's disks are as that migration left them: only what was written since is
+   * copied, or, where that is not known, all of it.
+   *
    * Source: moves the machine of a plan whose `spec.move` says so, from wherever the move stands, telling
    * how it goes about every half second and at each change of phase; ends after phase `handed-over` was
    * told: the guest is stopped for good and all has arrived. Until `spec.move.switchOver` it keeps the guest
@@ -160,6 +169,8 @@ export interface SendProgress {
   readonly bytesTotal: number;
   readonly bytesRemaining: number;
   readonly zeroBytes: number;
+  /** Of the disks: what the other host had kept. */
+  readonly diskKeptBytes?: number;
   /** Bytes per second. */
   readonly dirtyRate: number;
   readonly throughput: number;

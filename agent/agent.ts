@@ -25,6 +25,7 @@ import { findAgentVersion } from "./host/version.ts";
 import { defaultDownloadLimits, ImageCache } from "./images/cache.ts";
 import { ChangeFeed } from "./machines/change-feed.ts";
 import { Consoles } from "./machines/console.ts";
+import { listForeign } from "./machines/foreign.ts";
 import { Ledger } from "./machines/ledger.ts";
 import { defaultTiming, type MachineDeps } from "./machines/machine-deps.ts";
 import { createHostTransport } from "./machines/host-transport.ts";
@@ -98,6 +99,7 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
       sample: async () => ({
         host: await hostSampler.sample(),
         machines: await machineSampler.sampleAll(manager.list()),
+        foreign: await listForeign(driver, log),
       }),
       sessionId: randomUUID(),
       sampleMs: settings.sampleSeconds * 1000,

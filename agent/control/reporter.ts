@@ -3,12 +3,17 @@
  * meanwhile goes with the next, as the latest state of each machine. While the control plane is away
  * nothing is lost but the oldest samples. Everything in a report may be told twice: `seq` orders it.
  */
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, equals, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
 import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
-import { FenceSchema, type Machine } from "#gen/skerry/agent/v1/machine_pb.js";
+import {
+  FenceSchema,
+  type ForeignMachines,
+  ForeignMachinesSchema,
+  type Machine,
+} from "#gen/skerry/agent/v1/machine_pb.js";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
 import type { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import type { Change, ChangeFeed } from "../machines/change-feed.ts";
@@ -19,6 +24,8 @@ type Report = MessageInitShape<typeof ReportRequestSchema>;
 export interface Samples {
   readonly host: HostMetrics;
   readonly machines: readonly MachineMetrics[];
+  /** What others made on this host; absent where the driver cannot tell. */
+  readonly foreign?: ForeignMachines | undefined;
 }
 
 export interface ReporterOptions {
@@ -81,6 +88,8 @@ export class Reporter {
   readonly #pending = new Map<string, Change>();
   #samples: MachineMetrics[] = [];
   #hostSample: HostMetrics | undefined;
+  /** What others made here, as it is now and as the control plane was told. */
+  #foreign: { readonly now?: ForeignMachines; readonly told?: ForeignMachines } = {};
   #connected = false;
   #wantsFull = true;
   #attempt = 0;
@@ -175,6 +184,7 @@ export class Reporter {
   #compose(): { readonly report: Report; readonly acknowledge: () => void } {
     const { sessionId, facts, labels } = this.#options;
     const full = this.#wantsFull;
+    const { now: foreign, told: known } = this.#foreign;
     this.#wantsFull = false;
     const told = new Map(this.#pending);
     const samples = this.#samples.slice(0, samplesPerReport);
@@ -189,21 +199,32 @@ export class Reporter {
       machineMetrics: samples,
       ...(hostSample && { hostMetrics: hostSample }),
       ...(full && { facts, labels }),
+      ...(foreign && (full || foreign !== known) && { foreign }),
     };
     const acknowledge = () => {
       for (const [id, change] of told) if (this.#pending.get(id) === change) this.#pending.delete(id);
       const sent = new Set(samples);
       this.#samples = this.#samples.filter((sample) => !sent.has(sample));
       if (this.#hostSample === hostSample) this.#hostSample = undefined;
+      if (foreign) this.#foreign = { ...this.#foreign, told: foreign };
     };
     return { report, acknowledge };
+  }
+
+  /** The same list is the same object, so that what was told is known by it. */
+  #noteForeign(now: ForeignMachines): void {
+    if (this.#foreign.now && equals(ForeignMachinesSchema, this.#foreign.now, now)) return;
+    this.#foreign = { ...this.#foreign, now };
+    this.#dueAt = 0;
+    this.#waiting.release();
   }
 
   async #sampleAll(signal: AbortSignal): Promise<void> {
     const { sampleMs, log } = this.#options;
     while (!signal.aborted) {
       try {
-        const { host, machines } = await this.#options.sample();
+        const { host, machines, foreign } = await this.#options.sample();
+        if (foreign) this.#noteForeign(foreign);
         this.#hostSample = host;
         this.#samples = [...this.#samples, ...machines].slice(-mostSamples);
       } catch (fault) {

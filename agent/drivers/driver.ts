@@ -14,7 +14,9 @@ export type LocalImage =
       readonly kernelPath: string;
       readonly initrdPath: string;
       readonly commandLine: string;
-    };
+    }
+  /** Nothing: the machine was there before us. */
+  | { readonly type: "none" };
 
 /** One machine as it should be. `spec.power` decides whether it runs. */
 export interface MachinePlan {
@@ -109,10 +111,40 @@ export interface MachineDriver extends AsyncDisposable {
   metrics(id: string): Promise<DriverMetrics | undefined>;
   readonly console?: ConsoleAccess;
   readonly liveMigration?: LiveMigration;
+  readonly foreign?: ForeignMachines;
 }
 
 export interface RemoveOptions {
   readonly keepDisks: boolean;
+  /** What becomes of a machine that was adopted; others are deleted. Default: it is handed back as it is. */
+  readonly adoptionEnd?: AdoptionEnd;
+}
+
+export type AdoptionEnd = "release" | "stop" | "delete";
+
+/**
+ * Machines of this host that somebody else made. One becomes ours by `ensure` with a plan whose `spec.adoption` names
+ * it: it is taken over as it is, running or not, and marked, so that nobody else adopts it. `invalid` NOT_ADOPTABLE
+ * when it has what a machine of ours cannot have.
+ */
+export interface ForeignMachines {
+  list(signal: AbortSignal): Promise<readonly ForeignMachine[]>;
+}
+
+export interface ForeignMachine {
+  readonly uuid: string;
+  readonly name: string;
+  readonly state: DriverState;
+  readonly vcpus: number;
+  readonly memoryBytes: bigint;
+  readonly disks: readonly {
+    /** The guest's name for it. */
+    readonly target: string;
+    readonly sizeBytes: bigint;
+    readonly format: string;
+  }[];
+  /** Each reason why it cannot be adopted. */
+  readonly obstacles: readonly { readonly code: string; readonly message: string }[];
 }
 
 /**

@@ -4,7 +4,7 @@ import { fromJson, toJson } from "@bufbuild/protobuf";
 import { Fault } from "#kernel/fault.ts";
 import { type MachineSpec, MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type MoveStatus, MoveStatusSchema } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { LocalImage } from "../drivers/driver.ts";
+import type { AdoptionEnd, LocalImage } from "../drivers/driver.ts";
 import { compareFences, type Fence } from "./fence.ts";
 
 /** What the control plane wants. Changed only by accepting a command. */
@@ -14,6 +14,8 @@ export interface Intent {
   readonly spec: MachineSpec | undefined;
   /** Of a removal: how long its disks stay, as a stale copy. Absent: not at all. */
   readonly keepDisksSeconds?: number;
+  /** Of a removal: what becomes of a machine that was adopted. Absent: it is handed back as it is. */
+  readonly adoptionEnd?: AdoptionEnd;
 }
 
 /** Ended without being asked, and to be left so until its owner asks anew. */
@@ -76,16 +78,15 @@ export function isTombstone({ intent, progress }: LedgerEntry): boolean {
 
 const version = 1;
 
-export function encodeIntent(id: string, { fence, spec, keepDisksSeconds }: Intent): string {
-  return encode({ id, fence, spec: spec && toJson(MachineSpecSchema, spec), keepDisksSeconds });
+export function encodeIntent(id: string, { spec, ...intent }: Intent): string {
+  return encode({ id, ...intent, spec: spec && toJson(MachineSpecSchema, spec) });
 }
 
 /** Throws `internal` LEDGER_DAMAGED for anything that `encodeIntent` did not write whole, for this machine. */
 export function decodeIntent(id: string, text: string): Intent {
-  const { id: written, fence, spec, keepDisksSeconds } = decode(text) as StoredIntent;
+  const { id: written, spec, ...intent } = decode(text) as StoredIntent;
   if (written !== id) throw damaged("it is another machine's");
-  const kept = keepDisksSeconds === undefined ? {} : { keepDisksSeconds };
-  return { fence, spec: spec === undefined ? undefined : fromJson(MachineSpecSchema, spec), ...kept };
+  return { ...intent, spec: spec === undefined ? undefined : fromJson(MachineSpecSchema, spec) };
 }
 
 export function encodeProgress(progress: Progress): string {
@@ -101,11 +102,9 @@ export function decodeProgress(text: string): Progress {
 
 type Json = Parameters<typeof fromJson>[1];
 
-interface StoredIntent {
+interface StoredIntent extends Omit<Intent, "spec"> {
   readonly id: string;
-  readonly fence: Fence;
   readonly spec?: Json;
-  readonly keepDisksSeconds?: number;
 }
 
 /** The fields that are written as 64-bit numbers, with a suffix; a spec's own go through protobuf, without. */

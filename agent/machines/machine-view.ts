@@ -28,7 +28,7 @@ export interface ViewInput {
   readonly image: { readonly done: bigint; readonly total: bigint };
 }
 
-const stateOf: Record<DriverState, MachineState> = {
+export const stateOf: Record<DriverState, MachineState> = {
   starting: MachineState.STARTING,
   running: MachineState.RUNNING,
   paused: MachineState.PAUSED,

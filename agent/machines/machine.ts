@@ -122,6 +122,8 @@ export class ManagedMachine {
     const entry = this.#deps.ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
     if (!entry || !spec || !this.#status.isRunning) return;
+    // What was here before us is not ours to turn off when we go.
+    if (spec.adoption) return;
     // What stands still between two hosts is neither's to turn off.
     if (spec.move && (!isSource(spec.move) || spec.move.switchOver)) return;
     const off = { ...withoutMove(spec), power: Power.OFF, stopTimeoutSeconds: 0 };
@@ -254,12 +256,12 @@ export class ManagedMachine {
 
   async #remove(entry: LedgerEntry, signal: AbortSignal): Promise<void> {
     const { driver, ledger } = this.#deps;
-    const { fence, keepDisksSeconds = 0 } = entry.intent;
+    const { fence, keepDisksSeconds = 0, adoptionEnd } = entry.intent;
     this.#status.show(STOPPING);
     await this.#move.close();
     const keepDisks = keepDisksSeconds > 0;
     const directory = this.#deps.directoryOf(this.id);
-    await driver.remove(this.id, directory, signal, { keepDisks });
+    await driver.remove(this.id, directory, signal, { keepDisks, ...(adoptionEnd && { adoptionEnd }) });
     if (keepDisks) await removeStaleSockets(directory);
     const seq = ledger.nextSeq(this.id);
     const atMs = this.#deps.now();
@@ -276,9 +278,15 @@ export class ManagedMachine {
     signal: AbortSignal,
   ): Promise<LocalImage> {
     if (known && (spec.power !== Power.ON || this.#status.isRunning)) return known;
+    if (spec.adoption) return this.#foreign();
     if (!spec.image) throw new Fault("invalid", "the machine has no image", { reason: "IMAGE_MISSING" });
     if (!this.#status.observed) this.#status.show(PREPARING);
     return this.#deps.images.ensure(spec.image, (done, total) => this.#status.showImage(done, total), signal);
+  }
+
+  #foreign(): LocalImage {
+    if (this.#deps.driver.foreign) return { type: "none" };
+    throw new Fault("invalid", "the host's driver adopts no machines", { reason: "ADOPTION_UNSUPPORTED" });
   }
 
   /** Looks at what an event was about. An end that nobody asked for is answered by the restart policy. */
@@ -367,8 +375,9 @@ function withoutMove({ move: _, ...spec }: MachineSpec): MachineSpec {
 }
 
 function isSame(a: Intent, b: Intent): boolean {
-  if (!a.spec || !b.spec) return a.spec === b.spec && a.keepDisksSeconds === b.keepDisksSeconds;
-  return equals(MachineSpecSchema, a.spec, b.spec);
+  if (a.spec && b.spec) return equals(MachineSpecSchema, a.spec, b.spec);
+  const sameEnd = a.keepDisksSeconds === b.keepDisksSeconds && a.adoptionEnd === b.adoptionEnd;
+  return a.spec === b.spec && sameEnd;
 }
 
 function isPromised(ledger: Ledger, id: string, port: number): boolean {

@@ -5,7 +5,7 @@
 import { Fault } from "#kernel/fault.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
 import type { Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
-import type { DriverMachine } from "../drivers/driver.ts";
+import type { AdoptionEnd, DriverMachine } from "../drivers/driver.ts";
 import { isTombstone } from "./entry.ts";
 import type { Fence } from "./fence.ts";
 import { damagedMachine } from "./machine-view.ts";
@@ -20,6 +20,11 @@ export interface MachineCommand {
   readonly fence: Fence;
   /** How long to wait for the outcome before answering; more than 30,000 counts as that. */
   readonly waitMs: number;
+}
+
+export interface RemoveCommand extends MachineCommand {
+  readonly keepDisksSeconds?: number;
+  readonly adoptionEnd?: AdoptionEnd | undefined;
 }
 
 export class MachineManager {
@@ -45,11 +50,11 @@ export class MachineManager {
 
   /** Accepts the removal under its fence; true when the machine is gone, false when that goes on. */
   async remove(
-    { id, fence, waitMs, keepDisksSeconds = 0 }: MachineCommand & { readonly keepDisksSeconds?: number },
+    { id, fence, waitMs, keepDisksSeconds = 0, adoptionEnd }: RemoveCommand,
     signal: AbortSignal,
   ): Promise<boolean> {
     const machine = this.#machine(id);
-    const kept = keepDisksSeconds > 0 ? { keepDisksSeconds } : {};
+    const kept = { ...(keepDisksSeconds > 0 && { keepDisksSeconds }), ...(adoptionEnd && { adoptionEnd }) };
     using _awaited = this.#deps.changes.awaited(id);
     await machine.accept({ fence, spec: undefined, ...kept });
     await machine.settled(Math.min(waitMs, longestWaitMs), signal);

@@ -20,12 +20,13 @@ export function checkFence(fence: Fence | undefined): Fence {
 /** Checks what would do harm here; what it means is the control plane's and the driver's business. */
 export function checkSpec(spec: MachineSpec | undefined): MachineSpec {
   if (!spec) throw invalid("spec", "is needed");
-  if (!spec.image) throw invalid("spec.image", "is needed");
+  if (spec.adoption) checkAdoption(spec);
+  else if (!spec.image) throw invalid("spec.image", "is needed");
   if (spec.vcpus < 1) throw invalid("spec.vcpus", "must be at least 1");
   if (spec.memoryBytes < 1n) throw invalid("spec.memory_bytes", "must be at least 1");
   if (spec.diskBytes < 1n) throw invalid("spec.disk_bytes", "must be at least 1");
   if (spec.power === Power.UNSPECIFIED) throw invalid("spec.power", "must be on or off");
-  for (const { sha256 } of spec.image.files) {
+  for (const { sha256 } of spec.image?.files ?? []) {
     if (!/^[0-9a-f]{64}$/.test(sha256)) throw invalid("spec.image.files.sha256", "must be a SHA-256");
   }
   for (const { protocol, guestPort, hostPort } of spec.forwards) {
@@ -36,6 +37,17 @@ export function checkSpec(spec: MachineSpec | undefined): MachineSpec {
   }
   if (spec.move) checkMove(spec.move);
   return spec;
+}
+
+/** What it is made of and how it is reached are its own. */
+function checkAdoption({ adoption, image, forwards, move }: MachineSpec): void {
+  const { uuid = "" } = adoption ?? {};
+  if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(uuid)) {
+    throw invalid("spec.adoption.uuid", "must be a lower-case UUID");
+  }
+  if (image) throw invalid("spec.image", "is not for a machine that is adopted");
+  if (forwards.length > 0) throw invalid("spec.forwards", "are not for a machine that is adopted");
+  if (move) throw invalid("spec.move", "is not for a machine that is adopted");
 }
 
 /** The ids become names of files and of certificates' holders; a short ticket could be guessed. */

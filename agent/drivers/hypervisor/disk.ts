@@ -52,7 +52,7 @@ export async function ensureDisk(
 }
 
 async function backingOf(image: LocalImage, diskBytes: bigint): Promise<string[]> {
-  if (image.type === "kernel") return [];
+  if (image.type !== "disk") return [];
   const minimum = await imageBytes(image);
   if (diskBytes < minimum) {
     throw new Fault("invalid", "the disk is smaller than its image", {

@@ -13,6 +13,7 @@ import type {
   DriverFacts,
   DriverMachine,
   DriverMetrics,
+  ForeignMachines,
   MachineDriver,
   MachineEvent,
   MachinePlan,
@@ -24,12 +25,14 @@ import { connectSocket, machineFiles, serialSocketName } from "../hypervisor/fil
 import { createHostProbe, type HostAbilities } from "../hypervisor/host.ts";
 import { hostFault } from "../hypervisor/host-fault.ts";
 import { platformOf } from "../hypervisor/platform.ts";
+import { Adopted, type During } from "./adopted.ts";
+import { rootTarget } from "./domain-xml.ts";
 import { Domains } from "./domains.ts";
 import { followEvents, type LifecycleEvent } from "./events.ts";
 import { type LibvirtHost, openHost } from "./host.ts";
 import { readMetrics } from "./metrics.ts";
 import { Moves } from "./migration.ts";
-import { isAskedToStop, isOn, isOurs, observe, type OtherMachine, toOther } from "./observe.ts";
+import { isAskedToStop, isOn, observe } from "./observe.ts";
 import { keepStaleDisk, prepareFolder } from "./prepare.ts";
 import { findRuntimeFolder, type RuntimeFolder } from "./runtime.ts";
 
@@ -65,6 +68,8 @@ export class LibvirtDriver implements MachineDriver {
     logPath: (directory) => machineFiles(directory).consoleLog,
   };
   readonly liveMigration: Moves;
+  readonly foreign: ForeignMachines = { list: (signal) => this.#adopted.listForeign(signal) };
+  readonly #adopted: Adopted;
   readonly #host: LibvirtHost;
   readonly #log: Logger;
   readonly #domains: Domains;
@@ -83,6 +88,7 @@ export class LibvirtDriver implements MachineDriver {
     const platform = platformOf(process.arch);
     const lifetime = this.#lifetime.signal;
     this.#abilities = createHostProbe({ platform, lifetime, probeGuest: undefined, ...options });
+    this.#adopted = new Adopted(host, { log: options.log, lifetime });
     this.#domains = new Domains({ host, runtime, platform, abilities: this.#abilities });
     this.liveMigration = new Moves({
       ...{ uri: options.uri, virsh: host.virsh, domains: this.#domains, runtime, log: options.log, lifetime },
@@ -107,8 +113,8 @@ export class LibvirtDriver implements MachineDriver {
 
   async #recoverOne(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine | undefined> {
     try {
-      if ((await findDiskBytes(machineFiles(plan.directory).rootDisk)) === undefined) return undefined;
-      return await this.#observe(this.#entry(plan), signal);
+      const found = plan.spec.adoption ?? (await findDiskBytes(machineFiles(plan.directory).rootDisk));
+      return found === undefined ? undefined : await this.#observe(this.#entry(plan), signal);
     } catch (thrown) {
       // One machine in trouble must not keep the others from being found; its `ensure` will say the same.
       if (signal.aborted) throw thrown;
@@ -121,12 +127,13 @@ export class LibvirtDriver implements MachineDriver {
     signal.throwIfAborted();
     const entry = this.#entry(plan);
     const { spec, id } = plan;
+    if (spec.adoption) return await this.#ensureAdopted(entry, signal);
     // What moves is neither started nor let run by us, and is left as it is.
-    if (spec.move) return await this.#observe(entry, signal);
+    if (spec.move) return present(await this.#observe(entry, signal));
     await this.liveMigration.conclude(id, signal);
     let found = await this.#domains.find(id, signal);
-    const present = await findDiskBytes(machineFiles(plan.directory).rootDisk);
-    if (present !== undefined) refuseShrinking(present, spec.diskBytes);
+    const diskBytes = await findDiskBytes(machineFiles(plan.directory).rootDisk);
+    if (diskBytes !== undefined) refuseShrinking(diskBytes, spec.diskBytes);
     // A guest that was asked to shut down may do so at any moment: it must end before it can be on.
     if (isOn(found) && (spec.power === Power.OFF || isAskedToStop(found))) {
       await this.#during(entry, "stopping", () => this.#domains.stop(plan, signal));
@@ -139,11 +146,21 @@ export class LibvirtDriver implements MachineDriver {
       } else await this.#domains.define(plan, signal);
     }
     if (spec.power === Power.ON) await this.#domains.converge(plan, signal);
-    return await this.#observe(entry, signal);
+    return present(await this.#observe(entry, signal));
+  }
+
+  async #ensureAdopted(entry: Entry, signal: AbortSignal): Promise<DriverMachine> {
+    const during: During = (transition, work) => this.#during(entry, transition, work);
+    await this.#adopted.ensure(entry.plan, during, signal);
+    return present(await this.#observe(entry, signal));
   }
 
   async remove(id: string, directory: string, signal: AbortSignal, options?: RemoveOptions): Promise<void> {
+    const entry = this.#entries.get(id);
     this.#entries.delete(id);
+    // An agent that was killed meanwhile knows no more than the id.
+    const mayBeAdopted = entry === undefined || entry.plan.spec.adoption !== undefined;
+    if (mayBeAdopted) await this.#adopted.end(id, options?.adoptionEnd ?? "release", signal);
     await this.#domains.remove(id, signal);
     this.liveMigration.forget(id);
     try {
@@ -159,22 +176,18 @@ export class LibvirtDriver implements MachineDriver {
     return entry && (await this.#observe(entry, this.#lifetime.signal));
   }
 
-  /** The host's domains that are not of our making. They are shown and left alone. */
-  async listOthers(signal: AbortSignal): Promise<readonly OtherMachine[]> {
-    const domains = await this.#host.library.list(signal);
-    return domains.filter((found) => !isOurs(found)).map(toOther);
-  }
-
   events(signal: AbortSignal): AsyncIterable<MachineEvent> {
     return this.#events.drain(signal);
   }
 
   async metrics(id: string): Promise<DriverMetrics | undefined> {
     const entry = this.#entries.get(id);
-    const found = entry && (await this.#domains.find(id, this.#lifetime.signal));
+    const { signal } = this.#lifetime;
+    if (entry?.plan.spec.adoption) return await this.#adopted.metrics(entry.plan, signal);
+    const found = entry && (await this.#domains.find(id, signal));
     if (!isOn(found)) return undefined;
-    const machine = { uuid: found.uuid, rootDisk: machineFiles(entry?.plan.directory ?? "").rootDisk };
-    return await readMetrics(this.#host.virsh, machine, this.#lifetime.signal);
+    const { rootDisk } = machineFiles(entry?.plan.directory ?? "");
+    return await readMetrics(this.#host.virsh, { uuid: found.uuid, target: rootTarget, rootDisk }, signal);
   }
 
   /** Lets go of all machines; they run on. */
@@ -182,6 +195,7 @@ export class LibvirtDriver implements MachineDriver {
     this.#lifetime.abort(new Fault("unavailable", "the agent stops", { reason: "AGENT_STOPPING" }));
     this.#events.end();
     await this.#following;
+    await this.#adopted[Symbol.asyncDispose]();
     await this.#host.library.close();
   }
 
@@ -192,8 +206,9 @@ export class LibvirtDriver implements MachineDriver {
     return entry;
   }
 
-  async #observe(entry: Entry, signal: AbortSignal): Promise<DriverMachine> {
-    const { id } = entry.plan;
+  async #observe(entry: Entry, signal: AbortSignal): Promise<DriverMachine | undefined> {
+    const { id, spec } = entry.plan;
+    if (spec.adoption) return await this.#adopted.observe(entry.plan, entry.transition, signal);
     const found = await this.#domains.find(id, signal);
     const isAwaited = this.liveMigration.isAwaited(id);
     return await observe({ ...entry, isAwaited, forwards: this.#domains.forwardsOf(id) }, found);
@@ -210,7 +225,7 @@ export class LibvirtDriver implements MachineDriver {
   }
 
   #note(event: LifecycleEvent): void {
-    const entry = this.#entries.get(event.name);
+    const entry = this.#entries.get(this.#adopted.idOf(event.name) ?? event.name);
     if (!entry) return;
     this.liveMigration.note(event);
     this.#judge(entry, event).catch((fault: unknown) => {
@@ -220,9 +235,10 @@ export class LibvirtDriver implements MachineDriver {
   }
 
   /** Events come late: an end is one that nobody asked for only if the machine is off and we are not about it. */
-  async #judge(entry: Entry, { name: id, event, detail }: LifecycleEvent): Promise<void> {
+  async #judge(entry: Entry, { event, detail }: LifecycleEvent): Promise<void> {
+    const { id } = entry.plan;
     const ended = (event === "Stopped" || event === "Crashed") && !["Destroyed", "Migrated"].includes(detail);
-    const asked = entry.transition !== undefined || (await this.#domains.isOn(id, this.#lifetime.signal));
+    const asked = entry.transition !== undefined || (await this.#isOn(entry, this.#lifetime.signal));
     if (!ended || asked) this.#events.push({ id, type: "changed" });
     else
       this.#events.push({
@@ -237,11 +253,23 @@ export class LibvirtDriver implements MachineDriver {
     for (const id of this.#entries.keys()) this.#events.push({ id, type: "changed" });
   }
 
+  async #isOn({ plan }: Entry, signal: AbortSignal): Promise<boolean> {
+    return await (plan.spec.adoption
+      ? this.#adopted.isOn(plan, signal)
+      : this.#domains.isOn(plan.id, signal));
+  }
+
   async #connectConsole(id: string, signal: AbortSignal): Promise<Duplex> {
     const entry = this.#entries.get(id);
+    if (entry?.plan.spec.adoption) return await this.#adopted.connectConsole(entry.plan, signal);
     if (entry && (await this.#domains.isOn(id, signal))) {
       return await connectSocket(entry.plan.directory, serialSocketName, signal);
     }
     throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
   }
+}
+
+function present(machine: DriverMachine | undefined): DriverMachine {
+  if (machine) return machine;
+  throw new Fault("notFound", "libvirt has no such machine any more", { reason: "DOMAIN_MISSING" });
 }

@@ -3,6 +3,14 @@ import type { DriverMetrics } from "../driver.ts";
 import { allocatedBytes } from "../hypervisor/disk.ts";
 import type { Virsh } from "./virsh.ts";
 
+export interface MeteredMachine {
+  readonly uuid: string;
+  /** Its disk's name among the domain's. */
+  readonly target: string;
+  /** Where that is; undefined: only libvirt can reach it. */
+  readonly rootDisk?: string;
+}
+
 /** The lines `name=value` that several of virsh's commands print. Pure. */
 export function parseStats(text: string): ReadonlyMap<string, string> {
   const lines = text.matchAll(/^\s*([\w.-]+)[=:]\s*(.*?)\s*$/gm);
@@ -15,14 +23,25 @@ export function statOf(stats: ReadonlyMap<string, string>, name: string): number
   return Number.isFinite(value) ? value : 0;
 }
 
-/** Network counters are zero: nobody keeps any for user-mode networks. */
+/** A statistic of the disk with this target, such as `capacity`. */
+export function diskStat(stats: ReadonlyMap<string, string>, target: string, name: string): bigint {
+  for (const [key, value] of stats) {
+    const [, index] = /^block\.(\d+)\.name$/.exec(key) ?? [];
+    if (index !== undefined && value === target) {
+      return BigInt(Math.trunc(statOf(stats, `block.${index}.${name}`)));
+    }
+  }
+  return 0n;
+}
+
+/** Network counters are zero for our own machines: nobody keeps any for user-mode networks. */
 export async function readMetrics(
   virsh: Virsh,
-  machine: { readonly uuid: string; readonly rootDisk: string },
+  { uuid, target, rootDisk }: MeteredMachine,
   signal: AbortSignal,
 ): Promise<DriverMetrics | undefined> {
-  const kinds = ["--state", "--cpu-total", "--balloon", "--block"];
-  const stats = parseStats(await virsh.run(["domstats", ...kinds, machine.uuid], { signal }));
+  const kinds = ["--state", "--cpu-total", "--balloon", "--block", "--interface"];
+  const stats = parseStats(await virsh.run(["domstats", ...kinds, uuid], { signal }));
   const bytesOf = (name: string, unit = 1) => BigInt(Math.trunc(statOf(stats, name) * unit));
   if (!stats.has("cpu.time")) return undefined;
   const memoryTotalBytes = bytesOf("balloon.current", 1024);
@@ -34,12 +53,12 @@ export async function readMetrics(
     cpuSeconds: statOf(stats, "cpu.time") / 1e9,
     memoryUsedBytes: used < memoryTotalBytes ? used : memoryTotalBytes,
     memoryTotalBytes,
-    diskReadBytes: bytesOf("block.0.rd.bytes"),
-    diskWriteBytes: bytesOf("block.0.wr.bytes"),
-    diskReadOperations: bytesOf("block.0.rd.reqs"),
-    diskWriteOperations: bytesOf("block.0.wr.reqs"),
-    networkInBytes: 0n,
-    networkOutBytes: 0n,
-    diskAllocatedBytes: await allocatedBytes(machine.rootDisk),
+    diskReadBytes: diskStat(stats, target, "rd.bytes"),
+    diskWriteBytes: diskStat(stats, target, "wr.bytes"),
+    diskReadOperations: diskStat(stats, target, "rd.reqs"),
+    diskWriteOperations: diskStat(stats, target, "wr.reqs"),
+    networkInBytes: bytesOf("net.0.rx.bytes"),
+    networkOutBytes: bytesOf("net.0.tx.bytes"),
+    diskAllocatedBytes: rootDisk ? await allocatedBytes(rootDisk) : diskStat(stats, target, "allocation"),
   };
 }

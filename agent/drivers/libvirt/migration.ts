@@ -191,6 +191,9 @@ export class Moves implements LiveMigration {
 }
 
 function refuseUnlessLive({ spec }: MachinePlan): Move {
+  if (spec.adoption) {
+    throw new Fault("conflict", "a machine that was adopted stays on its host", { reason: "ADOPTED_STAYS" });
+  }
   if (spec.move && spec.move.type !== MoveType.COLD) return spec.move;
   throw new Fault("conflict", "libvirt moves machines that run", { reason: "MOVE_UNSUPPORTED" });
 }

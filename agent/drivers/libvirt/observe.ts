@@ -43,7 +43,7 @@ export function derivePendingRestart(
   { vcpus, memoryBytes }: Pick<MachinePlan["spec"], "vcpus" | "memoryBytes">,
   size: DomainSize,
 ): string[] {
-  const memoryReached = size.memoryBytes === toMemoryBytes(memoryBytes);
+  const memoryReached = toMemoryBytes(size.memoryBytes) === toMemoryBytes(memoryBytes);
   return [...(size.vcpus === vcpus ? [] : ["cpus"]), ...(memoryReached ? [] : ["memory_bytes"])];
 }
 
@@ -89,20 +89,14 @@ export async function observe(
   };
 }
 
-/** A machine that somebody else has libvirt run here. */
-export interface OtherMachine extends Pick<DriverMachine, "state" | "vcpus" | "memoryBytes"> {
-  readonly uuid: string;
-  readonly name: string;
-}
-
 /** Whether the domain is of this driver's making: its uuid is the one that its name gives. Pure. */
 export function isOurs({ name, uuid }: FoundDomain): boolean {
   return deriveIdentity(name).uuid === uuid;
 }
 
-export function toOther(found: FoundDomain): OtherMachine {
-  const { vcpus, memoryBytes } = readSize(found);
-  return { uuid: found.uuid, name: found.name, state: stateOf(found), vcpus, memoryBytes };
+/** The machine that a domain was marked to be, ours or an adopted one. Pure. */
+export function readAdopter({ description }: FoundDomain): string | undefined {
+  return select(description, "metadata", "skerry:machine")[0]?.attributes["id"];
 }
 
 export function isOn(found: FoundDomain | undefined): found is FoundDomain {
@@ -114,7 +108,7 @@ export function isAskedToStop({ description }: FoundDomain): boolean {
   return select(description, "metadata", "skerry-stop:stop").length > 0;
 }
 
-function stateOf(found: FoundDomain): DriverState {
+export function stateOf(found: FoundDomain): DriverState {
   if (found.state === "off") return "stopped";
   return isAskedToStop(found) ? "stopping" : found.state;
 }

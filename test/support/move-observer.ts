@@ -28,9 +28,12 @@ export class MoveObserver implements Disposable {
   samples = 0;
   #before = 0;
 
-  /** @param folders of the machine, by host */
-  constructor(folders: Readonly<Record<string, string>>, everyMs = 3) {
-    this.#watched = Object.entries(folders).map(([host, folder]) => new Watched(host, folder));
+  /**
+   * @param folders of the machine, by host
+   * @param hear told every other line that the guest prints
+   */
+  constructor(folders: Readonly<Record<string, string>>, everyMs = 3, hear?: (line: string) => void) {
+    this.#watched = Object.entries(folders).map(([host, folder]) => new Watched(host, folder, hear));
     this.#timer = setInterval(() => this.sample(), everyMs);
   }
 
@@ -112,14 +115,16 @@ interface Tick {
 class Watched {
   readonly host: string;
   readonly #folder: string;
+  readonly #hear: ((line: string) => void) | undefined;
   #console: { readonly file: number; readonly inode: number } | undefined;
   #offset = 0;
   #rest = "";
   readonly #buffer = Buffer.alloc(64 * 1024);
 
-  constructor(host: string, folder: string) {
+  constructor(host: string, folder: string, hear: ((line: string) => void) | undefined) {
     this.host = host;
     this.#folder = folder;
+    this.#hear = hear;
   }
 
   runs(): boolean {
@@ -165,8 +170,11 @@ class Watched {
     const lines = this.#rest.split("\r\n");
     this.#rest = lines.pop() ?? "";
     return lines.flatMap((line) => {
-      const [, token, count] = /^tick (\S+) (\d+)$/.exec(line) ?? [];
-      return token === undefined ? [] : { host: this.host, token, count: Number(count) };
+      // A prompt may stand before it, without an end of its own.
+      const [, token, count] = /\btick (\S+) (\d+)$/.exec(line) ?? [];
+      if (token !== undefined) return { host: this.host, token, count: Number(count) };
+      this.#hear?.(line);
+      return [];
     });
   }
 }

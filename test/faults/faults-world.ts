@@ -163,10 +163,14 @@ export async function observeState(cloud: Door, database: Database): Promise<obj
 
 /** Waits until nothing is under way in the database, which is when the state may be judged. */
 export async function untilQuiet(database: Database, limitMs = 60_000): Promise<void> {
-  await until(async () => {
-    const { activeOperations, unsettledWork } = await readTables(database);
-    return activeOperations === 0 && unsettledWork === 0;
-  }, limitMs);
+  await until(
+    async () => {
+      const { activeOperations, unsettledWork } = await readTables(database);
+      return activeOperations === 0 && unsettledWork === 0;
+    },
+    limitMs,
+    20,
+  );
 }
 
 interface Promised {

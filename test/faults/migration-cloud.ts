@@ -13,8 +13,10 @@ import type { Migration } from "#sdk/kinds/generated.ts";
 import { startCloud, type TestAgent, type TestCloud } from "#test/support/cloud.ts";
 import { pickPort } from "#test/support/ports.ts";
 import type { Teardown } from "#test/support/postgres.ts";
+import { killProcessesOf } from "#test/support/processes.ts";
 import { StallingProxy } from "#test/support/stalling-proxy.ts";
 import { until } from "#test/support/until.ts";
+import { HostDisk } from "./host-disk.ts";
 
 /** Another address of loopback: an agent's own port is reached through it, and only so. */
 const wayHost = "127.0.0.2";
@@ -34,6 +36,8 @@ export class MigrationCloud {
   readonly gateway: StallingProxy;
   /** In front of each agent's own port, by the name of its host. */
   readonly ways: ReadonlyMap<string, StallingProxy>;
+  /** Of the hosts with real machines, by name; none where this user may not mount one. */
+  readonly disks: ReadonlyMap<string, HostDisk>;
   readonly #directory: string;
   readonly #habits: Knobs;
   readonly #server: Server;
@@ -42,6 +46,7 @@ export class MigrationCloud {
     readonly cloud: TestCloud;
     readonly gateway: StallingProxy;
     readonly ways: ReadonlyMap<string, StallingProxy>;
+    readonly disks: ReadonlyMap<string, HostDisk>;
     readonly directory: string;
     readonly habits: Knobs;
     readonly server: Server;
@@ -49,6 +54,7 @@ export class MigrationCloud {
     this.cloud = parts.cloud;
     this.gateway = parts.gateway;
     this.ways = parts.ways;
+    this.disks = parts.disks;
     this.#directory = parts.directory;
     this.#habits = parts.habits;
     this.#server = parts.server;
@@ -59,11 +65,14 @@ export class MigrationCloud {
     const directory = await mkdtemp(join(tmpdir(), "skm-"));
     await mkdir(join(directory, "knobs"));
     const ways = new Map<string, StallingProxy>();
+    const disks = new Map<string, HostDisk>();
     let gateway: StallingProxy | undefined;
     const server: Server = { postgres: await startPostgres(directory) };
     t.teardown(async () => {
       for (const proxy of [gateway, ...ways.values()]) await proxy?.[Symbol.asyncDispose]();
       await server.postgres.stop();
+      await killProcessesOf(directory);
+      for (const disk of disks.values()) await disk[Symbol.asyncDispose]();
       await rm(directory, { recursive: true, force: true });
     });
     const ports = new Map<string, number>();
@@ -72,10 +81,13 @@ export class MigrationCloud {
       ports.set(name, port);
       ways.set(name, await StallingProxy.start({ port }, { host: wayHost, port }));
       await writeFile(knobsFile(directory, name), JSON.stringify(habits));
+      const disk = driver === "qemu" ? await HostDisk.mount(join(directory, name)) : undefined;
+      if (disk) disks.set(name, disk);
     }
     const cloud = await startCloud(t, {
       databaseUrl: server.postgres.url,
       driver,
+      dataDirectory: ({ name }) => join(directory, name),
       controlPlaneEnv: {
         SKERRY_OVERCOMMIT_CPUS: "100",
         SKERRY_GATEWAY_KEEPALIVE_MS: String(keepAliveMs),
@@ -99,7 +111,7 @@ export class MigrationCloud {
       },
     });
     if (!gateway) throw new Error("nobody asked for the gateway's port");
-    return new MigrationCloud({ cloud, gateway, ways, directory, habits, server });
+    return new MigrationCloud({ cloud, gateway, ways, disks, directory, habits, server });
   }
 
   agent(name: string): TestAgent {
@@ -120,6 +132,10 @@ export class MigrationCloud {
   /** Turns a host's knobs; what is not named is as everywhere. */
   async turn(name: string, knobs: Knobs = {}): Promise<void> {
     await writeFile(knobsFile(this.#directory, name), JSON.stringify({ ...this.#habits, ...knobs }));
+  }
+
+  get databaseUrl(): string {
+    return this.#server.postgres.url;
   }
 
   async restartPostgres(): Promise<void> {
@@ -144,10 +160,14 @@ export class MigrationCloud {
   async ask<Body>(method: string, path: string, body?: object): Promise<{ status: number; body: Body }> {
     let answer: { status: number; body: Body } | undefined;
     const headers: Record<string, string> = method === "POST" ? { "idempotency-key": randomUUID() } : {};
-    await until(async () => {
-      answer = await this.cloud.request<Body>(method, path, body, headers).catch(() => undefined); // cut off: asked again
-      return answer !== undefined && answer.status !== 503;
-    }, 60_000);
+    await until(
+      async () => {
+        answer = await this.cloud.request<Body>(method, path, body, headers).catch(() => undefined); // cut off: asked again
+        return answer !== undefined && answer.status !== 503;
+      },
+      60_000,
+      10,
+    );
     if (!answer) throw new Error("unreachable");
     return answer;
   }

@@ -30,6 +30,8 @@ export interface TestCloudOptions {
   readonly agentEnv?: Environment;
   /** Agents dial this port instead of the gateway's: a proxy in between. */
   readonly gatewayPort?: (realPort: number) => Promise<number>;
+  /** Where an agent keeps everything, when not below the cloud's own folder. */
+  readonly dataDirectory?: (host: TopologyHost) => string;
   /** Where an agent runs, when not simply here: the program that does so. */
   readonly placeAgent?: (host: TopologyHost, program: AgentProgram) => AgentProgram;
 }
@@ -78,7 +80,8 @@ export async function launchCloud(options: TestCloudOptions): Promise<TestCloud>
       listHosts(options).map(async (host) => {
         const token = await api.createEnrolmentToken(host.name, signal);
         const { agentEnv: env, placeAgent: place = (_host, program) => program } = options;
-        const agent = await prepareAgent({ host, token, settings, gatewayPort, env, place });
+        const dataDirectory = options.dataDirectory?.(host) ?? path.join(home, host.name);
+        const agent = await prepareAgent({ host, token, settings, gatewayPort, dataDirectory, env, place });
         await agent.program.start();
         return agent;
       }),
@@ -151,10 +154,14 @@ export class TestCloud implements AsyncDisposable {
   /** Waits until all hosts, or those named, are in the phase. */
   async untilHosts(phase: string, names = this.agents.map((agent) => agent.host.name)): Promise<void> {
     const api = new NativeApi(this.url, this.apiKey);
-    await until(async () => {
-      const hosts = await api.listHosts(AbortSignal.timeout(10_000));
-      return names.every((name) => hosts.some((host) => host.name === name && host.phase === phase));
-    }, startLimitMs);
+    await until(
+      async () => {
+        const hosts = await api.listHosts(AbortSignal.timeout(10_000));
+        return names.every((name) => hosts.some((host) => host.name === name && host.phase === phase));
+      },
+      startLimitMs,
+      20,
+    );
   }
 
   /** Agents first, as the product does; then whatever is left, guests included, is killed. */
@@ -207,13 +214,13 @@ async function prepareAgent(options: {
   readonly settings: LocalSettings;
   readonly token: string;
   readonly gatewayPort: number;
+  readonly dataDirectory: string;
   readonly env: Environment | undefined;
   readonly place: NonNullable<TestCloudOptions["placeAgent"]>;
 }): Promise<TestAgent> {
-  const { host, settings, token } = options;
+  const { host, settings, token, dataDirectory } = options;
   const { home, microDirectory = "" } = settings;
-  const dataDirectory = path.join(home, host.name);
-  await mkdir(dataDirectory, { mode: 0o700 });
+  await mkdir(dataDirectory, { recursive: true, mode: 0o700 });
   const labelsFile = path.join(home, `${host.name}.labels.json`);
   await writeFile(labelsFile, JSON.stringify(toHostLabels(host)));
   const gateway = `127.0.0.1:${String(options.gatewayPort)}`;

@@ -15,7 +15,8 @@ import { killProcessesOf } from "./processes.ts";
 import { TapReport, type Counts } from "./tap-report.ts";
 
 /** Real machines, measured waits: one file at a time. */
-const alone = `test${path.sep}e2e${path.sep}`;
+const isAlone = (file: string) =>
+  file.startsWith(`test${path.sep}e2e${path.sep}`) || file.endsWith("-qemu.test.ts");
 const jobs = 2;
 
 async function main(given: readonly string[]): Promise<number> {
@@ -41,8 +42,8 @@ async function runAll(files: readonly string[], directory: string, signal: Abort
   if (files.length === 0) throw new Error("there are no tests of that name");
   await using server = await startTestServer(path.join(directory, "pg"));
   const env = { ...testEnvironment(directory), [serverVariable]: server.url };
-  const together = files.filter((file) => !file.startsWith(alone));
-  const oneByOne = files.filter((file) => file.startsWith(alone));
+  const together = files.filter((file) => !isAlone(file));
+  const oneByOne = files.filter(isAlone);
   const counts: Counts[] = [];
   if (together.length > 0) counts.push(await runTap(together, jobs, env, signal));
   if (oneByOne.length > 0) counts.push(await runTap(oneByOne, 1, env, signal));
@@ -65,10 +66,13 @@ async function listTests(given: readonly string[]): Promise<string[]> {
   return [...new Set(lists.flat())].sort();
 }
 
-/** Nobody's own settings change what a test does; everything temporary is below the run's folder. */
+/** What a run of the tests may be told: where the guest is, how many faults, and the seed that repeats a run. */
+const told = ["SKERRY_MICRO_DIR", "SKERRY_FAULTS", "SKERRY_SEED", "SKERRY_TEST_SEED"];
+
+/** Nobody's other settings change what a test does; everything temporary is below the run's folder. */
 function testEnvironment(directory: string): NodeJS.ProcessEnv {
   const personal = (name: string) => /^(SKERRY_|DATABASE_URL$|PORT$|PG)/.test(name);
-  const kept = Object.entries(process.env).filter(([name]) => !personal(name) || name === "SKERRY_MICRO_DIR");
+  const kept = Object.entries(process.env).filter(([name]) => !personal(name) || told.includes(name));
   return { ...Object.fromEntries(kept), TMPDIR: directory };
 }
 

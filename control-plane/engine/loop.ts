@@ -4,12 +4,14 @@
  */
 import { setMaxListeners } from "node:events";
 import { isFault } from "#kernel/fault.ts";
-import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
-import { runPass, type PassDependencies } from "./pass.ts";
+import { backoffMs, deadline, retry, sleep } from "#kernel/retry.ts";
+import { runPass, type PassDependencies, type PassOutcome } from "./pass.ts";
 import { leaseMs, WorkQueue, type Claim } from "./work.ts";
 
 /** Pokes that come close together are one claim. */
 const gatherMs = 4;
+/** A database that was restarted takes a key back as soon as it answers. */
+const settleRetry = { baseMs: 50, capMs: 1_000, attempts: 60 };
 
 export interface LoopOptions {
   readonly concurrency: number;
@@ -82,7 +84,7 @@ export class Loop implements AsyncDisposable {
     try {
       using limit = deadline(leaseMs, "the pass", this.#stop.signal);
       const outcome = await runPass(this.#deps, claim, limit);
-      await this.#queue.settle(claim, outcome);
+      await this.#settle(claim, outcome, limit);
       log.debug("engine.pass", {
         key: claim.key,
         epoch: claim.epoch,
@@ -98,6 +100,16 @@ export class Loop implements AsyncDisposable {
         error,
       });
     }
+  }
+
+  /** Nobody else may look at the key before: what is lost here is lost to a guest that stands still. */
+  #settle(claim: Claim, outcome: PassOutcome, signal: AbortSignal): Promise<void> {
+    const { key } = claim;
+    return retry(() => this.#queue.settle(claim, outcome), {
+      ...settleRetry,
+      signal,
+      onRetry: (fault, attempt) => this.#deps.log.warn("engine.settle_failed", { key, attempt, fault }),
+    });
   }
 
   /** Until poked, until the next key is due, or for the poll interval. */

@@ -241,6 +241,34 @@ t.test("reports that come twice, late and in any order leave the newest", async 
   t.equal((await world.find(id))?.phase, "stopped");
 });
 
+t.test("a database that is away while a key is given back does not cost the key its lease", async (t) => {
+  const world = await worldOf(t, { hosts: 1 });
+  // As a server says it that is being shut down.
+  await world.database.query("create sequence refusal");
+  await world.database.query(
+    `create function refuse() returns trigger language plpgsql as $$ begin
+       if nextval('refusal') <= 3 then raise exception 'away' using errcode = '57P01'; end if;
+       return new;
+     end $$`,
+  );
+  await world.database.query(
+    `create trigger refuse before update on work for each row
+       when (old.lease_until is not null and new.lease_until is null) execute function refuse()`,
+  );
+  t.teardown(async () => {
+    await world.database.query("drop function if exists refuse cascade");
+    await world.database.query("drop sequence if exists refusal");
+  });
+  const replica = await replicaOf(t, world);
+  const id = await createInstance(replica.resources);
+  await world.untilSettled(id, "running");
+  const [tries] = await world.database.query<{ last_value: string }>("select last_value from refusal");
+  t.ok(
+    Number(tries?.last_value) > 3,
+    "it was refused, and given back long before the lease would have run out",
+  );
+});
+
 t.test("a claim that was lost can write nothing and command nothing", async (t) => {
   const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);

@@ -3,6 +3,7 @@ import { open, rename, rm, stat } from "node:fs/promises";
 import { exec } from "#agent/exec.ts";
 import { Fault } from "#kernel/fault.ts";
 import type { LocalImage } from "../driver.ts";
+import { removeBitmaps } from "./disk-bitmaps.ts";
 import { hostFault } from "./host-fault.ts";
 
 const toolTimeoutMs = 60_000;
@@ -41,6 +42,8 @@ export async function ensureDisk(
   if (present === disk.bytes) return;
   if (present !== undefined) {
     refuseShrinking(present, disk.bytes);
+    // One that was not stored would keep the disk from growing, and none is worth that.
+    await removeBitmaps(disk.path, signal);
     await qemuImg(["resize", "-q", "-f", "qcow2", disk.path, String(disk.bytes)], signal);
     return;
   }

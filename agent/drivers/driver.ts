@@ -159,14 +159,14 @@ export interface LiveMigration {
   /** How guests are started here; both hosts of a live move must agree. */
   readonly guestModel: () => Promise<GuestModel>;
   /** Present where a guest can run at the destination before all of its memory has arrived. */
-  readonly postCopy?: true;
+  readonly postCopy?: PostCopy | undefined;
   /**
    * Destination: makes the machine of a plan whose `spec.move` says so, stopped, waiting for its state.
    * Gives the names of its channels. `conflict` MOVE_LOST when what had begun to arrive is gone. Disks that are kept
    * since the plan's `spec.move.baseline` are taken in place of new ones, which `inspect` tells; nothing else is.
    */
   receive(plan: MachinePlan, signal: AbortSignal): Promise<readonly string[]>;
-  /** Destination: a new connection to the hypervisor's end of a channel. */
+  /** Destination: a new connection to the hypervisor's end of a channel. In post-copy, `memory` goes on where it was cut. */
   connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex>;
   /** Destination: true when the whole machine has arrived and the guest could run. */
   hasArrived(id: string): Promise<boolean>;
@@ -179,14 +179,23 @@ export interface LiveMigration {
    * Source: moves the machine of a plan whose `spec.move` says so, from wherever the move stands, telling
    * how it goes about every half second and at each change of phase; ends after phase `handed-over` was
    * told: the guest is stopped for good and all has arrived. Until `spec.move.switchOver` it keeps the guest
-   * running, with phase `converged` once only that is missing. The hypervisor connects to `socketOf(channel)`,
-   * where somebody listens. Aborting changes nothing; a move that fails leaves the guest running, and throws.
+   * running, with phase `converged` once only that is missing. A post-copy that needs to be one ends with phase
+   * `post-copy` instead, the guest stopped and its disks whole, and goes on from there for a plan that is `committed`.
+   * The hypervisor connects to `socketOf(channel)`, where somebody listens. Aborting changes nothing; a move that fails
+   * leaves the guest running, unless it may have been handed over, and throws.
    */
   send(
     plan: MachinePlan,
     socketOf: (channel: string) => string,
     signal: AbortSignal,
   ): AsyncIterable<SendProgress>;
+}
+
+export interface PostCopy {
+  /** Destination, of a committed plan: the guest runs as soon as its state is here. Returns before that. */
+  run(plan: MachinePlan, signal: AbortSignal): Promise<void>;
+  /** Destination: the rest of the guest's memory will not come; its machine ends as in a crash. */
+  giveUp(id: string): Promise<void>;
 }
 
 export interface GuestModel {
@@ -210,8 +219,22 @@ export interface SendProgress {
   readonly predictedDowntimeMs: number;
   /** Unix milliseconds when the guest was stopped for good; with `switchover` and `handed-over`. */
   readonly stoppedAtMs?: number;
-  /** From the guest's stop until all had arrived; with `handed-over`. */
+  /** From the guest's stop until all had arrived, or, with `post-copy`, until only the commit was missing. */
   readonly stoppedMs?: number;
+  readonly convergence?: Convergence;
+  /** Post-copy only: the connection was lost and is being made again. */
+  readonly interrupted?: boolean;
+}
+
+/** What was done about a guest that writes faster than the link carries. */
+export interface Convergence {
+  /** Rounds that got nowhere, and connections made again in post-copy: since it was told last. */
+  readonly stalls: number;
+  readonly recoveries: number;
+  readonly throttlePercent: number;
+  readonly forced: boolean;
+  readonly postCopyBytes: number;
+  readonly pageRequests: number;
 }
 
 export interface ConsoleAccess {

@@ -75,6 +75,9 @@ export interface MigrationInfo {
     readonly "page-size": number;
     readonly "dirty-sync-count": number;
     readonly "dirty-pages-rate": number;
+    /** Pages that the guest at the destination waited for, and bytes sent since it runs there. */
+    readonly "postcopy-requests"?: number;
+    readonly "postcopy-bytes"?: number;
   };
 }
 
@@ -123,6 +126,12 @@ export interface QmpCommands {
   quit: { arguments: Empty; returns: Empty };
   migrate: { arguments: { readonly uri: string; readonly resume?: boolean }; returns: Empty };
   "migrate-incoming": { arguments: { readonly uri: string }; returns: Empty };
+  /** Of a migration that has the capability: the guest is to stop now, and what is left of its memory to follow it. */
+  "migrate-start-postcopy": { arguments: Empty; returns: Empty };
+  /** Post-copy: ends a connection that neither end has noticed to be dead. */
+  "migrate-pause": { arguments: Empty; returns: Empty };
+  /** At the destination of a post-copy whose connection was lost: where to listen for the next. */
+  "migrate-recover": { arguments: { readonly uri: string }; returns: Empty };
   "migrate-continue": { arguments: { readonly state: MigrationState }; returns: Empty };
   migrate_cancel: { arguments: Empty; returns: Empty };
   "migrate-set-capabilities": {

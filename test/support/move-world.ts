@@ -18,6 +18,7 @@ import {
   OnUnreachable,
 } from "#gen/skerry/agent/v1/migration_pb.js";
 import { silentLogger } from "#kernel/log.ts";
+import { sleep } from "#kernel/retry.ts";
 import { until } from "./until.ts";
 
 const MiB = 1024n ** 2n;
@@ -41,6 +42,10 @@ export class MoveWorld implements AsyncDisposable {
   readonly #pipes = new Set<Socket>();
   /** Channels on which nothing goes on until they are taken out. */
   readonly held = new Set<string>();
+  /** Bytes that the source has sent of each channel's last connection. */
+  readonly sent = new Map<string, number>();
+  /** How many bytes of a channel get through in a second. */
+  rateOf: (channel: string) => number = () => Infinity;
 
   constructor(id: string, root: string, source: Side, destination: Side) {
     this.id = id;
@@ -118,7 +123,9 @@ export class MoveWorld implements AsyncDisposable {
       far.on("error", () => near.destroy());
       far.on("close", () => near.destroy());
       near.on("close", () => far.destroy());
-      await Promise.all([this.#pump(near, far, channel), this.#pump(far, near, channel)]);
+      this.sent.set(channel, 0);
+      const count = (bytes: number) => this.sent.set(channel, (this.sent.get(channel) ?? 0) + bytes);
+      await Promise.all([this.#pump(near, far, channel, count), this.#pump(far, near, channel)]);
     } catch {
       near.destroy();
     } finally {
@@ -126,10 +133,13 @@ export class MoveWorld implements AsyncDisposable {
     }
   }
 
-  async #pump(from: Duplex, to: Duplex, channel: string): Promise<void> {
+  async #pump(from: Duplex, to: Duplex, channel: string, count?: (bytes: number) => void): Promise<void> {
     for await (const chunk of from as AsyncIterable<Buffer>) {
       await until(() => !this.held.has(channel) || from.destroyed, 100_000);
       if (!to.write(chunk)) await once(to, "drain");
+      count?.(chunk.length);
+      const waitMs = count ? (chunk.length * 1000) / this.rateOf(channel) : 0;
+      if (waitMs > 0) await sleep(waitMs);
     }
     to.end();
   }

@@ -12,8 +12,12 @@ export interface MoveRecord {
   readonly cold: boolean;
   /** Source: memory may have been sent. Destination: its QEMU was started, so that its end is the move's. */
   readonly begun: boolean;
-  /** The whole machine has arrived at the destination. */
+  /** The whole machine has arrived at the destination. Source: it may have been handed over. */
   readonly complete: boolean;
+  /** Source: what is left of the memory is to follow the guest. */
+  readonly postCopy?: boolean;
+  /** Of a post-copy: the guest is the destination's, with or without all of its memory. */
+  readonly committed?: boolean;
 }
 
 export interface MachineRecord {

@@ -6,6 +6,7 @@ import t from "tap";
 import { deriveColdShape } from "#agent/drivers/qemu/launch.ts";
 import { channelEnd, movedDisks, withShortPath } from "#agent/drivers/qemu/migration/channels.ts";
 import { decideStep } from "#agent/drivers/qemu/migration/decide.ts";
+import { chooseWay } from "#agent/drivers/qemu/migration/give-way.ts";
 import { deriveLimits, nextDowntimeMs } from "#agent/drivers/qemu/migration/limits.ts";
 import { Pace } from "#agent/drivers/qemu/migration/pace.ts";
 import { deriveProgress, isNear } from "#agent/drivers/qemu/migration/progress.ts";
@@ -18,7 +19,7 @@ import {
 } from "#agent/drivers/hypervisor/model.ts";
 import { encodeShape, parseShape } from "#agent/drivers/qemu/shape.ts";
 import type { BlockJob, MigrationInfo, MigrationState } from "#agent/qmp/commands.ts";
-import { MoveSchema, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
+import { MoveSchema, MoveType, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import { reasonOf } from "#test/support/reason-of.ts";
 
 const [disk] = movedDisks;
@@ -65,12 +66,22 @@ await t.test("what to do next", async (t) => {
     ["the last of the memory goes", at("device", copied), true, "watch"],
     ["all is there", at("completed", copied, "postmigrate"), true, "finish"],
     ["all but QEMU's last word", at("completed", copied, "finish-migrate"), true, "watch"],
+    ["the rest of the memory follows", at("postcopy-active", copied, "finish-migrate"), true, "watch"],
+    ["its connection was lost", at("postcopy-paused", copied, "finish-migrate"), true, "recover"],
+    ["it is made again", at("postcopy-recover", copied, "finish-migrate"), true, "watch"],
     ["it was handed over and resumed", at("completed", copied, "running"), true, "MOVE_MEMORY_LOST"],
   ];
   for (const [name, now, begun, wanted] of cases) {
-    const step = decideStep(now, begun);
+    const step = decideStep(now, { begun, uncommitted: false });
     t.equal(step.do === "fail" ? step.fault.reason : step.do, wanted, name);
   }
+  const uncommitted = { begun: true, uncommitted: true };
+  t.equal(
+    decideStep(at("pre-switchover", equal), uncommitted).do,
+    "release",
+    "a post-copy releases its disk",
+  );
+  t.equal(decideStep(at("pre-switchover", copied), uncommitted).do, "watch", "and waits for the commit");
 });
 
 await t.test("how fast, and whether it gets anywhere", async (t) => {
@@ -95,6 +106,7 @@ await t.test("how fast, and whether it gets anywhere", async (t) => {
   };
   t.notOk(rounds(1000, 800, 600, 400, 300, 200, 100), "less each time");
   t.ok(rounds(1000, 800, 800, 810, 790, 800, 800, 800), "the same again and again");
+  t.ok(pace.dirtyRate === 0, "nothing is known of what is written before a round has ended");
   t.notOk(rounds(1000, 800, 800, 800), "a few may be chance");
 });
 
@@ -107,11 +119,27 @@ await t.test("limits", async (t) => {
   const steps = [0, 40, 80, 160, 320, 500].map((before) => nextDowntimeMs(move, before));
   t.same(steps, [40, 80, 160, 320, 500, 500], "it asks for little first and never for all that it may");
   const free = { held: false, mayEnd: true, downtimeMs: 80 };
-  t.match(deriveLimits(move, free), { downtimeMs: 80, throttle: true });
-  t.equal(deriveLimits(move, { ...free, mayEnd: false }).downtimeMs, 0, "it may not switch over yet");
-  const held = deriveLimits(move, { ...free, held: true });
+  t.match(deriveLimits(free), { downtimeMs: 80 });
+  t.equal(deriveLimits({ ...free, mayEnd: false }).downtimeMs, 0, "it may not switch over yet");
+  const held = deriveLimits({ ...free, held: true });
   t.ok(held.bandwidth < 100_000 && held.bandwidth > 0, "held back");
   t.equal(nextDowntimeMs(create(MoveSchema, { maxDowntimeMs: 30 }), 0), 20, "a small limit is kept");
+  t.equal(nextDowntimeMs(move, 40, 300), 300, "what is known to be needed is asked for at once");
+  t.equal(nextDowntimeMs(move, 40, 3000), 500, "never more than there is");
+
+  const { POSTCOPY, LIVE } = MoveType;
+  const { ABORT, THROTTLE, FORCE } = OnUnreachable;
+  const way = (type: MoveType, onUnreachable: OnUnreachable, downtimeMs = 500, throttlePercent = 0) =>
+    reasonOf(() => chooseWay(Object.assign(move, { type, onUnreachable }), { downtimeMs, throttlePercent }));
+  const choose = (type: MoveType, onUnreachable: OnUnreachable, downtimeMs = 500, throttlePercent = 0) =>
+    chooseWay(Object.assign(move, { type, onUnreachable }), { downtimeMs, throttlePercent });
+  t.equal(choose(LIVE, ABORT, 80), "ask-more", "there is room below what was allowed");
+  t.equal(await way(LIVE, ABORT), "MAX_DOWNTIME_UNREACHABLE");
+  t.equal(choose(LIVE, FORCE), "force");
+  t.equal(choose(LIVE, THROTTLE, 500, 98), "wait");
+  t.equal(await way(LIVE, THROTTLE, 500, 99), "MAX_DOWNTIME_UNREACHABLE", "no guest lives on less");
+  t.equal(choose(POSTCOPY, ABORT), "post-copy");
+  t.equal(choose(POSTCOPY, THROTTLE, 500, 99), "post-copy", "slowed down first where that was asked for");
 });
 
 await t.test("a guest does not stop while much of its disk is to go", async (t) => {
@@ -140,7 +168,10 @@ await t.test("progress", async (t) => {
     ...at(status, copying, status === "completed" ? "postmigrate" : "running"),
     migration: { status, ram, ...more },
   });
-  const input = { begun: true, near: false, pace, stoppedAtMs: 77, memoryBytes: 3000 };
+  const input = {
+    ...{ begun: true, near: false, postCopy: false, committed: false },
+    ...{ pace, stoppedAtMs: 77, nowMs: 100, memoryBytes: 3000 },
+  };
   t.same(deriveProgress(now("active"), input), {
     phase: "pre-copy",
     bytesTotal: 3100,
@@ -163,6 +194,16 @@ await t.test("progress", async (t) => {
   const over = now("completed", { "total-time": 9, downtime: 41 });
   t.match(deriveProgress(over, input), { phase: "handed-over", stoppedMs: 41, stoppedAtMs: 77 });
   t.equal(deriveProgress(now("completed"), input).stoppedMs, undefined, "its times may come later");
+  const offer = { ...input, postCopy: true };
+  const stopped = (job: BlockJob) =>
+    deriveProgress({ ...now("pre-switchover"), ...at("pre-switchover", job) }, offer);
+  t.equal(stopped(copying).phase, "switchover", "a post-copy waits for its disks");
+  t.match(
+    stopped(copied),
+    { phase: "post-copy", stoppedAtMs: 77, stoppedMs: 23 },
+    "then it could be committed",
+  );
+  t.match(deriveProgress(now("postcopy-paused"), offer), { phase: "post-copy", interrupted: true });
   t.ok(isNear(now("active"), pace, false), "a second is near");
   const far = { ...now("active"), migration: { ram: { ...ram, remaining: 3000 } } };
   t.notOk(isNear(far, pace, false), "three are not");

@@ -10,7 +10,8 @@
  * | on its way  | one stopped on errors  | resume it                                                   |
  * | on its way  |                        | watch                                                       |
  * | pre-switch  | one still follows      | release it: the guest has stopped, so it ends when equal    |
- * | pre-switch  | all copied             | continue                                                    |
+ * | pre-switch  | all copied             | continue; of a post-copy only once it was committed         |
+ * | paused      |                        | recover: the connection of a post-copy was lost             |
  * | completed   | guest stopped for good | finish                                                      |
  * | anything    | one is lost            | fail                                                        |
  */
@@ -20,12 +21,18 @@ import { isCopied, isStuck, type Situation } from "./situation.ts";
 
 export type Step =
   | { readonly do: "mirror" | "resume" | "release"; readonly disk: MovedDisk }
-  | { readonly do: "stream" | "watch" | "continue" | "finish" }
+  | { readonly do: "stream" | "watch" | "continue" | "recover" | "finish" }
   | { readonly do: "fail"; readonly fault: Fault };
 
-/** @param begun memory may have been sent already */
-export function decideStep(now: Situation, begun: boolean): Step {
-  return begun ? decideMemory(now) : decideDisks(now);
+export interface Stage {
+  /** Memory may have been sent already. */
+  readonly begun: boolean;
+  /** What is left of the memory is to follow a guest that must not run before the commit. */
+  readonly uncommitted: boolean;
+}
+
+export function decideStep(now: Situation, { begun, uncommitted }: Stage): Step {
+  return begun ? decideMemory(now, uncommitted) : decideDisks(now);
 }
 
 function decideDisks({ disks }: Situation): Step {
@@ -38,7 +45,7 @@ function decideDisks({ disks }: Situation): Step {
   return { do: disks.every(({ job }) => job?.ready) ? "stream" : "watch" };
 }
 
-function decideMemory(now: Situation): Step {
+function decideMemory(now: Situation, uncommitted: boolean): Step {
   const { status = "none", "error-desc": error } = now.migration;
   if (status === "none" || status === "failed" || status === "cancelled") return fail(memoryLost(error));
   if (status === "completed") {
@@ -46,14 +53,15 @@ function decideMemory(now: Situation): Step {
     if (now.runState === "running") return fail(memoryLost("the guest was resumed"));
     return { do: now.runState === "postmigrate" ? "finish" : "watch" };
   }
-  if (status === "pre-switchover") return decideSwitch(now);
+  if (status === "pre-switchover") return decideSwitch(now, uncommitted);
+  if (status === "postcopy-paused") return { do: "recover" };
   const lost = now.disks.find(({ job }) => !job || job.status === "concluded");
   if (lost && status === "active") return fail(diskLost(lost.job?.error));
   const stuck = status === "active" ? now.disks.find(isStuck) : undefined;
   return stuck ? { do: "resume", disk: stuck.disk } : { do: "watch" };
 }
 
-function decideSwitch({ disks }: Situation): Step {
+function decideSwitch({ disks }: Situation, uncommitted: boolean): Step {
   for (const state of disks) {
     const { disk, job } = state;
     if (isCopied(state)) continue;
@@ -61,7 +69,7 @@ function decideSwitch({ disks }: Situation): Step {
     if (!job || job.status === "concluded" || isStuck(state)) return fail(diskLost(job?.error));
     return { do: job.status === "ready" ? "release" : "watch", disk };
   }
-  return { do: "continue" };
+  return { do: uncommitted ? "watch" : "continue" };
 }
 
 function fail(fault: Fault): Step {

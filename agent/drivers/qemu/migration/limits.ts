@@ -1,12 +1,10 @@
 /** What QEMU is told about how fast memory may go and how long the guest may stand still. */
-import { type Move, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
+import { type Move, MoveType, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { RunningMachine } from "../running-machine.ts";
 
 export interface Limits {
   readonly bandwidth: number;
   readonly downtimeMs: number;
-  /** Share of the guest's CPU time that is taken away when it writes too fast, once QEMU has decided to. */
-  readonly throttle: boolean;
 }
 
 /** Whoever carries the bytes holds them back; QEMU's own default would be 128 MiB/s. */
@@ -29,34 +27,37 @@ export function downtimeBudgetMs(move: Move): number {
   return Math.max(1, Math.round(limit - reserveMs(limit)));
 }
 
-/** What the guest may stand still for, at the next try. */
-export function nextDowntimeMs(move: Move, before: number): number {
-  return Math.min(downtimeBudgetMs(move), before * 2 || firstDowntimeMs);
+/** What the guest may stand still for, at the next try. @param neededMs what the best round would have taken */
+export function nextDowntimeMs(move: Move, before: number, neededMs = 0): number {
+  const next = before === 0 ? firstDowntimeMs : Math.max(before * 2, neededMs);
+  return Math.ceil(Math.min(downtimeBudgetMs(move), next));
 }
 
 /**
  * Held back, a stream that is nearly done neither ends (the guest would stand still until somebody notices) nor keeps
  * the link busy.
  */
-export function deriveLimits(
-  move: Move,
-  state: { readonly held: boolean; readonly mayEnd: boolean; readonly downtimeMs: number },
-): Limits {
+export function deriveLimits(state: {
+  readonly held: boolean;
+  readonly mayEnd: boolean;
+  readonly downtimeMs: number;
+}): Limits {
   return {
     bandwidth: state.held ? heldBandwidth : unlimited,
     downtimeMs: state.mayEnd ? state.downtimeMs : 0,
-    throttle: move.onUnreachable === OnUnreachable.THROTTLE,
   };
 }
 
-/** Before the stream begins. */
+/** At the source, before the stream begins. */
 export async function setCapabilities(
   machine: RunningMachine,
-  limits: Limits,
+  move: Move,
   signal: AbortSignal,
 ): Promise<void> {
-  const wanted = { ...moveCapabilities, "auto-converge": limits.throttle };
-  await machine.execute("migrate-set-capabilities", { capabilities: capabilityList(wanted) }, signal);
+  // QEMU takes CPU time away from a guest that writes too fast, in steps, once it has decided to.
+  const throttles = { capability: "auto-converge", state: move.onUnreachable === OnUnreachable.THROTTLE };
+  const capabilities = [...capabilityList(move), throttles];
+  await machine.execute("migrate-set-capabilities", { capabilities }, signal);
 }
 
 export async function setLimits(machine: RunningMachine, limits: Limits, signal: AbortSignal): Promise<void> {
@@ -71,8 +72,7 @@ export async function setLimits(machine: RunningMachine, limits: Limits, signal:
 const moveCapabilities = { events: true, "return-path": true, "pause-before-switchover": true };
 
 /** What both ends of a move must agree on, as QMP wants it. */
-export function capabilityList(
-  wanted: Readonly<Record<string, boolean>> = moveCapabilities,
-): { capability: string; state: boolean }[] {
+export function capabilityList({ type }: Pick<Move, "type">): { capability: string; state: boolean }[] {
+  const wanted = { ...moveCapabilities, "postcopy-ram": type === MoveType.POSTCOPY };
   return Object.entries(wanted).map(([capability, state]) => ({ capability, state }));
 }

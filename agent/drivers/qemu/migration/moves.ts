@@ -8,7 +8,7 @@ import type { Duplex } from "node:stream";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
-import type { GuestModel, LiveMigration, MachinePlan, SendProgress } from "../../driver.ts";
+import type { GuestModel, LiveMigration, MachinePlan, PostCopy, SendProgress } from "../../driver.ts";
 import { findDiskBytes } from "../../hypervisor/disk.ts";
 import { machineFiles } from "../../hypervisor/files.ts";
 import { hostFault } from "../../hypervisor/host-fault.ts";
@@ -22,7 +22,8 @@ import type { MoveRecord } from "../record.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { type GuestShape, parseShape } from "../shape.ts";
 import { callOff } from "./call-off.ts";
-import { listChannels } from "./channels.ts";
+import { listChannels, memoryChannel } from "./channels.ts";
+import { awaitMemoryAgain, canWaitForPages, runWithoutMemory } from "./post-copy.ts";
 import { arrivesWithin, hasArrived, openChannel, openWaysIn, stopServer } from "./receive.ts";
 import { sendMachine } from "./send.ts";
 
@@ -44,6 +45,13 @@ export class Moves implements LiveMigration {
     this.#options = options;
   }
 
+  readonly postCopy: PostCopy | undefined = canWaitForPages()
+    ? {
+        run: (plan, signal) => this.#runWithoutMemory(plan, signal),
+        giveUp: (id) => this.#giveUp(id),
+      }
+    : undefined;
+
   readonly guestModel = async (): Promise<GuestModel> => (await this.#options.host()).model;
 
   async listChannels(_id: string): Promise<readonly string[]> {
@@ -64,14 +72,18 @@ export class Moves implements LiveMigration {
       running = await machines.start(entry, shape, "incoming", signal);
     }
     await this.#rememberMove(entry, { begun: true });
-    await openWaysIn(running, plan.directory, signal);
+    // A guest that runs already has its disks, and its memory's way in is opened again when that is wanted.
+    if (!entry.record.move?.committed) await openWaysIn(running, plan.directory, move, signal);
     return listChannels();
   }
 
   async connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex> {
     const entry = this.#options.machines.find(id);
     if (!entry?.running) throw moveLost();
-    return await openChannel(entry.plan.directory, channel, signal);
+    const { directory } = entry.plan;
+    const again = channel === memoryChannel && entry.record.move?.committed;
+    if (again) await awaitMemoryAgain(entry.running, directory, signal);
+    return await openChannel(directory, channel, signal);
   }
 
   async hasArrived(id: string): Promise<boolean> {
@@ -93,22 +105,43 @@ export class Moves implements LiveMigration {
     const entry = await machines.entry(plan);
     await machines.attach(entry, signal);
     const machine = await this.#beginSending(entry, move, signal);
+    if (move.committed) await this.#rememberMove(entry, { committed: true });
     const sending = {
       machine,
       move,
       socketOf,
       begun: entry.record.move?.begun ?? false,
-      rememberBegun: () => this.#rememberMove(entry, { begun: true }),
+      postCopy: entry.record.move?.postCopy ?? false,
+      remember: (what: Partial<MoveRecord>) => this.#rememberMove(entry, what),
     };
     try {
       for await (const progress of sendMachine(sending, signal)) {
-        if (progress.phase === "handed-over") await this.#rememberMove(entry, { complete: true });
+        if (progress.phase === "handed-over" || progress.phase === "post-copy")
+          await this.#rememberMove(entry, { complete: true });
         yield progress;
       }
     } catch (thrown) {
-      if (!signal.aborted && entry.running) await this.#callOff(entry, entry.running, signal);
+      // What may have been handed over goes on here only when the record says so.
+      const undecided = entry.record.move?.complete;
+      if (!signal.aborted && entry.running && !undecided) await this.#callOff(entry, entry.running, signal);
       throw thrown;
     }
+  }
+
+  async #runWithoutMemory(plan: MachinePlan, signal: AbortSignal): Promise<void> {
+    const move = moveOf(plan, MoveRole.DESTINATION);
+    const entry = this.#options.machines.find(plan.id);
+    if (!entry?.running || entry.record.move?.id !== move.migrationId) throw moveLost();
+    if (!move.committed) throw moveIncomplete();
+    await this.#rememberMove(entry, { committed: true });
+    await runWithoutMemory(entry.running, signal);
+  }
+
+  async #giveUp(id: string): Promise<void> {
+    const entry = this.#options.machines.find(id);
+    if (!entry?.record.move?.committed) return;
+    await killProcess(processIdentity(id, entry.plan.directory));
+    await entry.running?.ended;
   }
 
   /** What a plan with a move allows `ensure` to do: true when it may go on as with any plan. */
@@ -130,6 +163,7 @@ export class Moves implements LiveMigration {
     if (!move) return;
     const { running } = entry;
     if (move.role === "destination") await this.#takeOver(entry, move, signal);
+    else if (move.committed) throw moveCommitted();
     else if (running) await this.#callOff(entry, running, signal);
     else await this.#options.machines.remember(entry, { move: undefined });
   }
@@ -173,7 +207,10 @@ export class Moves implements LiveMigration {
     const { running } = entry;
     if (!running) {
       // Its disk is whole, and that it was committed makes it the only one: it starts as after a crash.
-      if (!move.complete) throw moveIncomplete();
+      if (!move.complete && !move.committed) throw moveIncomplete();
+    } else if (move.committed) {
+      // It runs; the rest of its memory must be here, for nobody keeps it for longer than this.
+      if (!(await arrivesWithin(running, arrivalMs, signal))) throw moveIncomplete();
     } else {
       if (!(await arrivesWithin(running, arrivalMs, signal))) throw moveIncomplete();
       if (move.cold) await this.#endProcess(entry);
@@ -249,6 +286,10 @@ function moveOf(plan: MachinePlan, role: MoveRole): Move {
 
 function moveLost(): Fault {
   return new Fault("conflict", "what had begun to arrive is lost", { reason: "MOVE_LOST" });
+}
+
+function moveCommitted(): Fault {
+  return new Fault("conflict", "the guest has gone on at the other host", { reason: "MOVE_COMMITTED" });
 }
 
 function moveIncomplete(): Fault {

@@ -16,13 +16,17 @@ const leastIntervalMs = 15;
 /** A round that leaves at least this part of the best one's rest gets nowhere. */
 const progressRatio = 0.9;
 const stallRounds = 4;
+/** So few are enough when they last so many times longer than one has to be patient. */
+const longRounds = { rounds: 2, times: 2 };
 
 export class Pace {
   #last: MemorySample | undefined;
   /** Bytes per millisecond. */
   #sent = 0;
   #drained = 0;
+  #dirtied = 0;
   #roundPeak = 0;
+  #roundAtMs = 0;
   #best = Infinity;
   #idleRounds = 0;
   #progressAtMs: number | undefined;
@@ -30,6 +34,16 @@ export class Pace {
   /** Bytes per second that the hypervisor writes. */
   get throughput(): number {
     return this.#sent * 1000;
+  }
+
+  /** Bytes per second that the guest writes to anew, by what each round had to carry again. */
+  get dirtyRate(): number {
+    return this.#dirtied * 1000;
+  }
+
+  /** Milliseconds that the best of the rounds since {@link forgive} would have taken. */
+  get bestMs(): number {
+    return Number.isFinite(this.#best) ? this.timeFor(this.#best) : 0;
   }
 
   /** Takes a sample in. @param held the stream was held back on purpose, so nothing can be learned from it */
@@ -59,7 +73,12 @@ export class Pace {
 
   /** Several rounds and at least `patienceMs` in a row have not brought the end nearer. */
   stalled(atMs: number, patienceMs: number): boolean {
-    return this.#idleRounds >= stallRounds && atMs - (this.#progressAtMs ?? atMs) >= patienceMs;
+    const sinceMs = atMs - (this.#progressAtMs ?? atMs);
+    const { rounds, times } = longRounds;
+    return (
+      (this.#idleRounds >= stallRounds && sinceMs >= patienceMs) ||
+      (this.#idleRounds >= rounds && sinceMs >= times * patienceMs)
+    );
   }
 
   /** Another way is tried; what was so far does not count against it. */
@@ -69,7 +88,11 @@ export class Pace {
     this.#progressAtMs = atMs;
   }
 
+  /** Nearly all that the next one has to carry was written to during this one. */
   #closeRound(sample: MemorySample, rounds: number): void {
+    const ms = Math.max(1, sample.atMs - this.#roundAtMs);
+    this.#dirtied = blend(this.#dirtied, sample.remaining / ms);
+    this.#roundAtMs = sample.atMs;
     if (this.#roundPeak < this.#best * progressRatio) {
       this.#best = this.#roundPeak;
       this.#idleRounds = 0;
@@ -81,6 +104,7 @@ export class Pace {
   #forgetRounds(sample: MemorySample): void {
     this.forgive(sample.atMs);
     this.#roundPeak = sample.remaining;
+    this.#roundAtMs = sample.atMs;
   }
 }
 

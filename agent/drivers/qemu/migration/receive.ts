@@ -1,6 +1,7 @@
 /** The destination of a move: a QEMU that stands still, takes in disk and memory, and runs once it is told to. */
 import type { Duplex } from "node:stream";
 import { connectSocket } from "../../hypervisor/files.ts";
+import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { RunningMachine } from "../running-machine.ts";
 import { isFault } from "#kernel/fault.ts";
 import { diskSocketName, memorySocketName, movedDisks, channelEnd, withShortPath } from "./channels.ts";
@@ -12,12 +13,13 @@ const arrivalPollMs = 20;
 export async function openWaysIn(
   machine: RunningMachine,
   directory: string,
+  move: Move,
   signal: AbortSignal,
 ): Promise<void> {
   await openDisks(machine, directory, signal);
   const { status, "socket-address": listening } = await machine.execute("query-migrate", {}, signal);
   if (status !== undefined || listening !== undefined) return;
-  await machine.execute("migrate-set-capabilities", { capabilities: capabilityList() }, signal);
+  await machine.execute("migrate-set-capabilities", { capabilities: capabilityList(move) }, signal);
   await withShortPath(directory, memorySocketName, (path) =>
     machine.execute("migrate-incoming", { uri: `unix:${path}` }, signal),
   );

@@ -4,13 +4,14 @@
  */
 import { type Move, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
-import { deadline } from "#kernel/retry.ts";
+import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
 import type { SendProgress } from "../../driver.ts";
 import { readMemory } from "../hotplug.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { memoryChannel } from "./channels.ts";
 import { decideStep, type Step } from "./decide.ts";
 import { DiskCopier } from "./disk-copier.ts";
+import { chooseWay } from "./give-way.ts";
 import {
   deriveLimits,
   downtimeBudgetMs,
@@ -21,7 +22,7 @@ import {
   setLimits,
 } from "./limits.ts";
 import { Pace } from "./pace.ts";
-import { deriveProgress, isNear } from "./progress.ts";
+import { deriveConvergence, deriveProgress, isNear } from "./progress.ts";
 import { areDisksNear, readSituation, type Situation } from "./situation.ts";
 
 export interface Sending {
@@ -30,7 +31,9 @@ export interface Sending {
   readonly socketOf: (channel: string) => string;
   /** Memory may have been sent already; told before it is. */
   readonly begun: boolean;
-  rememberBegun(): Promise<void>;
+  /** What is left of the memory is to follow the guest; told before that is begun. */
+  readonly postCopy: boolean;
+  remember(what: { readonly begun: true } | { readonly postCopy: true }): Promise<void>;
 }
 
 const tellMs = 500;
@@ -47,8 +50,12 @@ const beginTimeoutMs = 20_000;
 const mostRefusals = 5;
 /** Looks at a migration that is complete but does not tell its times yet. */
 const looksForTimes = 25;
+const recovering = { baseMs: 100, capMs: 2_000 };
 
-/** Sends the machine; ends after `handed-over` was told. Throws what made it fail, with the guest not yet resumed. */
+/**
+ * Sends the machine; ends after `handed-over` was told, or after `post-copy` when that is not committed yet. Throws what
+ * made it fail, with the guest not yet resumed.
+ */
 export async function* sendMachine(sending: Sending, signal: AbortSignal): AsyncGenerator<SendProgress> {
   yield* new Sender(sending, signal).run();
 }
@@ -59,6 +66,7 @@ class Sender {
   readonly #disks: DiskCopier;
   readonly #pace = new Pace();
   #begun: boolean;
+  #postCopy: boolean;
   #held = false;
   #near = false;
   #finalLooks = 0;
@@ -68,17 +76,23 @@ class Sender {
   #memoryBytes = 0;
   /** In a row. */
   #refusals = 0;
+  /** Since they were told last. */
+  #stalls = 0;
+  #recoveries = 0;
+  /** In a row, of connections that were made again. */
+  #failures = 0;
 
   constructor(sending: Sending, signal: AbortSignal) {
     this.#sending = sending;
     this.#signal = signal;
     this.#disks = new DiskCopier(sending.machine, sending.socketOf);
     this.#begun = sending.begun;
+    this.#postCopy = sending.postCopy;
     this.#downtimeMs = nextDowntimeMs(sending.move, 0);
   }
 
   async *run(): AsyncGenerator<SendProgress> {
-    const { machine } = this.#sending;
+    const { machine, move } = this.#sending;
     const { bootBytes, pluggedBytes } = await readMemory(machine, this.#signal);
     this.#memoryBytes = Number(bootBytes + pluggedBytes);
     let told: { readonly phase: string; readonly atMs: number } | undefined;
@@ -86,16 +100,23 @@ class Sender {
       this.#signal.throwIfAborted();
       const seen = machine.eventCount;
       const now = await readSituation(machine, this.#signal);
-      const step = decideStep(now, this.#begun);
+      const step = decideStep(now, {
+        begun: this.#begun,
+        uncommitted: this.#postCopy && !move.committed,
+      });
       await this.#try(step, now);
+      // What was seen then is of an earlier migration, if of any.
+      if (step.do === "stream") continue;
       const progress = this.#progress(now);
       if (
         this.#mayTell(progress) &&
         (told?.phase !== progress.phase || performance.now() - told.atMs >= tellMs)
       ) {
         told = { phase: progress.phase, atMs: performance.now() };
+        this.#stalls = this.#recoveries = 0;
         yield progress;
         if (progress.phase === "handed-over") return;
+        if (progress.phase === "post-copy" && !move.committed) return;
       }
       if (step.do === "watch" || step.do === "finish" || step.do === "release") {
         await machine.eventAfter(seen, this.#lookAgainMs, this.#signal);
@@ -105,7 +126,7 @@ class Sender {
 
   /** What was true when we looked may be past when QEMU hears of it; it refuses then, and a new look tells why. */
   async #try(step: Step, now: Situation): Promise<void> {
-    const steers = ["watch", "resume", "release", "continue"].includes(step.do);
+    const steers = ["watch", "resume", "release", "continue", "recover"].includes(step.do);
     try {
       await this.#act(step, now);
       this.#refusals = 0;
@@ -124,6 +145,7 @@ class Sender {
     else if (step.do === "release") await this.#disks.release(step.disk, this.#signal);
     else if (step.do === "stream") await this.#stream();
     else if (step.do === "watch") await this.#watch(now);
+    else if (step.do === "recover") await this.#recover();
     else if (step.do === "continue") {
       await machine.execute("migrate-continue", { state: "pre-switchover" }, this.#signal);
     }
@@ -131,31 +153,31 @@ class Sender {
 
   /** A migration that has completed may not have its times yet: they are worth some looks more. */
   #mayTell({ phase, stoppedMs }: SendProgress): boolean {
-    return phase !== "handed-over" || stoppedMs !== undefined || this.#finalLooks++ > looksForTimes;
+    if (phase !== "handed-over" || this.#postCopy || stoppedMs !== undefined) return true;
+    return this.#finalLooks++ > looksForTimes;
   }
 
   #progress(now: Situation): SendProgress {
     const pace = this.#pace;
     const { stoppedAtMs } = this.#sending.machine;
     const forced = this.#downtimeMs === greatestDowntimeMs;
-    this.#near = this.#begun && (forced || isNear(now, pace, this.#near));
-    return deriveProgress(now, {
-      begun: this.#begun,
-      near: this.#near,
-      pace,
-      stoppedAtMs,
-      memoryBytes: this.#memoryBytes,
+    this.#near = this.#begun && (forced || this.#postCopy || isNear(now, pace, this.#near));
+    const { committed } = this.#sending.move;
+    const progress = deriveProgress(now, {
+      ...{ begun: this.#begun, near: this.#near, postCopy: this.#postCopy, committed },
+      ...{ pace, stoppedAtMs, nowMs: Date.now(), memoryBytes: this.#memoryBytes },
     });
+    const struggles = { stalls: this.#stalls, recoveries: this.#recoveries, forced };
+    return { ...progress, convergence: deriveConvergence(now, struggles) };
   }
 
   async #stream(): Promise<void> {
     const { machine, move, socketOf } = this.#sending;
     // Not to be aborted half-way: what is remembered as begun must have begun.
     using limit = deadline(beginTimeoutMs, "beginning to send the memory");
-    const limits = deriveLimits(move, { held: false, mayEnd: false, downtimeMs: this.#downtimeMs });
-    await setCapabilities(machine, limits, limit);
-    await this.#tune(limits, limit);
-    await this.#sending.rememberBegun();
+    await setCapabilities(machine, move, limit);
+    await this.#tune(deriveLimits({ held: false, mayEnd: false, downtimeMs: this.#downtimeMs }), limit);
+    await this.#sending.remember({ begun: true });
     this.#begun = true;
     await machine.execute("migrate", { uri: `unix:${socketOf(memoryChannel)}` }, limit);
   }
@@ -174,10 +196,23 @@ class Sender {
     const mayEnd =
       move.switchOver && areDisksNear(now, (bytes) => this.#pace.timeFor(bytes), this.#downtimeMs);
     this.#held = !mayEnd && leftMs < (this.#held ? 2 * holdMs : holdMs);
-    const judged = move.switchOver || !this.#near;
-    if (judged && this.#pace.stalled(atMs, this.#patienceMs)) this.#giveWay(now);
-    const limits = deriveLimits(move, { held: this.#held, mayEnd, downtimeMs: this.#downtimeMs });
+    if (this.#postCopy) {
+      if (mayEnd) await this.#sending.machine.execute("migrate-start-postcopy", {}, this.#signal);
+    } else if ((move.switchOver || !this.#near) && this.#pace.stalled(atMs, this.#patienceMs)) {
+      await this.#giveWay(now);
+    }
+    const limits = deriveLimits({ held: this.#held, mayEnd, downtimeMs: this.#downtimeMs });
     await this.#tune(limits, this.#signal);
+  }
+
+  /** The connection of a post-copy was lost: both QEMUs wait for the next, for as long as it takes. */
+  async #recover(): Promise<void> {
+    const { machine, socketOf } = this.#sending;
+    await sleep(backoffMs(this.#failures++, recovering), this.#signal);
+    const seen = machine.eventCount;
+    await machine.execute("migrate", { uri: `unix:${socketOf(memoryChannel)}`, resume: true }, this.#signal);
+    this.#recoveries++;
+    await machine.eventAfter(seen, recovering.capMs, this.#signal);
   }
 
   /** A guest that has stopped and is not taken is let go on; nothing was committed by then. */
@@ -197,23 +232,23 @@ class Sender {
     return move.onUnreachable === OnUnreachable.THROTTLE ? patienceMs.throttled : patienceMs.plain;
   }
 
-  /** The guest writes faster than the link carries. */
-  #giveWay({ migration }: Situation): void {
+  async #giveWay({ migration }: Situation): Promise<void> {
     const { move } = this.#sending;
+    const { bestMs } = this.#pace;
+    const throttlePercent = migration["cpu-throttle-percentage"] ?? 0;
+    const way = chooseWay(move, { downtimeMs: this.#downtimeMs, throttlePercent });
+    if (way === "ask-more") {
+      this.#downtimeMs = nextDowntimeMs(move, this.#downtimeMs, bestMs);
+      // More than it may get would be needed: that is no other way than before.
+      if (bestMs > this.#downtimeMs) return;
+    }
     this.#pace.forgive(performance.now());
-    if (move.switchOver && this.#downtimeMs < downtimeBudgetMs(move)) {
-      this.#downtimeMs = nextDowntimeMs(move, this.#downtimeMs);
-      return;
+    this.#stalls++;
+    if (way === "force") this.#downtimeMs = greatestDowntimeMs;
+    else if (way === "post-copy") {
+      await this.#sending.remember({ postCopy: true });
+      this.#postCopy = true;
     }
-    const throttle = migration["cpu-throttle-percentage"] ?? 0;
-    const canThrottle = move.onUnreachable === OnUnreachable.THROTTLE && throttle < 99;
-    if (!canThrottle && move.onUnreachable !== OnUnreachable.FORCE) {
-      throw new Fault("conflict", "the guest writes faster than the link carries", {
-        reason: "MAX_DOWNTIME_UNREACHABLE",
-        detail: { max_downtime_ms: move.maxDowntimeMs, throttle_percent: throttle },
-      });
-    }
-    if (!canThrottle) this.#downtimeMs = greatestDowntimeMs;
   }
 
   async #tune(limits: Limits, signal: AbortSignal): Promise<void> {

@@ -10,6 +10,7 @@ import { newId } from "#kernel/id.ts";
 import { printSettings } from "#kernel/settings.ts";
 import { SqlAccountStore } from "./app/account-store.ts";
 import { Accounts, apiKeyOwners } from "./app/accounts.ts";
+import { Adoption } from "./app/adoption.ts";
 import { Enrolment } from "./app/enrolment.ts";
 import { ImageContent } from "./app/image-content.ts";
 import { seedImages } from "./app/image-seeds.ts";
@@ -26,6 +27,7 @@ import { OpenMoves } from "./app/open-moves.ts";
 import { novacronSurface } from "./dialects/novacron/surface.ts";
 import { Engine } from "./engine/engine.ts";
 import { consoleRoutes } from "./http/console.ts";
+import { adoptionRoutes } from "./http/adoptions.ts";
 import { extraRoutes } from "./http/extras.ts";
 import { migrationRoutes } from "./http/migrations.ts";
 import { nativeSurface } from "./http/native.ts";
@@ -155,6 +157,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
         }),
       }),
       ...migrationRoutes({ resources, planner }),
+      ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
         resources,
         agents,

@@ -6,6 +6,7 @@ import type {
   EnrolmentToken,
   EnrolmentTokenKind,
   Image,
+  Instance,
   InstancePhase,
   Migration,
   MigrationInput,
@@ -162,9 +163,22 @@ export interface OperatorCertificate {
   readonly authorities: string;
 }
 
-/** Identity for those who speak to agents directly. */
+/** A machine that a host had before, by its name or uuid, and the name of the instance that it is to be. */
+export interface AdoptionWish {
+  readonly machine: string;
+  readonly name?: string;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+/** Identity for those who speak to agents directly, and taking over what hosts had before. */
 export function hostExtras(transport: Transport) {
   return {
+    /** Makes an instance of one of the host's `foreign_machines`, without stopping it. */
+    async adopt(id: string, wish: AdoptionWish, options: MutationOptions = {}): Promise<Instance> {
+      const { idempotencyKey, signal, timeoutMs } = options;
+      const call = { method: "POST", path: path("hosts", id, "adopt"), body: wish } as const;
+      return transport.required({ ...call, idempotencyKey, signal, timeoutMs });
+    },
     /** Has a certificate request (PEM, PKCS #10) signed: a short-lived operator's certificate. */
     async issueCertificate(request: string, options: CallOptions = {}): Promise<OperatorCertificate> {
       return transport.required({

@@ -39,6 +39,7 @@ export class ManagedMachine {
   #attempt = 0;
   #unconverged = false;
   #event: MachineEvent | undefined;
+  #dropping = false;
   #pass: AbortController | undefined;
   #working: Promise<void> | undefined;
   #wait: NodeJS.Timeout | undefined;
@@ -102,6 +103,12 @@ export class ManagedMachine {
     this.#work();
   }
 
+  /** Deletes the disks that were kept of it, unless it has come back. */
+  dropKept(): void {
+    this.#dropping = true;
+    this.#work();
+  }
+
   /** Waits until there is nothing to do, or the move is where its sender wants it; at most `limitMs`. */
   async settled(limitMs: number, signal: AbortSignal): Promise<void> {
     if ((this.#working || this.#wait) && !this.#isAnswered) await this.#idle.wait(limitMs, signal);
@@ -158,7 +165,7 @@ export class ManagedMachine {
       .finally(() => {
         this.#working = undefined;
         // Something may have come between the loop's last look and now.
-        if (this.#unconverged || this.#event) this.#work();
+        if (this.#unconverged || this.#event || this.#dropping) this.#work();
         else if (!this.#wait) this.#idle.release();
       });
   }
@@ -172,6 +179,9 @@ export class ManagedMachine {
         const event = this.#event;
         this.#event = undefined;
         await this.#look(event);
+      } else if (this.#dropping) {
+        this.#dropping = false;
+        await this.#dropKept();
       } else return;
     }
   }
@@ -269,6 +279,20 @@ export class ManagedMachine {
     await ledger.note(this.id, { ...newProgress(seq), gone: { atMs, fence }, keptUntilMs });
     this.#move.forget();
     this.#status.forget();
+  }
+
+  /** What fails is tried again, since it is still noted as kept. */
+  async #dropKept(): Promise<void> {
+    const { driver, ledger, directoryOf, log } = this.#deps;
+    const entry = ledger.find(this.id);
+    if (!entry || !isTombstone(entry) || entry.progress.keptUntilMs === undefined) return;
+    try {
+      await driver.remove(this.id, directoryOf(this.id), new AbortController().signal);
+      await ledger.note(this.id, { keptUntilMs: undefined });
+      log.info("disks.dropped", { machine: this.id });
+    } catch (fault) {
+      log.error("disks.drop", { machine: this.id, fault });
+    }
   }
 
   /** A machine that has been made keeps its files; only a start wants them checked again. */

@@ -2,12 +2,14 @@
  * All machines of this host: commands in, changes out. Each machine has its own loop; nothing here
  * waits for one machine on behalf of another.
  */
+import { dirname } from "node:path";
 import { Fault } from "#kernel/fault.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
-import type { Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
-import type { AdoptionEnd, DriverMachine } from "../drivers/driver.ts";
-import { isTombstone } from "./entry.ts";
+import { AdoptionEnd, type Machine, type MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { DriverMachine } from "../drivers/driver.ts";
+import type { Intent } from "./entry.ts";
 import type { Fence } from "./fence.ts";
+import { chooseToDrop, listKept, measureRoom } from "./kept-disks.ts";
 import { damagedMachine } from "./machine-view.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { ManagedMachine } from "./machine.ts";
@@ -24,8 +26,14 @@ export interface MachineCommand {
 
 export interface RemoveCommand extends MachineCommand {
   readonly keepDisksSeconds?: number;
-  readonly adoptionEnd?: AdoptionEnd | undefined;
+  readonly adoptionEnd?: AdoptionEnd;
 }
+
+/** What need not be said: it is handed back as it is. */
+const adoptionEnds: Readonly<Partial<Record<AdoptionEnd, Intent["adoptionEnd"]>>> = {
+  [AdoptionEnd.STOP]: "stop",
+  [AdoptionEnd.DELETE]: "delete",
+};
 
 export class MachineManager {
   readonly #deps: MachineDeps;
@@ -50,13 +58,14 @@ export class MachineManager {
 
   /** Accepts the removal under its fence; true when the machine is gone, false when that goes on. */
   async remove(
-    { id, fence, waitMs, keepDisksSeconds = 0, adoptionEnd }: RemoveCommand,
+    { id, fence, waitMs, keepDisksSeconds = 0, ...command }: RemoveCommand,
     signal: AbortSignal,
   ): Promise<boolean> {
     const machine = this.#machine(id);
-    const kept = { ...(keepDisksSeconds > 0 && { keepDisksSeconds }), ...(adoptionEnd && { adoptionEnd }) };
+    const adoptionEnd = adoptionEnds[command.adoptionEnd ?? AdoptionEnd.UNSPECIFIED];
+    const how = { ...(keepDisksSeconds > 0 && { keepDisksSeconds }), ...(adoptionEnd && { adoptionEnd }) };
     using _awaited = this.#deps.changes.awaited(id);
-    await machine.accept({ fence, spec: undefined, ...kept });
+    await machine.accept({ fence, spec: undefined, ...how });
     await machine.settled(Math.min(waitMs, longestWaitMs), signal);
     const removed = machine.isGone;
     if (removed) this.#machines.delete(id);
@@ -132,7 +141,7 @@ export class MachineManager {
   async #prune(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       for (const [id, machine] of this.#machines) if (machine.isGone) this.#machines.delete(id);
-      await this.#dropStaleDisks(signal).catch((fault: unknown) => {
+      await this.#dropKeptDisks().catch((fault: unknown) => {
         this.#deps.log.error("disks.prune", { fault }); // tried again next time
       });
       await this.#deps.ledger
@@ -142,14 +151,12 @@ export class MachineManager {
     }
   }
 
-  /** A machine that came back meanwhile has taken over what was kept of it. */
-  async #dropStaleDisks(signal: AbortSignal): Promise<void> {
-    const { ledger, driver, directoryOf, now } = this.#deps;
-    for (const entry of ledger.list()) {
-      const { keptUntilMs } = entry.progress;
-      if (keptUntilMs === undefined || keptUntilMs > now() || !isTombstone(entry)) continue;
-      await driver.remove(entry.id, directoryOf(entry.id), signal);
-      await ledger.note(entry.id, { keptUntilMs: undefined });
-    }
+  async #dropKeptDisks(): Promise<void> {
+    const { ledger, directoryOf, now } = this.#deps;
+    const kept = await listKept(ledger.list(), directoryOf);
+    const [first] = kept;
+    if (!first) return;
+    const room = await measureRoom(dirname(directoryOf(first.id)));
+    for (const id of chooseToDrop(kept, room, now())) this.#machine(id).dropKept();
   }
 }

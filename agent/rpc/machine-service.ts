@@ -1,14 +1,9 @@
 import type { ServiceImpl } from "@connectrpc/connect";
-import { AdoptionEnd, type MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { ChangeFeed } from "../machines/change-feed.ts";
 import type { MachineManager } from "../machines/manager.ts";
 import { requireControlPlane, requireOperator } from "./caller.ts";
 import { checkFence, checkId, checkSpec } from "./machine-checks.ts";
-
-const adoptionEnds: Readonly<Partial<Record<AdoptionEnd, "stop" | "delete">>> = {
-  [AdoptionEnd.STOP]: "stop",
-  [AdoptionEnd.DELETE]: "delete",
-};
 
 export interface MachineServiceDeps {
   readonly manager: MachineManager;
@@ -24,9 +19,8 @@ export function machineService({ manager, changes }: MachineServiceDeps): Servic
       return { machine: await manager.ensure(command, context.signal) };
     },
 
-    async removeMachine({ id, fence, waitMs, keepDisksSeconds, adoptionEnd: end }, context) {
+    async removeMachine({ id, fence, waitMs, keepDisksSeconds, adoptionEnd }, context) {
       requireControlPlane(context);
-      const adoptionEnd = adoptionEnds[end];
       const command = { id: checkId(id), fence: checkFence(fence), waitMs, keepDisksSeconds, adoptionEnd };
       return { removed: await manager.remove(command, context.signal) };
     },

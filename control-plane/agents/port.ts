@@ -3,7 +3,7 @@
  * this replica throw `unavailable` with reason HOST_NOT_CONNECTED; so does a call cut off on the way,
  * and then nothing is known of its outcome.
  */
-import type { Fence, Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { AdoptionEnd, Fence, Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { ReadLogResponse } from "#gen/skerry/agent/v1/console_pb.js";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
 
@@ -22,7 +22,13 @@ export interface AgentPort {
   /** True when it is gone; false when removal goes on and a report will follow. */
   removeMachine(
     hostId: string,
-    request: { id: string; fence: PlainFence; waitMs: number; keepDisksSeconds?: number },
+    request: {
+      id: string;
+      fence: PlainFence;
+      waitMs: number;
+      keepDisksSeconds?: number;
+      adoptionEnd?: AdoptionEnd;
+    },
     signal: AbortSignal,
   ): Promise<boolean>;
   machineMetrics(hostId: string, machineId: string, signal: AbortSignal): Promise<MachineMetrics>;

@@ -35,6 +35,8 @@ export interface ResourceServiceOptions {
 export interface CreateExtras {
   /** Status that is known from the start, for kinds that nobody reports on. */
   readonly observed?: unknown;
+  /** True: the spec may have the fields that the kind withholds from callers. */
+  readonly withheld?: true;
 }
 
 export class ResourceService implements ResourceApi {
@@ -59,6 +61,8 @@ export class ResourceService implements ResourceApi {
     const name = checkName(input.name);
     const labels = checkLabels(input.labels ?? {});
     const desired = parseSpec(kind, input.spec ?? {}, undefined);
+    const own = extras.withheld ? undefined : kind.withheld?.find((field) => desired[field] !== null);
+    if (own !== undefined) throw invalidField(`spec.${own}`, "cannot be given");
     const project = kind.scope === "cloud" ? rootProject : ctx.principal.project;
     return this.#mutate(ctx, options, async (tx) => {
       if (kind.site) await checkSite(tx, kind.site(desired));

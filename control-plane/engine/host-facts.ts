@@ -1,8 +1,12 @@
 import type { HostFacts } from "#gen/skerry/agent/v1/host_pb.js";
-import type { HostStatus } from "../resources/host/host.resource.ts";
+import type { ForeignMachines } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { ForeignMachine, HostStatus } from "../resources/host/host.resource.ts";
+import { machineStateOf } from "./machine.ts";
 
 /** An agent's message about its host in the form in which it is stored. */
-export function toHostStatus(facts: HostFacts): Omit<HostStatus, "connected" | "unknown_machines"> {
+export function toHostStatus(
+  facts: HostFacts,
+): Omit<HostStatus, "connected" | "unknown_machines" | "foreign_machines"> {
   return {
     hostname: facts.hostname,
     architecture: facts.architecture,
@@ -26,6 +30,22 @@ export function toHostStatus(facts: HostFacts): Omit<HostStatus, "connected" | "
     machine_types: facts.machineTypes,
     guest_cpu_model: facts.guestCpuModel,
   };
+}
+
+/** An agent's list of what others made on its host, in the form in which it is stored. */
+export function toForeignMachines({ machines }: ForeignMachines): ForeignMachine[] {
+  return machines.map((machine) => ({
+    uuid: machine.uuid,
+    name: machine.name,
+    state: machineStateOf(machine.state),
+    cpus: machine.vcpus,
+    memory_bytes: Number(machine.memoryBytes),
+    disks: machine.disks.map(({ target, sizeBytes, format }) => ({
+      ...{ target, format },
+      size_bytes: Number(sizeBytes),
+    })),
+    obstacles: machine.obstacles.map(({ code, message }) => ({ code, message })),
+  }));
 }
 
 /** Whether two reports of a host say the same. */

@@ -14,9 +14,13 @@ const states: Record<MachineState, string> = {
   [MachineState.FAILED]: "failed",
 };
 
+export function machineStateOf(state: MachineState): string {
+  return states[state];
+}
+
 /** An agent's message about a machine in the form in which it is stored. */
 export function toObservation(machine: Machine): MachineObservation {
-  const state = states[machine.state];
+  const state = machineStateOf(machine.state);
   return {
     id: machine.id,
     seq: Number(machine.seq),

@@ -4,13 +4,14 @@
  */
 import { timestampDate, type Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HostFacts } from "#gen/skerry/agent/v1/host_pb.js";
+import type { ForeignMachines } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
 import type { ReportRequest } from "#gen/skerry/control/v1/control_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
-import { sameHostStatus, toHostStatus } from "./host-facts.ts";
+import { sameHostStatus, toForeignMachines, toHostStatus } from "./host-facts.ts";
 import { toObservation } from "./machine.ts";
 import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
 import type { Orphans } from "./orphans.ts";
@@ -44,6 +45,7 @@ export class ReportStore {
     if (report.full) await this.#assertKnown(hostId);
     presence.beat(hostId, report.sessionId);
     if (report.facts) await this.#storeFacts(hostId, report.facts);
+    if (report.foreign) await this.#storeForeign(hostId, report.foreign);
     const news = report.full ? report.machines : await this.#findNews(hostId, report.machines);
     let wantFull = false;
     if (news.length + report.removed.length > 0 || report.full) {
@@ -158,12 +160,26 @@ export class ReportStore {
         ...toHostStatus(facts),
         connected: session?.connected ?? false,
         unknown_machines: before?.unknown_machines ?? [],
+        ...(before?.foreign_machines && { foreign_machines: before.foreign_machines }),
       };
       if (before && sameHostStatus(before, observed)) return false;
       await changeResource(tx, registry.definition("host"), host, { observed }, log);
       return true;
     });
     if (stored) onChange();
+  }
+
+  async #storeForeign(hostId: string, foreign: ForeignMachines): Promise<void> {
+    const { database, registry, log, onChange } = this.#options;
+    await database.transaction(async (tx) => {
+      const host = await lockResource(tx, hostId);
+      const before = host?.observed as HostStatus | undefined;
+      if (!host || !before) return;
+      const observed = { ...before, foreign_machines: toForeignMachines(foreign) };
+      if (sameHostStatus(before, observed)) return;
+      await changeResource(tx, registry.definition("host"), host, { observed }, log);
+    });
+    onChange();
   }
 
   async #storeUnknown(hostId: string, reported: readonly string[]): Promise<void> {

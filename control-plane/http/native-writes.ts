@@ -123,7 +123,7 @@ export function deleteRoute({ kind, resources, single, one }: KindRoutes): Route
 }
 
 /** With `?wait`, the answer as it is once the resource has settled. */
-async function settled(
+export async function settled(
   first: Reply,
   { ctx, query }: Call<WaitQuery>,
   kind: AnyDefinition,

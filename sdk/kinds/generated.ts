@@ -4,8 +4,17 @@ import type { Json } from "#kernel/fault.ts";
 import type { KindInfo, Resource } from "./resource.ts";
 
 export interface InstanceSpec {
-  /** id, name or alias of an image */
-  readonly image: string;
+  /** id, name or alias of an image; null only for a machine that was adopted */
+  readonly image: string | null;
+  /** given by adopting a machine of a host */
+  readonly adopted: {
+    readonly host_id: string;
+    readonly uuid: string;
+    /** as the host's hypervisor calls it */
+    readonly name: string;
+    /** turn it off and leave it there with its disks, delete it, or hand it back as it is */
+    readonly on_delete: "keep-disks" | "delete-disks" | "release";
+  } | null;
   readonly cpus: number;
   readonly memory_bytes: number;
   readonly disk_bytes: number;
@@ -29,8 +38,17 @@ export interface InstanceSpec {
 }
 
 export interface InstanceInput {
-  /** id, name or alias of an image */
-  readonly image: string;
+  /** id, name or alias of an image; null only for a machine that was adopted */
+  readonly image: string | null;
+  /** given by adopting a machine of a host */
+  readonly adopted?: {
+    readonly host_id: string;
+    readonly uuid: string;
+    /** as the host's hypervisor calls it */
+    readonly name: string;
+    /** turn it off and leave it there with its disks, delete it, or hand it back as it is */
+    readonly on_delete?: "keep-disks" | "delete-disks" | "release";
+  } | null;
   readonly cpus?: number;
   readonly memory_bytes?: number;
   readonly disk_bytes?: number;
@@ -417,6 +435,24 @@ export interface HostStatus {
   readonly guest_cpu_model: string;
   /** machines found on the host that this cloud never heard of; they are left alone */
   readonly unknown_machines: readonly string[];
+  /** what else its hypervisor runs, where the driver can tell; see `adopt` */
+  readonly foreign_machines?: readonly {
+    readonly uuid: string;
+    readonly name: string;
+    readonly state: string;
+    readonly cpus: number;
+    readonly memory_bytes: number;
+    readonly disks: readonly {
+      readonly target: string;
+      readonly size_bytes: number;
+      readonly format: string;
+    }[];
+    /** each reason why it cannot be adopted */
+    readonly obstacles: readonly {
+      readonly code: string;
+      readonly message: string;
+    }[];
+  }[];
 }
 
 export type HostPhase = "joining" | "online" | "offline" | "deleting";

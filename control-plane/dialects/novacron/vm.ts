@@ -143,7 +143,7 @@ export const vmKind: DialectKind<InstanceSpec, InstanceStatus, InstancePhase, Vm
     private_ip: r.observed?.guest_address ?? "",
     created_at: r.createdAt.toISOString(),
     updated_at: r.updatedAt.toISOString(),
-    image: r.desired.image,
+    image: r.desired.image ?? "",
     network: r.desired.network,
     tags: { ...r.labels },
     pending_restart: (r.observed?.pending_restart ?? []).map(toVmField),

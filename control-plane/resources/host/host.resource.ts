@@ -38,6 +38,20 @@ export const hostSpec = z.strictObject({
 });
 export type HostSpec = z.infer<typeof hostSpec>;
 
+/** A machine that the host's hypervisor has and that is not of this cloud's making. */
+export const foreignMachine = z.strictObject({
+  uuid: z.string(),
+  name: z.string(),
+  state: z.string(),
+  cpus: z.int(),
+  memory_bytes: z.int(),
+  disks: z.array(z.strictObject({ target: z.string(), size_bytes: z.int(), format: z.string() })),
+  obstacles: z
+    .array(z.strictObject({ code: z.string(), message: z.string() }))
+    .describe("each reason why it cannot be adopted"),
+});
+export type ForeignMachine = z.infer<typeof foreignMachine>;
+
 export const hostStatus = z.strictObject({
   connected: z.boolean(),
   hostname: z.string(),
@@ -62,6 +76,10 @@ export const hostStatus = z.strictObject({
   unknown_machines: z
     .array(z.string())
     .describe("machines found on the host that this cloud never heard of; they are left alone"),
+  foreign_machines: z
+    .array(foreignMachine)
+    .optional()
+    .describe("what else its hypervisor runs, where the driver can tell; see `adopt`"),
 });
 export type HostStatus = z.infer<typeof hostStatus>;
 

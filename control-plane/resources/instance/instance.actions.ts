@@ -1,10 +1,11 @@
 /** The few effects on hosts. Each may run twice and is fenced where it lands. */
-import type { MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { AdoptionEnd, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import type { Action, Effects, MachineObservation, View } from "../../engine/controller.ts";
 import { toObservation } from "../../engine/machine.ts";
 import type { Image } from "../image/image.resource.ts";
 import type { Migration } from "../migration/migration.resource.ts";
+import { adoptionEndOf } from "./instance.adopt.ts";
 import { concludedStatus, type Conclusion } from "./instance.conclude.ts";
 import { hostsOf, neededFor, ownerOf } from "./instance.decide.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
@@ -28,7 +29,8 @@ export async function tellHost(
 /** What a host is to run for the instance as its owner wants it. */
 export function specOf({ resource, references }: View<Instance>): MachineSpec {
   const image = references["image"] as Image | undefined;
-  if (!image) throw new Fault("conflict", "the image no longer exists", { reason: "IMAGE_GONE" });
+  if (!image && !resource.desired.adopted)
+    throw new Fault("conflict", "the image no longer exists", { reason: "IMAGE_GONE" });
   return toMachineSpec(resource, image);
 }
 
@@ -44,14 +46,17 @@ export async function sendSpec(
   return toObservation(await effects.agents.ensureMachine(hostId, request, effects.signal));
 }
 
-/** True when the host has confirmed that nothing of the instance is left there. */
+/**
+ * True when the host has confirmed that nothing of the instance is left there. What was adopted is handed back as it is,
+ * unless an end is given.
+ */
 export function removeFromHost(
   effects: Effects,
   { resource }: View<Instance>,
   hostId: string,
-  keepDisksSeconds = 0,
+  how: { readonly keepDisksSeconds?: number; readonly adoptionEnd?: AdoptionEnd } = {},
 ): Promise<boolean> {
-  const request = { id: resource.id, fence: effects.nextFence(), waitMs: removeWaitMs, keepDisksSeconds };
+  const request = { id: resource.id, fence: effects.nextFence(), waitMs: removeWaitMs, ...how };
   return effects.agents.removeMachine(hostId, request, effects.signal);
 }
 
@@ -64,8 +69,9 @@ const ensure: Action<Instance> = async (effects, view) => {
 
 const remove: Action<Instance> = async (effects, view) => {
   const hosts = hostsOf(view);
+  const adoptionEnd = adoptionEndOf(view.resource);
   for (const hostId of hosts) {
-    if (!(await removeFromHost(effects, view, hostId))) {
+    if (!(await removeFromHost(effects, view, hostId, { adoptionEnd }))) {
       throw new Fault("unavailable", "the host is still removing it", { reason: "REMOVAL_GOES_ON" });
     }
   }
@@ -85,7 +91,7 @@ const trim: Action<Instance> = async (effects, { resource, incarnations }) => {
 /** Removes a copy that is no longer the instance's, on the host that it moved away from. */
 const removeStale: Action<Instance> = async (effects, view, input) => {
   const { host_id: hostId } = input as { readonly host_id: string };
-  if (!(await removeFromHost(effects, view, hostId, keepDisksSeconds))) {
+  if (!(await removeFromHost(effects, view, hostId, { keepDisksSeconds }))) {
     throw new Fault("unavailable", "the host is still removing its old copy", { reason: "REMOVAL_GOES_ON" });
   }
   await effects.write(async (writes) => {

@@ -85,7 +85,12 @@ function decideMoves(
   return { do: "wait", until: now + lookAgainMs, why: "a host that has an old copy is away" };
 }
 
-function decidePlacement({ resource, references, lastOperation }: View<Instance>, now: number): Decision {
+function decidePlacement(view: View<Instance>, now: number): Decision {
+  return (view.resource.desired.adopted ? undefined : decideImage(view, now)) ?? decideCreate(view);
+}
+
+/** What its image has against making it now. */
+function decideImage({ references }: View<Instance>, now: number): Decision | undefined {
   const image = references["image"];
   if (!image) return { do: "stick", reason: "IMAGE_GONE", message: "the image no longer exists" };
   if (image.phase === "failed") {
@@ -101,6 +106,10 @@ function decidePlacement({ resource, references, lastOperation }: View<Instance>
       reason && message ? { problem: { reason, message: `image ${image.name}: ${message}` } } : {};
     return { do: "wait", until: now + lookAgainMs, why: "the image is being made available", ...problem };
   }
+  return undefined;
+}
+
+function decideCreate({ resource, lastOperation }: View<Instance>): Decision {
   const failed =
     lastOperation?.name === "create" && lastOperation.status !== "done" ? lastOperation : undefined;
   const tried = failed?.input as unknown as CreateInput | undefined;

@@ -13,6 +13,7 @@ import type {
 } from "../../engine/controller.ts";
 import type { HostSnapshot } from "../../scheduler/snapshot.ts";
 import type { Image } from "../image/image.resource.ts";
+import { placeAdopted } from "./instance.adopt.ts";
 import { removeFromHost, tellHost } from "./instance.actions.ts";
 import { ownerOf, neededFor, type CreateInput, type PlacedOutput } from "./instance.decide.ts";
 import { migrateOperation } from "./instance.migrate.ts";
@@ -29,6 +30,8 @@ const place: Step<Instance> = {
   name: "place",
   effectFree: true,
   async run(effects, { resource, references }, operation) {
+    const { adopted } = resource.desired;
+    if (adopted) return placeAdopted(effects, resource, adopted);
     const { exclude } = operation.input as unknown as CreateInput;
     const { cpus, memory_bytes, disk_bytes, provider, region } = resource.desired;
     const amounts = { cpus, memoryBytes: memory_bytes, diskBytes: disk_bytes };

@@ -11,8 +11,25 @@ export const forwardSpec = z.strictObject({
   host_port: z.int().min(0).max(65535).default(0).describe("port on the host; 0 lets the host choose"),
 });
 
+/** A machine that was on a host before, and what becomes of it there when the instance is deleted. */
+export const adoptedSpec = z.strictObject({
+  host_id: z.string(),
+  uuid: z.string(),
+  name: z.string().describe("as the host's hypervisor calls it"),
+  on_delete: z
+    .enum(["keep-disks", "delete-disks", "release"])
+    .default("keep-disks")
+    .describe("turn it off and leave it there with its disks, delete it, or hand it back as it is"),
+});
+
 export const instanceSpec = z.strictObject({
-  image: z.string().min(1).max(255).describe("id, name or alias of an image"),
+  image: z
+    .string()
+    .min(1)
+    .max(255)
+    .nullable()
+    .describe("id, name or alias of an image; null only for a machine that was adopted"),
+  adopted: adoptedSpec.nullable().default(null).describe("given by adopting a machine of a host"),
   cpus: z.int().min(1).max(512).default(1),
   memory_bytes: z
     .int()
@@ -43,6 +60,7 @@ export const instanceSpec = z.strictObject({
   stop_timeout_seconds: z.int().min(0).max(600).default(30),
 });
 export type InstanceSpec = z.infer<typeof instanceSpec>;
+export type InstanceInput = z.input<typeof instanceSpec>;
 
 export const machineStates = [
   "preparing",
@@ -134,6 +152,29 @@ function refuseShrinking(next: InstanceSpec, previous: InstanceSpec | undefined)
   }
 }
 
+/** Either it is made from an image, or it was there before and stays what it is. */
+function checkOrigin({ image, adopted, forwards }: InstanceSpec, previous: InstanceSpec | undefined): void {
+  const refuse = (field: string, problem: string) => {
+    throw new Fault("invalid", `spec.${field}: ${problem}`, {
+      reason: "VALIDATION_ERROR",
+      detail: { field: `spec.${field}`, problem },
+    });
+  };
+  if (!adopted && image === null) refuse("image", "is needed");
+  if (adopted && image !== null) refuse("image", "is not for a machine that was adopted");
+  if (adopted && forwards.length > 0) refuse("forwards", "are not for a machine that was adopted");
+  if (!previous) return;
+  const [before, after] = [previous.adopted, adopted];
+  const same =
+    before?.uuid === after?.uuid && before?.host_id === after?.host_id && before?.name === after?.name;
+  if (!same) refuse("adopted", "cannot be changed after creation, but for on_delete");
+}
+
+function validate(next: InstanceSpec, previous: InstanceSpec | undefined): void {
+  refuseShrinking(next, previous);
+  checkOrigin(next, previous);
+}
+
 export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePhase>({
   kind: "instance",
   plural: "instances",
@@ -142,6 +183,7 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
   scope: "project",
   spec: instanceSpec,
   status: instanceStatus,
+  withheld: ["adopted"],
   immutable: ["image", "provider", "region", "network", "hostname", "ssh_keys", "user_data"],
   // A change would have to reach two hosts that are busy with each other; cancel the migration first.
   frozenIn: ["migrating"],
@@ -193,6 +235,6 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
   reconciled: true,
   uniqueNames: false,
   schemaVersion: 1,
-  validate: refuseShrinking,
+  validate,
   site: ({ provider, region }) => ({ provider, region }),
 });

@@ -10,6 +10,7 @@ import {
   type MachineSpec,
 } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Image } from "../image/image.resource.ts";
+import { toAdoption } from "./instance.adopt.ts";
 import type { Instance, InstanceSpec } from "./instance.resource.ts";
 
 const restartPolicies: Record<InstanceSpec["restart_policy"], RestartPolicy> = {
@@ -19,26 +20,13 @@ const restartPolicies: Record<InstanceSpec["restart_policy"], RestartPolicy> = {
 };
 
 /** What an agent is told to run for an instance. The same instance and image always give the same message. */
-export function toMachineSpec(instance: Instance, image: Image): MachineSpec {
+export function toMachineSpec(instance: Instance, image: Image | undefined): MachineSpec {
   const spec = instance.desired;
   return create(MachineSpecSchema, {
     name: instance.name,
     hostname: spec.hostname ?? toHostname(instance.name, instance.id),
-    image: create(ImageSchema, {
-      id: image.id,
-      name: image.name,
-      type: image.desired.type === "disk" ? ImageType.DISK : ImageType.KERNEL,
-      files: (image.observed?.files ?? []).map((file) =>
-        create(ImageFileSchema, {
-          role: file.role,
-          sha256: file.sha256,
-          sizeBytes: BigInt(file.size_bytes),
-          url: file.url,
-          format: file.format,
-        }),
-      ),
-      commandLine: image.desired.command_line,
-    }),
+    ...(image && { image: toImage(image) }),
+    ...(spec.adopted && toAdoption(spec.adopted)),
     vcpus: spec.cpus,
     memoryBytes: BigInt(spec.memory_bytes),
     diskBytes: BigInt(spec.disk_bytes),
@@ -55,6 +43,22 @@ export function toMachineSpec(instance: Instance, image: Image): MachineSpec {
     ),
     sshKeys: [...spec.ssh_keys],
     userData: spec.user_data,
+  });
+}
+
+function toImage({ id, name, desired, observed }: Image): MachineSpec["image"] {
+  return create(ImageSchema, {
+    ...{ id, name, commandLine: desired.command_line },
+    type: desired.type === "disk" ? ImageType.DISK : ImageType.KERNEL,
+    files: (observed?.files ?? []).map((file) =>
+      create(ImageFileSchema, {
+        role: file.role,
+        sha256: file.sha256,
+        sizeBytes: BigInt(file.size_bytes),
+        url: file.url,
+        format: file.format,
+      }),
+    ),
   });
 }
 

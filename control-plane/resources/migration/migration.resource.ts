@@ -158,6 +158,10 @@ export const migration = defineResource<MigrationSpec, MigrationStatus, Migratio
   requestOf: "instance",
   requestWhen: ["running", "stopped"],
   requestNeeds(spec, target) {
+    // No driver can: it has its description, and its files, where somebody else put them.
+    if ((target as Instance).desired.adopted) {
+      return { capability: "migration.adopted", reason: "ADOPTED_STAYS" };
+    }
     const needs = moveNeeds(moveTypeOf(target as Instance, spec));
     return spec.type === "postcopy" ? needs : undefined;
   },

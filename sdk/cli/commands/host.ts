@@ -8,6 +8,7 @@ import { configPath } from "../config.ts";
 import type { Column, Field } from "../output.ts";
 import type { Run, Session } from "../session.ts";
 import { formatDuration, formatSize, parseDuration } from "../units.ts";
+import { machinesCommand } from "./vm-adopt.ts";
 
 /** All about hosts. */
 export function hostCommand(run: Run): Command {
@@ -35,6 +36,7 @@ export function hostCommand(run: Run): Command {
         session.out.show(found, fieldsOf(found));
       }),
     );
+  host.addCommand(machinesCommand(run));
   host
     .command("token")
     .description("make a token that lets one host join")

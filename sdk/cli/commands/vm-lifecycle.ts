@@ -1,5 +1,5 @@
 /** Changing machines that are there: power, size, deletion. */
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { Fault } from "#kernel/fault.ts";
 import type { Instance } from "../../kinds/generated.ts";
 import type { Run, Session } from "../session.ts";
@@ -9,8 +9,15 @@ import { awaitPhases, describeInstance, withWaiting, type WaitFlags } from "../w
 /** start, stop, restart, resize and rm. */
 export function lifecycleCommands(run: Run): Command[] {
   const rm = new Command("rm")
-    .description("delete machines and their disks")
-    .argument("<vm...>", "names or ids");
+    .description("delete machines and their disks; one that was adopted is turned off and keeps its disk")
+    .argument("<vm...>", "names or ids")
+    .addOption(
+      new Option("--adopted <end>", "what becomes of one that was adopted").choices([
+        "keep-disks",
+        "delete-disks",
+        "release",
+      ]),
+    );
   const resize = new Command("resize")
     .description("change the size; what a running machine cannot take over waits for a restart")
     .argument("<vm>", "name or id")
@@ -72,11 +79,16 @@ async function resizeVm(session: Session, name: string, options: ResizeOptions):
   await settleInstance(session, instance, instance.spec.power === "on" ? "running" : "stopped", options);
 }
 
-async function removeVms(session: Session, names: readonly string[], options: WaitFlags): Promise<void> {
+interface RemoveOptions extends WaitFlags {
+  readonly adopted?: NonNullable<Instance["spec"]["adopted"]>["on_delete"];
+}
+
+async function removeVms(session: Session, names: readonly string[], options: RemoveOptions): Promise<void> {
   const { instances } = await session.cloud();
   // All are looked up before the first is deleted: a mistyped name must not leave half of it done.
   const found: Instance[] = [];
   for (const name of names) found.push(await instances.find(name, { signal: session.signal }));
+  if (options.adopted) await sayEnd(session, found, options.adopted);
   const removed: { id: string; name: string; gone: boolean }[] = [];
   for (const { id, name } of found) {
     let left = await instances.delete(id, { signal: session.signal });
@@ -90,6 +102,29 @@ async function removeVms(session: Session, names: readonly string[], options: Wa
   }
   const sentences = removed.map(({ name, gone }) => `${name} is ${gone ? "gone" : "being deleted"}.`);
   session.out.done(sentences.join("\n"), removed);
+}
+
+/** The end of an adoption is part of what its owner wants; the deletion carries it out. */
+async function sayEnd(
+  session: Session,
+  found: readonly Instance[],
+  on_delete: NonNullable<RemoveOptions["adopted"]>,
+): Promise<void> {
+  const { instances } = await session.cloud();
+  const made = found.find(({ spec }) => !spec.adopted);
+  if (made) {
+    throw new Fault("invalid", `${made.name} was not adopted: leave --adopted out`, {
+      reason: "NOT_ADOPTED",
+    });
+  }
+  for (const { id, spec } of found) {
+    if (!spec.adopted) continue;
+    await instances.update(
+      id,
+      { spec: { adopted: { ...spec.adopted, on_delete } } },
+      { signal: session.signal },
+    );
+  }
 }
 
 /** Waits for a phase when that was asked for, then says how things stand. */

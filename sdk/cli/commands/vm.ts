@@ -4,6 +4,7 @@ import type { InstancePhase } from "../../kinds/generated.ts";
 import type { Run, Session } from "../session.ts";
 import { collectPair } from "../units.ts";
 import { hostNames } from "./host-names.ts";
+import { adoptCommand } from "./vm-adopt.ts";
 import { consoleCommands } from "./vm-console.ts";
 import { createCommand } from "./vm-create.ts";
 import { lifecycleCommands } from "./vm-lifecycle.ts";
@@ -35,6 +36,7 @@ export function vmCommand(run: Run): Command {
   vm.command("show").description("show a machine").argument("<vm>", "name or id").action(run(show));
   for (const command of lifecycleCommands(run)) vm.addCommand(command);
   vm.addCommand(migrateCommand(run));
+  vm.addCommand(adoptCommand(run));
   for (const command of consoleCommands(run)) vm.addCommand(command);
   return vm.addCommand(metricsCommand(run)).addCommand(placementCommand(run));
 }

@@ -20,6 +20,7 @@ import type {
   MachinePlan,
   RemoveOptions,
 } from "../driver.ts";
+import { FakeForeignMachines } from "./foreign.ts";
 import { Gate } from "./gate.ts";
 import { type FakeKnobs, noKnobs, parseKnobs } from "./knobs.ts";
 import { consoleLogPath, FakeMachine } from "./machine.ts";
@@ -44,6 +45,7 @@ export class FakeDriver implements MachineDriver {
   readonly name = "fake";
   readonly console: ConsoleAccess;
   readonly liveMigration: LiveMigration;
+  readonly foreign = new FakeForeignMachines();
   readonly #moves: FakeLiveMigration;
   readonly #log: Logger;
   readonly #now: () => number;
@@ -81,6 +83,7 @@ export class FakeDriver implements MachineDriver {
     for (const plan of plans) {
       const found = await FakeMachine.find(plan);
       if (!found) continue;
+      this.foreign.adopt(plan);
       await this.#moves.recover(found);
       this.#keep(found);
     }
@@ -89,6 +92,7 @@ export class FakeDriver implements MachineDriver {
 
   async ensure(plan: MachinePlan, signal: AbortSignal): Promise<DriverMachine> {
     await this.#gate.enter("ensure", signal);
+    this.foreign.adopt(plan);
     const machine = this.#machines.get(plan.id) ?? (await FakeMachine.make(plan));
     this.#keep(machine);
     await machine.apply(plan, this.#now());
@@ -102,10 +106,11 @@ export class FakeDriver implements MachineDriver {
     id: string,
     directory: string,
     signal: AbortSignal,
-    { keepDisks }: RemoveOptions = { keepDisks: false },
+    { keepDisks, adoptionEnd = "release" }: RemoveOptions = { keepDisks: false },
   ): Promise<void> {
     await this.#gate.enter("remove", signal);
     const machine = this.#machines.get(id);
+    this.foreign.end(id, adoptionEnd, machine?.isOn ?? false);
     this.#machines.delete(id);
     this.#moves.end(id);
     if (keepDisks) await (machine ?? (await FakeMachine.find({ id, directory })))?.leaveDisk();

@@ -59,7 +59,9 @@ export async function measureRoom(directory: string): Promise<Room> {
 async function folderBytes(directory: string): Promise<number> {
   try {
     const names = await readdir(directory);
-    const sizes = await Promise.all(names.map(async (name) => (await stat(join(directory, name))).blocks * 512));
+    const sizes = await Promise.all(
+      names.map(async (name) => (await stat(join(directory, name))).blocks * 512),
+    );
     return sizes.reduce((sum, bytes) => sum + bytes, 0);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return 0;

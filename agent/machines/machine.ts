@@ -15,15 +15,15 @@ import {
 } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { DriverMachine, LocalImage, MachineEvent, MachinePlan } from "../drivers/driver.ts";
-import { type Halt, type Intent, isTombstone, type LedgerEntry, newProgress } from "./entry.ts";
+import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
 import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
 import type { Ledger } from "./ledger.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { MachineStatus } from "./machine-status.ts";
 import { isSource } from "./move-journal.ts";
 import { MachineMove } from "./move.ts";
+import { dropKept, removeFromHost } from "./removal.ts";
 import { decideRestart, recentCrashes } from "./restart-policy.ts";
-import { removeStaleSockets } from "./stale-sockets.ts";
 import { Waiters } from "./waiters.ts";
 
 const { STARTING, STOPPING, STOPPED, PREPARING, FAILED } = MachineState;
@@ -181,7 +181,7 @@ export class ManagedMachine {
         await this.#look(event);
       } else if (this.#dropping) {
         this.#dropping = false;
-        await this.#dropKept();
+        await dropKept(this.#deps, this.id);
       } else return;
     }
   }
@@ -265,34 +265,11 @@ export class ManagedMachine {
   }
 
   async #remove(entry: LedgerEntry, signal: AbortSignal): Promise<void> {
-    const { driver, ledger } = this.#deps;
-    const { fence, keepDisksSeconds = 0, adoptionEnd } = entry.intent;
     this.#status.show(STOPPING);
     await this.#move.close();
-    const keepDisks = keepDisksSeconds > 0;
-    const directory = this.#deps.directoryOf(this.id);
-    await driver.remove(this.id, directory, signal, { keepDisks, ...(adoptionEnd && { adoptionEnd }) });
-    if (keepDisks) await removeStaleSockets(directory);
-    const seq = ledger.nextSeq(this.id);
-    const atMs = this.#deps.now();
-    const keptUntilMs = keepDisks ? atMs + keepDisksSeconds * 1000 : undefined;
-    await ledger.note(this.id, { ...newProgress(seq), gone: { atMs, fence }, keptUntilMs });
+    await removeFromHost(this.#deps, entry, signal);
     this.#move.forget();
     this.#status.forget();
-  }
-
-  /** What fails is tried again, since it is still noted as kept. */
-  async #dropKept(): Promise<void> {
-    const { driver, ledger, directoryOf, log } = this.#deps;
-    const entry = ledger.find(this.id);
-    if (!entry || !isTombstone(entry) || entry.progress.keptUntilMs === undefined) return;
-    try {
-      await driver.remove(this.id, directoryOf(this.id), new AbortController().signal);
-      await ledger.note(this.id, { keptUntilMs: undefined });
-      log.info("disks.dropped", { machine: this.id });
-    } catch (fault) {
-      log.error("disks.drop", { machine: this.id, fault });
-    }
   }
 
   /** A machine that has been made keeps its files; only a start wants them checked again. */

@@ -100,6 +100,39 @@ export interface BlockJob {
   readonly error?: string;
 }
 
+export interface DirtyBitmap {
+  readonly name: string;
+  readonly recording: boolean;
+  readonly persistent: boolean;
+  readonly busy: boolean;
+  /** It was not stored when QEMU last had the disk. */
+  readonly inconsistent?: boolean;
+  /** Bytes that it marks. */
+  readonly count: number;
+}
+
+interface NewBitmap {
+  readonly node: string;
+  readonly name: string;
+  readonly granularity: number;
+  readonly persistent?: boolean;
+  readonly disabled?: boolean;
+}
+
+interface BitmapName {
+  readonly node: string;
+  readonly name: string;
+}
+
+/** What can be done at one moment, together. */
+export type TransactionAction =
+  | { readonly type: "block-dirty-bitmap-add"; readonly data: NewBitmap }
+  | { readonly type: "block-dirty-bitmap-clear"; readonly data: BitmapName }
+  | {
+      readonly type: "block-dirty-bitmap-merge";
+      readonly data: { readonly node: string; readonly target: string; readonly bitmaps: readonly string[] };
+    };
+
 type Empty = Readonly<Record<string, never>>;
 
 export interface QmpCommands {
@@ -155,6 +188,8 @@ export interface QmpCommands {
       readonly "node-name": string;
       readonly name: string;
       readonly writable: boolean;
+      /** Told to those who read, by names of metadata contexts. */
+      readonly bitmaps?: readonly string[];
     };
     returns: Empty;
   };
@@ -163,8 +198,14 @@ export interface QmpCommands {
   "blockdev-del": { arguments: { readonly "node-name": string }; returns: Empty };
   "query-named-block-nodes": {
     arguments: { readonly flat: true };
-    returns: readonly { readonly "node-name"?: string }[];
+    returns: readonly {
+      readonly "node-name"?: string;
+      readonly "dirty-bitmaps"?: readonly DirtyBitmap[];
+    }[];
   };
+  "block-dirty-bitmap-add": { arguments: NewBitmap; returns: Empty };
+  "block-dirty-bitmap-remove": { arguments: BitmapName; returns: Empty };
+  transaction: { arguments: { readonly actions: readonly TransactionAction[] }; returns: Empty };
   "blockdev-mirror": { arguments: Readonly<Record<string, string | number | boolean>>; returns: Empty };
   "query-block-jobs": { arguments: Empty; returns: readonly BlockJob[] };
   "block-job-cancel": { arguments: { readonly device: string; readonly force?: boolean }; returns: Empty };

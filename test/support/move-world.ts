@@ -35,8 +35,8 @@ export interface Side extends AsyncDisposable {
 
 export class MoveWorld implements AsyncDisposable {
   readonly id: string;
-  readonly source: Side;
-  readonly destination: Side;
+  source: Side;
+  destination: Side;
   readonly #root: string;
   readonly #servers = new Map<string, Server>();
   readonly #pipes = new Set<Socket>();
@@ -108,6 +108,11 @@ export class MoveWorld implements AsyncDisposable {
     this.#servers.set(channel, server);
     server.listen(this.socketOf(channel));
     await until(() => server.listening);
+  }
+
+  /** From here on it moves the other way. */
+  turn(): void {
+    [this.source, this.destination] = [this.destination, this.source];
   }
 
   /** Ends all connections; they may come again. */

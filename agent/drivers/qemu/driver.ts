@@ -15,23 +15,27 @@ import type {
   MachineDriver,
   MachineEvent,
   MachinePlan,
+  RemoveOptions,
 } from "../driver.ts";
 import type { KernelImage } from "../hypervisor/accel.ts";
 import { ensureDisk, findDiskBytes, refuseShrinking } from "../hypervisor/disk.ts";
-import { connectSocket, machineFiles, serialSocketName } from "../hypervisor/files.ts";
+import { connectSocket, machineFiles, type MachineFiles, serialSocketName } from "../hypervisor/files.ts";
 import { ensureForwards } from "../hypervisor/forwards.ts";
 import { hostFault } from "../hypervisor/host-fault.ts";
 import { createHostProbe, type HostAbilities } from "../hypervisor/host.ts";
 import { deriveIdentity } from "../hypervisor/identity.ts";
+import { dropKeptDisks, keepDisk } from "../hypervisor/kept-disk.ts";
 import { type Platform, platformOf } from "../hypervisor/platform.ts";
 import { ensureSeed } from "../hypervisor/seed.ts";
 import { growDisk, plugMemory, plugVcpus, reportMemoryUse } from "./hotplug.ts";
 import { deriveShape } from "./launch.ts";
 import { type Entry, Machines, processIdentity } from "./machines.ts";
 import { readMetrics } from "./metrics.ts";
+import { dropBrokenBitmaps } from "./migration/baseline.ts";
 import { Moves } from "./migration/moves.ts";
 import { observe, unlessEnded } from "./observe.ts";
 import { killProcess } from "./process.ts";
+import { readRecord } from "./record.ts";
 import type { RunningMachine } from "./running-machine.ts";
 import { stopMachine } from "./stop.ts";
 
@@ -84,6 +88,7 @@ class QemuDriver implements MachineDriver {
       host: this.#host,
       prepare: (entry, signal) => this.#prepare(entry, signal),
       lifetime: this.#lifetime.signal,
+      log: options.log,
     });
   }
 
@@ -135,15 +140,28 @@ class QemuDriver implements MachineDriver {
     return await observe(entry, signal);
   }
 
-  async remove(id: string, directory: string, _signal: AbortSignal): Promise<void> {
+  async remove(
+    id: string,
+    directory: string,
+    _signal: AbortSignal,
+    { keepDisks }: RemoveOptions = { keepDisks: false },
+  ): Promise<void> {
     const entry = this.#machines.forget(id);
+    await this.liveMigration.letGo(id);
     await killProcess(processIdentity(id, directory));
     await entry?.running?.ended;
+    if (keepDisks && (await this.#keepDisk(machineFiles(directory)))) return;
     try {
       await rm(directory, { recursive: true, force: true });
     } catch (error) {
       throw hostFault(error, "the machine's folder cannot be deleted");
     }
+  }
+
+  /** Keeps a disk whose machine has gone on elsewhere as it was when it left: after any other end it is nothing of worth. */
+  async #keepDisk(files: MachineFiles): Promise<boolean> {
+    const { move } = await readRecord(files.record);
+    return await keepDisk(files, move?.role === "source" && move.complete ? move.id : undefined);
   }
 
   async inspect(id: string): Promise<DriverMachine | undefined> {
@@ -167,13 +185,17 @@ class QemuDriver implements MachineDriver {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#lifetime.abort(new Fault("unavailable", "the agent stops", { reason: "AGENT_STOPPING" }));
     this.#machines.events.end();
-    for (const entry of this.#machines.list()) await entry.running?.ended;
+    for (const entry of this.#machines.list()) {
+      await this.liveMigration.letGo(entry.plan.id);
+      await entry.running?.ended;
+    }
   }
 
   async #prepare(entry: Entry, signal: AbortSignal): Promise<void> {
     const { id, spec, image, directory } = entry.plan;
     const files = machineFiles(directory);
     await this.#machines.makeFolder(entry);
+    await dropKeptDisks(directory);
     await Promise.all([
       ensureDisk({ path: files.rootDisk, image, bytes: spec.diskBytes }, signal),
       ensureSeed(files, { id, macAddress: deriveIdentity(id).macAddress }, spec, signal),
@@ -182,7 +204,9 @@ class QemuDriver implements MachineDriver {
 
   async #start(entry: Entry, signal: AbortSignal): Promise<RunningMachine> {
     const shape = deriveShape(entry.plan, await this.#machines.modelFor(entry));
-    return await this.#machines.start(entry, shape, "boot", signal);
+    const running = await this.#machines.start(entry, shape, "boot", signal);
+    await dropBrokenBitmaps(running, signal);
+    return running;
   }
 
   async #stop(entry: Entry, signal: AbortSignal): Promise<void> {

@@ -4,6 +4,7 @@ import type { DriverMachine, DriverState, MachinePlan } from "../driver.ts";
 import { findDiskBytes } from "../hypervisor/disk.ts";
 import { machineFiles } from "../hypervisor/files.ts";
 import { deriveIdentity } from "../hypervisor/identity.ts";
+import { hasBaseline, hasStoredBaseline } from "./migration/baseline.ts";
 import { derivePendingRestart, readMemory } from "./hotplug.ts";
 import type { MachineRecord } from "./record.ts";
 import type { RunningMachine } from "./running-machine.ts";
@@ -21,7 +22,7 @@ export async function observe(machine: Observable, signal: AbortSignal): Promise
   // What holds the disk of a machine that is off while it moves is not the machine.
   const running = machine.record.move?.cold ? undefined : machine.running;
   const found = running && (await unlessEnded(observeRunning(machine, running, signal)));
-  return found ?? (await observeStopped(machine));
+  return found ?? (await observeStopped(machine, signal));
 }
 
 /** Undefined when the machine ended while it was asked. */
@@ -40,12 +41,13 @@ async function observeRunning(
   signal: AbortSignal,
 ): Promise<DriverMachine> {
   const { id, spec, directory } = plan;
-  const [{ status }, cpus, kvm, memory, diskBytes] = await Promise.all([
+  const [{ status }, cpus, kvm, memory, diskBytes, baseline] = await Promise.all([
     running.execute("query-status", {}, signal),
     running.execute("query-cpus-fast", {}, signal),
     running.execute("query-kvm", {}, signal),
     readMemory(running, signal),
     findDiskBytes(machineFiles(directory).rootDisk),
+    findBaseline(record, (id) => hasBaseline(running, id, signal)),
   ]);
   return {
     id,
@@ -59,23 +61,41 @@ async function observeRunning(
     startedAt: running.startedAt,
     acceleration: kvm.enabled ? "kvm" : "tcg",
     guestShape: shapeNow(record.shape, cpus.length),
+    ...baseline,
   };
 }
 
-async function observeStopped({ plan, transition }: Observable): Promise<DriverMachine> {
+async function observeStopped(
+  { plan, record, transition }: Observable,
+  signal: AbortSignal,
+): Promise<DriverMachine> {
   const { id, spec, directory } = plan;
+  const files = machineFiles(directory);
+  const diskBytes = await findDiskBytes(files.rootDisk);
+  const isKnown = async (migrationId: string) =>
+    diskBytes !== undefined && (await hasStoredBaseline(files, migrationId, signal));
   return {
     id,
     state: transition ?? "stopped",
     vcpus: spec.vcpus,
     memoryBytes: spec.memoryBytes,
-    diskBytes: (await findDiskBytes(machineFiles(directory).rootDisk)) ?? 0n,
+    diskBytes: diskBytes ?? 0n,
     pendingRestart: [],
     guestAddress: deriveIdentity(id).network.guest,
     forwards: [],
     startedAt: undefined,
     acceleration: "none",
+    ...(await findBaseline(record, isKnown)),
   };
+}
+
+/** Of a machine that is to arrive: what its disk was before. Else what its disk says, which a crash may have cut short. */
+async function findBaseline(
+  { move, baseline }: MachineRecord,
+  isKnown: (migrationId: string) => Promise<boolean>,
+): Promise<Pick<DriverMachine, "baseline">> {
+  if (move?.role === "destination") return move.baseline === undefined ? {} : { baseline: move.baseline };
+  return baseline !== "" && (await isKnown(baseline)) ? { baseline } : {};
 }
 
 /** What was plugged in since the start is built in where it is built again. */

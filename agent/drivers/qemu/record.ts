@@ -16,6 +16,8 @@ export interface MoveRecord {
   readonly complete: boolean;
   /** Source: what is left of the memory is to follow the guest. */
   readonly postCopy?: boolean;
+  /** Destination: the migration since which the disk that it has taken was kept; absent: it is new. */
+  readonly baseline?: string | undefined;
   /** Of a post-copy: the guest is the destination's, with or without all of its memory. */
   readonly committed?: boolean;
 }
@@ -28,6 +30,8 @@ export interface MachineRecord {
   /** How its QEMU was started last, as `encodeShape` writes it; empty: never. */
   readonly shape: string;
   readonly move: MoveRecord | undefined;
+  /** The migration by which it came here, since which its disk may know what was written; empty: none. */
+  readonly baseline: string;
 }
 
 export const emptyRecord: MachineRecord = {
@@ -35,6 +39,7 @@ export const emptyRecord: MachineRecord = {
   forwards: [],
   shape: "",
   move: undefined,
+  baseline: "",
 };
 
 /** The record, or an empty one when there is none or a crash of the host tore it. */

@@ -6,6 +6,7 @@ import { isFault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";
 import type { YankInstance } from "#agent/qmp/commands.ts";
 import type { RunningMachine } from "../running-machine.ts";
+import { dropDelta } from "./delta-copy.ts";
 import { readSituation, type Situation } from "./situation.ts";
 
 const limitMs = 40_000;
@@ -57,6 +58,7 @@ async function dropCopies(machine: RunningMachine, signal: AbortSignal): Promise
   for (const { disk, job } of left) {
     if (job) await machine.execute("job-dismiss", { id: disk.job }, signal);
     await dropTarget(machine, disk.target, signal);
+    await dropDelta(machine, disk, signal);
   }
 }
 

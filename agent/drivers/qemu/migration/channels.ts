@@ -21,9 +21,19 @@ export const memoryChannel = "memory";
 export const memorySocketName = "move-memory.sock";
 /** One server for all disks: the client names the one it wants. */
 export const diskSocketName = "move-disks.sock";
+/** At the source: where what was written to its disks is read. */
+export const readSocketName = "move-read.sock";
 
 export function diskChannel(disk: MovedDisk): string {
   return `disk:${disk.name}`;
+}
+
+/**
+ * The name under which the destination serves its disk. One that was kept has another name than a new one, and than one
+ * that was kept since another migration: a source that is mistaken about it does not find it.
+ */
+export function exportOf({ name }: MovedDisk, baseline: string): string {
+  return baseline === "" ? name : `${name}@${baseline}`;
 }
 
 /** All channels of a move. */

@@ -8,11 +8,13 @@ import type { Duplex } from "node:stream";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
+import type { Logger } from "#kernel/log.ts";
 import type { GuestModel, LiveMigration, MachinePlan, PostCopy, SendProgress } from "../../driver.ts";
 import { findDiskBytes } from "../../hypervisor/disk.ts";
 import { machineFiles } from "../../hypervisor/files.ts";
 import { hostFault } from "../../hypervisor/host-fault.ts";
 import type { HostAbilities } from "../../hypervisor/host.ts";
+import { takeKeptDisk } from "../../hypervisor/kept-disk.ts";
 import { growDisk } from "../hotplug.ts";
 import { deriveColdShape, deriveShape } from "../launch.ts";
 import type { Entry, Machines } from "../machines.ts";
@@ -21,10 +23,12 @@ import { killProcess } from "../process.ts";
 import type { MoveRecord } from "../record.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { type GuestShape, parseShape } from "../shape.ts";
+import { beginBaseline, storeBaseline } from "./baseline.ts";
 import { callOff } from "./call-off.ts";
 import { listChannels, memoryChannel } from "./channels.ts";
+import { DiskCopier } from "./disk-copier.ts";
 import { awaitMemoryAgain, canWaitForPages, runWithoutMemory } from "./post-copy.ts";
-import { arrivesWithin, hasArrived, openChannel, openWaysIn, stopServer } from "./receive.ts";
+import { arrivesWithin, hasArrived, openChannel, openDisks, openMemory, stopServer } from "./receive.ts";
 import { sendMachine } from "./send.ts";
 
 export interface MovesOptions {
@@ -33,6 +37,7 @@ export interface MovesOptions {
   /** Makes the files that a machine starts from. */
   prepare(entry: Entry, signal: AbortSignal): Promise<void>;
   readonly lifetime: AbortSignal;
+  readonly log: Logger;
 }
 
 /** How long a command to run waits for the last of a machine that is said to have arrived. */
@@ -40,6 +45,7 @@ const arrivalMs = 1_500;
 
 export class Moves implements LiveMigration {
   readonly #options: MovesOptions;
+  readonly #copiers = new Map<string, DiskCopier>();
 
   constructor(options: MovesOptions) {
     this.#options = options;
@@ -68,12 +74,16 @@ export class Moves implements LiveMigration {
     if (!running) {
       if (entry.record.move?.begun) throw moveLost();
       const shape = await this.#shapeFor(plan, move);
+      await this.#takeKeptDisk(entry);
       await this.#options.prepare(entry, signal);
       running = await machines.start(entry, shape, "incoming", signal);
     }
     await this.#rememberMove(entry, { begun: true });
     // A guest that runs already has its disks, and its memory's way in is opened again when that is wanted.
-    if (!entry.record.move?.committed) await openWaysIn(running, plan.directory, move, signal);
+    if (!entry.record.move?.committed) {
+      await openDisks(running, plan.directory, entry.record.move?.baseline ?? "", signal);
+      await openMemory(running, plan.directory, move, signal);
+    }
     return listChannels();
   }
 
@@ -91,7 +101,7 @@ export class Moves implements LiveMigration {
     if (entry?.record.move?.role !== "destination") return false;
     if (entry.record.move.complete) return true;
     if (!entry.running || !(await hasArrived(entry.running, this.#options.lifetime))) return false;
-    await this.#rememberMove(entry, { complete: true });
+    await this.#noteArrival(entry, entry.running, { complete: true });
     return true;
   }
 
@@ -110,6 +120,7 @@ export class Moves implements LiveMigration {
       machine,
       move,
       socketOf,
+      disks: await this.#copierFor(entry, { machine, baseline: move.baseline, socketOf }),
       begun: entry.record.move?.begun ?? false,
       postCopy: entry.record.move?.postCopy ?? false,
       remember: (what: Partial<MoveRecord>) => this.#rememberMove(entry, what),
@@ -133,7 +144,7 @@ export class Moves implements LiveMigration {
     const entry = this.#options.machines.find(plan.id);
     if (!entry?.running || entry.record.move?.id !== move.migrationId) throw moveLost();
     if (!move.committed) throw moveIncomplete();
-    await this.#rememberMove(entry, { committed: true });
+    await this.#noteArrival(entry, entry.running, { committed: true });
     await runWithoutMemory(entry.running, signal);
   }
 
@@ -142,6 +153,25 @@ export class Moves implements LiveMigration {
     if (!entry?.record.move?.committed) return;
     await killProcess(processIdentity(id, entry.plan.directory));
     await entry.running?.ended;
+  }
+
+  /** The machine is none of ours any more, or the driver ends. */
+  async letGo(id: string): Promise<void> {
+    const copier = this.#copiers.get(id);
+    this.#copiers.delete(id);
+    await copier?.[Symbol.asyncDispose]();
+  }
+
+  async #copierFor(
+    { plan: { id, directory } }: Entry,
+    options: Omit<ConstructorParameters<typeof DiskCopier>[0], "directory">,
+  ): Promise<DiskCopier> {
+    const known = this.#copiers.get(id);
+    if (known?.machine === options.machine) return known;
+    await this.letGo(id);
+    const copier = new DiskCopier({ ...options, directory });
+    this.#copiers.set(id, copier);
+    return copier;
   }
 
   /** What a plan with a move allows `ensure` to do: true when it may go on as with any plan. */
@@ -162,6 +192,7 @@ export class Moves implements LiveMigration {
     const { move } = entry.record;
     if (!move) return;
     const { running } = entry;
+    await this.letGo(entry.plan.id);
     if (move.role === "destination") await this.#takeOver(entry, move, signal);
     else if (move.committed) throw moveCommitted();
     else if (running) await this.#callOff(entry, running, signal);
@@ -198,6 +229,7 @@ export class Moves implements LiveMigration {
   }
 
   async #callOff(entry: Entry, running: RunningMachine, signal: AbortSignal): Promise<void> {
+    await this.letGo(entry.plan.id);
     if (entry.record.move?.cold) await this.#endProcess(entry);
     else await callOff(running, signal);
     await this.#options.machines.remember(entry, { move: undefined });
@@ -216,10 +248,49 @@ export class Moves implements LiveMigration {
       if (move.cold) await this.#endProcess(entry);
       else {
         await stopServer(running, signal);
+        await this.#noteArrival(entry, running, { complete: true });
         await running.execute("cont", {}, signal);
       }
     }
-    await this.#options.machines.remember(entry, { move: undefined });
+    if (move.cold)
+      await this.#orWithout(entry, storeBaseline(machineFiles(entry.plan.directory), move.id, signal));
+    await this.#options.machines.remember(entry, { move: undefined, baseline: move.id });
+  }
+
+  /**
+   * The guest may run from here on. Before that is remembered, and never after, its disks begin to mark what it writes:
+   * a bitmap that was made later would lack something.
+   */
+  async #noteArrival(
+    entry: Entry,
+    machine: RunningMachine,
+    how: { readonly complete: true } | { readonly committed: true },
+  ): Promise<void> {
+    const { move } = entry.record;
+    if (move && !move.cold && !move.complete && !move.committed)
+      await this.#orWithout(entry, beginBaseline(machine, move.id, this.#options.lifetime));
+    await this.#rememberMove(entry, how);
+  }
+
+  /** A guest that has arrived does not wait for this: at worst a move back carries its whole disk. */
+  async #orWithout({ plan }: Entry, marking: Promise<void>): Promise<void> {
+    try {
+      await marking;
+    } catch (fault) {
+      this.#options.log.warn("move.no-baseline", { machine: plan.id, fault });
+    }
+  }
+
+  /**
+   * The disk that was kept here becomes the machine's, if the move asks for it and it is still there. Asked again after a
+   * crash in between it finds the same: no other disk can be there, since an arriving machine begins with none.
+   */
+  async #takeKeptDisk(entry: Entry): Promise<void> {
+    const files = machineFiles(entry.plan.directory);
+    const baseline = entry.record.move?.baseline;
+    if (baseline === undefined || (await takeKeptDisk(files, baseline))) return;
+    if ((await findDiskBytes(files.rootDisk)) === undefined)
+      await this.#rememberMove(entry, { baseline: undefined });
   }
 
   /** Makes room for a machine that is to arrive. What an earlier attempt has left goes; anything else stays. */
@@ -239,6 +310,7 @@ export class Moves implements LiveMigration {
       cold,
       begun: false,
       complete: false,
+      ...(move.baseline !== "" && { baseline: move.baseline }),
     };
     try {
       await rm(files.rootDisk, { force: true });

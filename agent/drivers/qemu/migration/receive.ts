@@ -4,19 +4,26 @@ import { connectSocket } from "../../hypervisor/files.ts";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { RunningMachine } from "../running-machine.ts";
 import { isFault } from "#kernel/fault.ts";
-import { diskSocketName, memorySocketName, movedDisks, channelEnd, withShortPath } from "./channels.ts";
+import { dropAllBitmaps } from "./baseline.ts";
+import {
+  channelEnd,
+  diskSocketName,
+  exportOf,
+  memorySocketName,
+  movedDisks,
+  withShortPath,
+} from "./channels.ts";
 import { capabilityList } from "./limits.ts";
 
 const arrivalPollMs = 20;
 
-/** Opens what is not open yet of the ways in. */
-export async function openWaysIn(
+/** Opens the memory's way in, unless it is open. */
+export async function openMemory(
   machine: RunningMachine,
   directory: string,
   move: Move,
   signal: AbortSignal,
 ): Promise<void> {
-  await openDisks(machine, directory, signal);
   const { status, "socket-address": listening } = await machine.execute("query-migrate", {}, signal);
   if (status !== undefined || listening !== undefined) return;
   await machine.execute("migrate-set-capabilities", { capabilities: capabilityList(move) }, signal);
@@ -25,7 +32,13 @@ export async function openWaysIn(
   );
 }
 
-async function openDisks(machine: RunningMachine, directory: string, signal: AbortSignal): Promise<void> {
+/** Opens what is not open yet of the disks' ways in. @param baseline since when they are kept; empty: they are new */
+export async function openDisks(
+  machine: RunningMachine,
+  directory: string,
+  baseline: string,
+  signal: AbortSignal,
+): Promise<void> {
   if (await hasArrived(machine, signal)) return;
   const exports = await machine.execute("query-block-exports", {}, signal);
   const missing = movedDisks.filter(({ name }) => !exports.some(({ id }) => id === name));
@@ -33,12 +46,16 @@ async function openDisks(machine: RunningMachine, directory: string, signal: Abo
   if (exports.length === 0) {
     // One that was started just before an agent died has no exports, and refuses to be started twice.
     await stopServer(machine, signal);
+    // What counts from elsewhere would say wrong things of a disk that is written to from here on.
+    await dropAllBitmaps(machine, signal);
     await withShortPath(directory, diskSocketName, (path) =>
       machine.execute("nbd-server-start", { addr: { type: "unix", data: { path } } }, signal),
     );
   }
-  for (const { name, node } of missing) {
-    const way = { type: "nbd", id: name, name, "node-name": node, writable: true } as const;
+  for (const disk of missing) {
+    const { name: id, node } = disk;
+    const name = exportOf(disk, baseline);
+    const way = { type: "nbd", id, name, "node-name": node, writable: true } as const;
     await machine.execute("block-export-add", way, signal);
   }
 }

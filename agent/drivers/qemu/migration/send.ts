@@ -10,7 +10,7 @@ import { readMemory } from "../hotplug.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { memoryChannel } from "./channels.ts";
 import { decideStep, type Step } from "./decide.ts";
-import { DiskCopier } from "./disk-copier.ts";
+import type { DiskCopier } from "./disk-copier.ts";
 import { chooseWay } from "./give-way.ts";
 import {
   deriveLimits,
@@ -29,6 +29,8 @@ export interface Sending {
   readonly machine: RunningMachine;
   readonly move: Move;
   readonly socketOf: (channel: string) => string;
+  /** Outlives the calls: a copy goes on between them. */
+  readonly disks: DiskCopier;
   /** Memory may have been sent already; told before it is. */
   readonly begun: boolean;
   /** What is left of the memory is to follow the guest; told before that is begun. */
@@ -85,7 +87,7 @@ class Sender {
   constructor(sending: Sending, signal: AbortSignal) {
     this.#sending = sending;
     this.#signal = signal;
-    this.#disks = new DiskCopier(sending.machine, sending.socketOf);
+    this.#disks = sending.disks;
     this.#begun = sending.begun;
     this.#postCopy = sending.postCopy;
     this.#downtimeMs = nextDowntimeMs(sending.move, 0);
@@ -99,7 +101,7 @@ class Sender {
     for (;;) {
       this.#signal.throwIfAborted();
       const seen = machine.eventCount;
-      const now = await readSituation(machine, this.#signal);
+      const now = await this.#disks.see(await readSituation(machine, this.#signal), this.#signal);
       const step = decideStep(now, {
         begun: this.#begun,
         uncommitted: this.#postCopy && !move.committed,
@@ -168,7 +170,12 @@ class Sender {
       ...{ pace, stoppedAtMs, nowMs: Date.now(), memoryBytes: this.#memoryBytes },
     });
     const struggles = { stalls: this.#stalls, recoveries: this.#recoveries, forced };
-    return { ...progress, convergence: deriveConvergence(now, struggles) };
+    const { keptBytes } = this.#disks;
+    return {
+      ...progress,
+      ...(keptBytes !== undefined && { diskKeptBytes: keptBytes }),
+      convergence: deriveConvergence(now, struggles),
+    };
   }
 
   async #stream(): Promise<void> {

@@ -11,7 +11,7 @@ import type { CodingWorkers } from "../migration/coding/workers.ts";
 import { directOpener, relayOpener } from "../migration/opener.ts";
 import type { PageFiles, PageSource } from "../migration/pages/page-files.ts";
 import type { PageStageOptions } from "../migration/pages/stage.ts";
-import { type MoveLimits, postCopyWindowBytes } from "../migration/protocol.ts";
+import { isDisk, type MoveLimits, postCopyLimits } from "../migration/protocol.ts";
 import type { MoveSources } from "../migration/pull-handler.ts";
 import { MovePuller } from "../migration/puller.ts";
 import { MoveSource } from "../migration/source.ts";
@@ -66,8 +66,10 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       const direct = address === "" ? [] : [directOpener({ address, hostId, identity })];
       const relays = gateways.map((gateway) => relayOpener({ address: gateway, hostId, identity }));
       const openers = [...direct, ...relays];
+      let goesOn = false;
       const puller = new MovePuller({
         ...{ migrationId, ticket, channels, openers, connect, workers, log },
+        resumable: (channel) => goesOn || isDisk(channel),
         ...pagesOf(move, plan, deps.pageFiles),
         limits: limitsOf(move),
       });
@@ -75,6 +77,10 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       const ended = puller.run(stop.signal);
       return {
         ended,
+        enterPostCopy: () => {
+          goesOn = true;
+          puller.leaveDisks();
+        },
         stats: () => puller.stats(),
         [Symbol.asyncDispose]: async () => {
           stop.abort(new Fault("unavailable", "the move is over here", { reason: "MOVE_OVER" }));
@@ -88,7 +94,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
 function limitsOf({ bandwidthLimit, type }: Move): Partial<MoveLimits> {
   return {
     bytesPerSecond: Number(bandwidthLimit),
-    ...(type === MoveType.POSTCOPY && { windowBytes: postCopyWindowBytes }),
+    ...(type === MoveType.POSTCOPY && postCopyLimits),
   };
 }
 

@@ -214,6 +214,11 @@ export class ManagedMachine {
     const { intent, progress } = entry;
     if (wanted.move && !(await this.#advance(entry, wanted, wanted.move, signal)))
       return this.#status.settle();
+    if (!wanted.move && (await this.#move.giveUpRest())) {
+      // What becomes of the machine is the restart policy's business; see `#look`.
+      ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
+      return this.#status.settle();
+    }
     await this.#move.hangUp();
     const spec = withoutMove(wanted);
     const on = spec.power === Power.ON;
@@ -245,7 +250,7 @@ export class ManagedMachine {
     if (!this.#move.isOver(move)) {
       // A source has its files; a destination gets them as any new machine does.
       if (!isSource(move)) await this.#provide(entry, spec, signal);
-      await this.#move.advance(move, this.#plan(entry, spec), signal);
+      await this.#move.advance(move, this.#plan(entry, spec), signal, this.#acceptedAtMs);
     }
     // A machine that ended on the way is the restart policy's business, as ever.
     return this.#move.mayRun(move) && (this.#status.isRunning || !wasRunning);
@@ -298,7 +303,8 @@ export class ManagedMachine {
     const entry = ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
     if (!entry || spec?.power !== Power.ON || this.#wait || this.#status.isRunning) return;
-    if (spec.move && !this.#move.mayRun(spec.move)) return this.#move.noticeEnd(spec.move);
+    if (spec.move && !this.#move.mayRun(spec.move)) await this.#move.noticeEnd(spec.move);
+    if (spec.move && !this.#move.mayRun(spec.move)) return;
     if (!this.#status.observed) return this.#converge();
     if (event.type !== "ended") return;
 

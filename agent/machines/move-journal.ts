@@ -8,13 +8,15 @@ import {
   CodecChangeSchema,
   type Move,
   type MoveBytes,
+  type MoveConvergence,
+  MoveConvergenceSchema,
   MoveBytesSchema,
   MovePhase,
   MoveRole,
   type MoveStatus,
   MoveStatusSchema,
 } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { SendProgress } from "../drivers/driver.ts";
+import type { Convergence, SendProgress } from "../drivers/driver.ts";
 import type { MoveStats } from "../migration/stats.ts";
 
 /** The key of `phase_ms`: the enum's own name, as people write it. */
@@ -29,6 +31,12 @@ const phaseOf: Readonly<Record<SendProgress["phase"], MovePhase>> = {
   switchover: MovePhase.SWITCHOVER,
   "post-copy": MovePhase.POST_COPY,
   "handed-over": MovePhase.HANDED_OVER,
+};
+
+const goesOn = { reason: "", message: "" };
+const interrupted = {
+  reason: "MOVE_INTERRUPTED",
+  message: "the connection to the other host was lost and is being made again",
 };
 
 export class MoveJournal {
@@ -93,6 +101,8 @@ export class MoveJournal {
     this.#change(phaseOf[phase], {
       ...figures,
       bytes,
+      ...(progress.convergence && { convergence: this.#converge(progress.convergence) }),
+      ...(progress.interrupted !== undefined && (progress.interrupted ? interrupted : goesOn)),
       bytesTotal: wide(progress.bytesTotal) || this.#status.bytesTotal,
       bytesRemaining: wide(progress.bytesRemaining),
       dirtyRate: wide(progress.dirtyRate),
@@ -109,9 +119,26 @@ export class MoveJournal {
     this.#change(this.#status.phase, this.#figures(stats));
   }
 
+  /** The guest runs at the destination, so long after the command, and some of its memory is still to come. */
+  runs(atMs: number, tookMs: number): void {
+    this.#change(MovePhase.POST_COPY, { resumedAtMs: wide(atMs), resumedMs: small(tookMs) });
+  }
+
   /** The guest runs at the destination, so long after the command. */
   resumed(atMs: number, tookMs: number): void {
     this.#change(MovePhase.HANDED_OVER, { resumedAtMs: wide(atMs), resumedMs: small(tookMs) });
+  }
+
+  #converge({ stalls, recoveries, ...now }: Convergence): MoveConvergence {
+    const before = this.#status.convergence ?? create(MoveConvergenceSchema);
+    return create(MoveConvergenceSchema, {
+      stalls: before.stalls + stalls,
+      recoveries: before.recoveries + recoveries,
+      throttlePercent: Math.max(before.throttlePercent, now.throttlePercent),
+      forced: before.forced || now.forced,
+      postCopyBytes: wide(Math.max(Number(before.postCopyBytes), now.postCopyBytes)),
+      pageRequests: wide(Math.max(Number(before.pageRequests), now.pageRequests)),
+    });
   }
 
   #figures(stats: MoveStats) {

@@ -35,5 +35,7 @@ export interface MoveOffer extends AsyncDisposable {
 export interface MovePull extends AsyncDisposable {
   /** Resolves when every channel has ended in order; rejects with a Fault when one cannot be carried on. */
   readonly ended: Promise<void>;
+  /** The guest is about to run: its disks are here and are let go of, and its memory goes on where it is cut. */
+  enterPostCopy(): void;
   stats(): MoveStats;
 }

@@ -56,7 +56,8 @@ export class MachineMove {
     if (!journal?.isOf(move)) return false;
     if (journal.isOver) return true;
     const { phase } = journal.status;
-    return phase !== MovePhase.PREPARING && !(isSource(move) && move.switchOver);
+    if (move.committed || (isSource(move) && move.switchOver)) return phase === MovePhase.POST_COPY;
+    return phase !== MovePhase.PREPARING;
   }
 
   /** True when nothing is left to do for this move before the next command. */
@@ -66,22 +67,27 @@ export class MachineMove {
 
   /** True when the machine is to run here as if it had never been asked to move. */
   mayRun(move: Move): boolean {
-    if (!isSource(move) || !this.#journal?.isOf(move) || this.#journal.status.phase !== MovePhase.FAILED)
-      return false;
+    if (!this.#journal?.isOf(move) || this.#journal.status.phase !== MovePhase.FAILED) return false;
+    // A guest that lost memory in post-copy has a disk, and nobody else has it.
+    if (move.committed || !isSource(move)) return move.committed && !isSource(move);
     // After an agent's death nobody knows whether it handed over: what stands still then waits for a command.
     return !move.switchOver || this.#deps.status.observed?.state === "running";
   }
 
-  /** Brings the move as far as it can come under this intent. A move that fails is told and not thrown. */
-  async advance(move: Move, plan: MachinePlan, signal: AbortSignal): Promise<void> {
+  /**
+   * Brings the move as far as it can come under this intent. A move that fails is told and not thrown.
+   * @param sinceMs when the intent was accepted, if known
+   */
+  async advance(move: Move, plan: MachinePlan, signal: AbortSignal, sinceMs?: number): Promise<void> {
     const journal = await this.#open(move);
     if (journal.isOver) return;
     try {
       if (isSource(move)) await this.#send(journal, move, plan, signal);
-      else await this.#receive(journal, move, plan, signal);
+      else await this.#receive(journal, move, plan, signal, sinceMs);
     } catch (thrown) {
       const fault = toFault(thrown);
-      if (signal.aborted || (fault.retryable && journal.status.phase === MovePhase.PREPARING)) throw fault;
+      const isEarly = journal.status.phase === MovePhase.PREPARING;
+      if (signal.aborted || (fault.retryable && isEarly)) throw fault;
       await this.fail(move, fault);
     }
   }
@@ -96,6 +102,7 @@ export class MachineMove {
     journal.fail(fault);
     this.#cut();
     await this.#tell(journal);
+    if (move.committed && !isSource(move)) await driver.liveMigration?.postCopy?.giveUp(id);
   }
 
   /** Something happened to the machine: whoever waits for its arrival looks again. */
@@ -106,6 +113,23 @@ export class MachineMove {
   /** The machine's process ended while nothing was being done. One that had arrived whole is lost. */
   async noticeEnd(move: Move): Promise<void> {
     if (!isSource(move) && move.type !== MoveType.COLD) await this.fail(move, lost());
+  }
+
+  /**
+   * Nobody waits for the rest of a guest's memory any more. True when that is not here: its machine ends, as in a
+   * crash.
+   */
+  async giveUpRest(): Promise<boolean> {
+    const { id, driver } = this.#deps;
+    const journal = this.#journal;
+    const live = driver.liveMigration;
+    if (journal?.status.phase !== MovePhase.POST_COPY || isSource(journal.status)) return false;
+    if (!live?.postCopy || (await live.hasArrived(id))) return false;
+    journal.fail(memoryLost());
+    this.#cut();
+    await this.#tell(journal);
+    await live.postCopy.giveUp(id);
+    return true;
   }
 
   /** The machine is to go on here: a connection that is open but silent would hold the end of its disk's copy up. */
@@ -142,7 +166,9 @@ export class MachineMove {
     const { id, ledger, now } = this.#deps;
     if (this.#journal?.isOf(move)) {
       // Carried on by another life of the agent: what it had is to be made again.
-      if (!this.#journal.isOver && !this.#offer && !this.#pull) this.#journal.enter(MovePhase.PREPARING);
+      const { isOver, status } = this.#journal;
+      const isMade = isOver || this.#offer !== undefined || this.#pull !== undefined;
+      if (!isMade && status.phase !== MovePhase.POST_COPY) this.#journal.enter(MovePhase.PREPARING);
       return this.#journal;
     }
     this.#cut();
@@ -170,7 +196,9 @@ export class MachineMove {
     } catch (thrown) {
       throw isFault(thrown, "unavailable") ? (offer.fault ?? thrown) : thrown;
     }
-    if (!journal.isOver)
+    // A post-copy waits for its commit.
+    const isOffered = journal.status.phase === MovePhase.POST_COPY && !move.committed;
+    if (!journal.isOver && !isOffered)
       throw new Fault("internal", "the driver stopped sending before the machine had left");
   }
 
@@ -180,8 +208,14 @@ export class MachineMove {
     if (status.observed?.state === "running") status.observed = { ...status.observed, state: "paused" };
   }
 
-  async #receive(journal: MoveJournal, move: Move, plan: MachinePlan, signal: AbortSignal): Promise<void> {
-    const { id, driver, ledger, status } = this.#deps;
+  async #receive(
+    journal: MoveJournal,
+    move: Move,
+    plan: MachinePlan,
+    signal: AbortSignal,
+    sinceMs: number | undefined,
+  ): Promise<void> {
+    const { id, driver, ledger, status, now } = this.#deps;
     const { live, transport } = this.#require(move);
     // It arrives as it is: restarts that were asked for before are not for this host to make.
     await ledger.note(id, { restarts: plan.spec.restarts });
@@ -190,12 +224,17 @@ export class MachineMove {
       const connect = (channel: string, until: AbortSignal) => live.connectChannel(id, channel, until);
       this.#watch(transport.pull({ move, plan, channels, connect }));
     }
+    if (move.committed) {
+      this.#pull?.enterPostCopy();
+      await live.postCopy?.run(plan, signal);
+    }
     status.observed = await driver.inspect(id);
     status.activity = undefined;
     journal.takes(status.observed?.baseline ?? "");
-    journal.enter(MovePhase.READY);
+    if (journal.status.phase === MovePhase.PREPARING) journal.enter(MovePhase.READY);
     await this.#tell(journal);
-    await this.#awaitArrival(journal, move, live, signal);
+    const onRun = () => journal.runs(now(), sinceMs === undefined ? 0 : now() - sinceMs);
+    await this.#awaitArrival(journal, move, live, signal, onRun);
   }
 
   async #awaitArrival(
@@ -203,13 +242,16 @@ export class MachineMove {
     move: Move,
     live: LiveMigration,
     signal: AbortSignal,
+    onRun: () => void,
   ): Promise<void> {
     const { id, driver, status } = this.#deps;
+    const startsNow = () => move.committed && journal.status.resumedAtMs === 0n;
     let endedAt: number | undefined;
     while (!(await live.hasArrived(id))) {
-      if (this.#pull) journal.traffic(this.#pull.stats());
-      await this.#tell(journal);
       status.observed = await driver.inspect(id);
+      if (this.#pull) journal.traffic(this.#pull.stats());
+      if (startsNow() && status.observed?.state === "running") onRun();
+      await this.#tell(journal);
       if (move.type !== MoveType.COLD && !status.isRunning) throw this.#pull?.end?.fault ?? lost();
       if (this.#pull?.end) {
         endedAt ??= performance.now();
@@ -221,6 +263,7 @@ export class MachineMove {
       if (signal.aborted) throw cancelled(signal);
     }
     if (this.#pull) journal.traffic(this.#pull.stats());
+    if (startsNow()) onRun();
     journal.enter(MovePhase.HANDED_OVER);
     await this.#tell(journal);
   }
@@ -240,7 +283,8 @@ export class MachineMove {
   async #tell(journal: MoveJournal): Promise<void> {
     const { id, ledger, status, onMilestone } = this.#deps;
     const isNews = status.move?.phase !== journal.status.phase;
-    if (journal.isOver) await ledger.note(id, { move: journal.status });
+    if (journal.isOver || (isNews && journal.status.phase === MovePhase.POST_COPY))
+      await ledger.note(id, { move: journal.status });
     else if (isNews) ledger.noteSoon(id, { move: journal.status });
     status.showMove(journal.status);
     if (isNews) onMilestone();
@@ -270,6 +314,10 @@ export class MachineMove {
 
 function lost(): Fault {
   return new Fault("conflict", "what had arrived of the machine is gone", { reason: "MOVE_LOST" });
+}
+
+function memoryLost(): Fault {
+  return new Fault("conflict", "the rest of the guest's memory did not come", { reason: "MEMORY_LOST" });
 }
 
 function calledOff(): Fault {

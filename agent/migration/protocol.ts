@@ -51,7 +51,7 @@
  *     | ended, failed |                     |                      |                        |                          |
  *
  * Disk channels are resumable: their hypervisor connects anew and repeats what was not answered. Memory is not, except
- * while nothing of it has been sent. What cannot be resumed fails, and the call ends with a message that says why:
+ * while nothing of it has been sent, and in post-copy, where the two hypervisors agree anew on what is missing. What cannot be resumed fails, and the call ends with a message that says why:
  * `PullAbort` from the destination, the call's status from the source. A connection that was cut (MOVE_CUT), one that is
  * silent while something should come (MOVE_STALLED) and one that brings wrong bytes (MOVE_CORRUPTED) are three faults.
  */
@@ -97,8 +97,17 @@ export const defaultLimits: MoveLimits = {
   bytesPerSecond: 0,
 };
 
-/** A window for post-copy: a page that the guest waits for must not queue behind megabytes of others. */
-export const postCopyWindowBytes = 512 * 1024;
+/**
+ * For post-copy: a page that the guest waits for must not queue behind megabytes of others, nor for long behind a dead
+ * connection; and what is lost with the source is lost for good, so it is waited for.
+ */
+export const postCopyLimits: Partial<MoveLimits> = {
+  blockBytes: 128 * 1024,
+  inFlightBytes: 512 * 1024,
+  windowBytes: 512 * 1024,
+  stallMs: 10_000,
+  openMs: 15 * 60_000,
+};
 
 export function isDisk(channel: string): boolean {
   return channel.startsWith("disk:");

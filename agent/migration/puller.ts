@@ -45,6 +45,7 @@ export class MovePuller {
   readonly #workers: CodingWorkers;
   readonly #counters = new MoveCounters();
   readonly #log: Logger;
+  readonly #leavingDisks = new AbortController();
   /** The opener that worked last: the others are tried after it. */
   #preferred = 0;
 
@@ -53,6 +54,13 @@ export class MovePuller {
     this.#limits = { ...defaultLimits, ...options.limits };
     this.#log = options.log.with({ migrationId: options.migrationId });
     this.#workers = options.workers ?? new CodingWorkers({ log: this.#log });
+  }
+
+  /** All bytes of the disks are here: their channels end, whatever the source's hypervisor does with its end. */
+  leaveDisks(): void {
+    this.#leavingDisks.abort(
+      new Fault("conflict", "the disks have arrived", { reason: "MOVE_DISKS_ARRIVED" }),
+    );
   }
 
   stats(): MoveStats {
@@ -77,10 +85,13 @@ export class MovePuller {
   async #pullAll(stage: PageStage | undefined, signal: AbortSignal): Promise<void> {
     const stop = new AbortController();
     const work = AbortSignal.any([signal, stop.signal]);
+    const leaving = this.#leavingDisks.signal;
     const channels = this.#options.channels.map(async (channel) => {
+      const disk = isDisk(channel);
       try {
-        await this.#pullChannel(channel, stage, work);
+        await this.#pullChannel(channel, stage, disk ? AbortSignal.any([work, leaving]) : work);
       } catch (thrown) {
+        if (disk && leaving.aborted && !work.aborted) return;
         stop.abort(toFault(thrown));
         throw thrown;
       }

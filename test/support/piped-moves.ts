@@ -90,12 +90,13 @@ export class PipedMoves implements MoveTransport {
     const stop = new AbortController();
     const counters = new MoveCounters();
     let isWhole = false;
+    let goesOn = false;
     const pullOne = async (channel: string) => {
       do {
         const socket = await this.#lane(move.migrationId, channel).take(stop.signal);
         await this.#pipe(channel, socket, await connect(channel, stop.signal), stop.signal);
         // The disk's connection may come back for as long as the memory is on its way.
-        isWhole ||= channel === "memory" || channels.length === 1;
+        isWhole ||= !goesOn && (channel === "memory" || channels.length === 1);
       } while (!isWhole);
     };
     const ended = Promise.any(channels.map(pullOne)).then(
@@ -104,6 +105,7 @@ export class PipedMoves implements MoveTransport {
     );
     return {
       ended,
+      enterPostCopy: () => void (goesOn = true),
       stats: () => counters.snapshot(),
       [Symbol.asyncDispose]: async () => {
         stop.abort(new Fault("unavailable", "the move is over here", { reason: "MOVE_OVER" }));

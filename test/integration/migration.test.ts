@@ -278,6 +278,25 @@ t.test("a target that lost what had arrived turns the move back", async (t) => {
   await assertSound(t, scene, "the target lost it");
 });
 
+t.test("a target that cannot take over after the commit gives the instance back", async (t) => {
+  const scene = await sceneOf(t, { cpus: 64 });
+  const replica = await scene.world.replica();
+  const vm = await running(scene, replica);
+  const from = (await scene.world.find(vm))?.hostId;
+  scene.simulation.losesArrivals = true;
+  const done = await untilPhase(scene, await migrate(replica, vm), "cancelled", "complete", "failed");
+  const error = { reason: "MOVE_INCOMPLETE" };
+  t.match(done, { phase: "failed", observed: { error, committed_at: null, ended_at: String } });
+  await scene.world.untilSettled(vm, "running");
+  t.equal((await scene.world.find(vm))?.hostId, from, "the record says so");
+  t.equal(scene.simulation.whereRuns(vm), from, "it goes on where it was");
+  await assertSound(t, scene, "given back");
+  await replica.stop();
+
+  await verifyDeaths(t, scene.world, "migrate", scenario);
+  await assertSound(t, scene, "given back by replicas that die");
+});
+
 t.test("deleting an instance that moves calls the move off", async (t) => {
   const scene = await sceneOf(t);
   const replica = await replicaOf(t, scene);

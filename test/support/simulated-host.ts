@@ -41,6 +41,8 @@ export class Simulation {
   holdAt: keyof typeof stages | undefined;
   /** The source fails when it comes to this phase. */
   failAt: keyof typeof stages | undefined;
+  /** Targets have not all that sources have handed over. */
+  losesArrivals = false;
   /** When a source handed over last, and how long after it the target was told to run. */
   handedOverAt = 0;
   readonly gapsMs: number[] = [];
@@ -273,7 +275,7 @@ export class SimulatedHost {
     const isOn = machine.spec.power === Power.ON;
     if (!open || (isOn && peer.shape !== machine.shape)) return MovePhase.FAILED;
     peer.written = machine.written;
-    peer.arrived = true;
+    peer.arrived = !this.#simulation.losesArrivals;
     this.#simulation.handedOverAt = performance.now();
     return HANDED_OVER;
   }

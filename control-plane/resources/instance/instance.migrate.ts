@@ -2,7 +2,7 @@
  * The operation `migrate`: the target is prepared, the source sends while its guest runs, and once little is
  * left the source stops and hands over. Then the record says that the target owns the instance: the point of
  * no return. Before it every step is undone by telling the source to go on and the target to forget; after it
- * there is only forward. What is left at the source is removed by the instance's reconciliation.
+ * there is only forward, but for a target that never ran it (instance.return.ts). What is left at the source is removed by the instance's reconciliation.
  */
 import { randomBytes } from "node:crypto";
 import { Fault, isFault } from "#kernel/fault.ts";
@@ -15,6 +15,14 @@ import type { Migration, MigrationStatus } from "../migration/migration.resource
 import { removeFromHost, specOf } from "./instance.actions.ts";
 import { neededFor, ownerOf } from "./instance.decide.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
+import {
+  canReturn,
+  findReturn,
+  noteReturn,
+  resumeAtSource,
+  type Returned,
+  returnRecord,
+} from "./instance.return.ts";
 import {
   awayLimitMs,
   awaitHost,
@@ -278,8 +286,11 @@ function commitMove(
 const run: Step<Instance> = {
   name: "run",
   async run(effects, view, operation) {
-    const { migration, plan, target } = moveView(view, operation);
+    const move = moveView(view, operation);
+    const { migration, plan, target } = move;
     const hostId = plan.target.host_id;
+    const why = findReturn(move);
+    if (why) return await returnRecord(effects, view, move, why);
     if (target?.state === "absent") {
       // To ensure it now would make a new one with an empty disk; the source still has the old one.
       throw new Fault("conflict", "the target lost the instance after it was handed over", {
@@ -295,9 +306,15 @@ const run: Step<Instance> = {
     const answer = await tell(effects, view, hostId, specOf(view), handOverWaitMs);
     if (answer.state === "failed") {
       const { reason, message } = answer.observed as unknown as InstanceStatus;
-      throw new Fault("conflict", message || "the target could not run it", {
+      const failure = {
         reason: reason || "MACHINE_FAILED",
-      });
+        message: message || "the target could not run it",
+      };
+      if (canReturn(move, failure)) {
+        await effects.write((writes) => noteReturn(writes, migration, failure));
+        return { wait: effects.now(), why: "the instance goes back to the source" };
+      }
+      throw new Fault("conflict", failure.message, { reason: failure.reason });
     }
     if (answer.generation < resource.generation) {
       return waitOn(effects, hostId, answer, "the target is starting it", 1_000);
@@ -309,7 +326,10 @@ const run: Step<Instance> = {
 const finish: Step<Instance> = {
   name: "finish",
   async run(effects, view, operation) {
-    const { migration, plan, source, target, received } = moveView(view, operation);
+    const move = moveView(view, operation);
+    const { migration, plan, source, target, received } = move;
+    const { returned } = (operation.outputs["run"] ?? {}) as Partial<Returned>;
+    if (returned) return await resumeAtSource(effects, view, move, returned);
     const handedOver = operation.outputs["switch-over"] as unknown as HandedOver;
     // Only after a post-copy has the source something left to say.
     const sent = (plan.type === "postcopy" && moveOf(source, migration.id)) || handedOver.move;

@@ -37,7 +37,7 @@ export interface DatabaseOptions {
   readonly log: Logger;
 }
 
-const transactionAttempts = 4;
+const contentionAttempts = 4;
 /** Few, so that reads come together; more than one, so that a long one does not delay all. */
 const readLanes = 2;
 const int8 = 20;
@@ -75,15 +75,15 @@ export class Database implements Queryable, Readable, AsyncDisposable {
     };
     this.#pool = new pg.Pool({ ...config, max: maxConnections });
     this.#lanes = new ReadLanes(config, readLanes);
+    // A new connection may be lost before whoever asked for it can listen; unheard, that would end the process.
+    this.#pool.on("connect", (client) =>
+      client.on("error", (error) => log.debug("database.lost", { error })),
+    );
     this.#pool.on("error", (error) => log.warn("database.connection_lost", { error }));
   }
 
   async query<R = Row>(text: string, values: Values = [], name?: string): Promise<R[]> {
-    try {
-      return await run<R>(this.#pool, text, values, name);
-    } catch (error) {
-      throw toDatabaseFault(error);
-    }
+    return this.#persist(() => run<R>(this.#pool, text, values, name));
   }
 
   async read<R = Row>(text: string, values: Values, name: string): Promise<R[]> {
@@ -99,12 +99,17 @@ export class Database implements Queryable, Readable, AsyncDisposable {
    * serialisation failures run it again, so `work` has no effects but those in the transaction.
    */
   async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+    return this.#persist(() => this.#transactionOnce(work));
+  }
+
+  /** What lost against somebody else has had no effect: it is tried again. */
+  async #persist<T>(attemptOnce: () => Promise<T>): Promise<T> {
     for (let attempt = 0; ; attempt++) {
       try {
-        return await this.#transactionOnce(work);
+        return await attemptOnce();
       } catch (error) {
-        if (!isContention(error) || attempt + 1 >= transactionAttempts) throw toDatabaseFault(error);
-        this.#log.info("database.transaction_again", { attempt, sqlState: error.code });
+        if (!isContention(error) || attempt + 1 >= contentionAttempts) throw toDatabaseFault(error);
+        this.#log.info("database.again", { attempt, sqlState: error.code });
         await sleep(backoffMs(attempt, { baseMs: 5, capMs: 50 }));
       }
     }
@@ -148,6 +153,7 @@ export class Database implements Queryable, Readable, AsyncDisposable {
       connectionTimeoutMillis: connectTimeoutMs,
       keepAlive: true,
     });
+    client.on("error", (error) => this.#log.debug("database.lost", { error })); // until the caller listens
     try {
       await client.connect();
       return client;

@@ -1,0 +1,54 @@
+/** The pool against a server that goes away at bad moments, and against others that want the same rows. */
+import { once } from "node:events";
+import { createServer, type AddressInfo } from "node:net";
+import t from "tap";
+import { Database } from "#cp/store/database.ts";
+import { silentLogger } from "#kernel/log.ts";
+import { withDatabase } from "#test/support/postgres.ts";
+import { reasonOf } from "#test/support/reason-of.ts";
+
+/** One message of PostgreSQL's protocol. */
+function message(type: string, body: Buffer): Buffer {
+  const head = Buffer.alloc(5);
+  head.write(type, "latin1");
+  head.writeUInt32BE(4 + body.length, 1);
+  return Buffer.concat([head, body]);
+}
+
+t.test(
+  "a connection that is lost in the moment in which it comes to be is a fault like any other",
+  async (t) => {
+    const server = createServer((socket) => {
+      const welcome = [message("R", Buffer.alloc(4)), message("Z", Buffer.from("I"))];
+      const farewell = message("E", Buffer.from("SFATAL\0C57P01\0Mterminating connection\0\0", "latin1"));
+      socket.once("data", () => socket.end(Buffer.concat([...welcome, farewell])));
+      socket.on("error", () => socket.destroy());
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    const url = `postgres://me@127.0.0.1:${String(port)}/none`;
+    const database = new Database({ url, maxConnections: 1, log: silentLogger });
+    t.equal(await reasonOf(database.query("select 1")), "DATABASE_UNAVAILABLE");
+    t.equal(await reasonOf(database.transaction((tx) => tx.query("select 1"))), "DATABASE_UNAVAILABLE");
+    const client = await database.dedicatedClient();
+    await t.rejects(client.query("select 1"));
+    await database[Symbol.asyncDispose]();
+    server.close();
+  },
+);
+
+t.test("a statement that lost against another is run again, a few times", async (t) => {
+  const database = new Database({ url: await withDatabase(t), maxConnections: 1, log: silentLogger });
+  t.teardown(() => database[Symbol.asyncDispose]());
+  await database.query("create sequence attempt"); // what it counts is not rolled back
+  await database.query(`create function lose(times int) returns bigint language plpgsql as $$
+    declare n bigint := nextval('attempt');
+    begin
+      if n <= times then raise exception 'lost' using errcode = '40P01'; end if;
+      return n;
+    end $$`);
+  t.strictSame(await database.query("select lose(2) as attempt"), [{ attempt: 3 }]);
+  await t.rejects(database.query("select lose(1000)"), { code: "40P01" });
+  t.strictSame(await database.query("select nextval('attempt') as attempt"), [{ attempt: 8 }]);
+});

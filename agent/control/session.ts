@@ -34,6 +34,8 @@ export type SessionState =
 /** The host that a relayed pull is for, as the control plane has verified it. */
 const peerHostHeader = "skerry-peer-host";
 const defaultReconnect = { baseMs: 1000, capMs: 30_000 };
+/** A connection that lasted for so long was a good one, and the next may be tried for at once. */
+const steadyMs = 5_000;
 /** Pause between attempts to renew while the certificate is still good. */
 const renewalRetry = { baseMs: 60_000, capMs: 3_600_000 };
 /** Timers cannot be set further than 24 days ahead, and clocks are changed: look again now and then. */
@@ -94,7 +96,7 @@ export class ControlSession {
       }
       if (signal.aborted) break;
       // Only a connection that lasted starts the count afresh: one that is refused or replaced at once does not.
-      if (performance.now() - startedAt > reconnect.capMs) attempt = 0;
+      if (performance.now() - startedAt > Math.min(steadyMs, reconnect.capMs)) attempt = 0;
       const waitMs = backoffMs(attempt, reconnect);
       attempt++;
       log.warn("session.ended", { address, attempt, waitMs, fault });

@@ -61,6 +61,8 @@ export interface MigrationPlan {
   readonly target: { readonly host_id: string; readonly provider: string; readonly region: string } | null;
   readonly predicted: {
     readonly bytes_total: number;
+    /** Of its disks: what the target has kept since it was there last. */
+    readonly disk_kept_bytes: number;
     readonly bytes_on_wire: number;
     readonly seconds: number;
     readonly downtime_ms: number | null;

@@ -28,6 +28,7 @@ const planSchema = z.object({
   target: z.object({ host_id: z.string(), provider: z.string(), region: z.string() }).nullable(),
   predicted: z.object({
     bytes_total: z.number(),
+    disk_kept_bytes: z.number().describe("of its disks: what the target has kept since it was there last"),
     bytes_on_wire: z.number(),
     seconds: z.number(),
     downtime_ms: z.number().nullable(),

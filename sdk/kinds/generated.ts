@@ -230,6 +230,8 @@ export interface MigrationStatus {
       readonly memory_wire: number;
       readonly disk_raw: number;
       readonly disk_wire: number;
+      /** on disks that the target had kept since an earlier move: not sent */
+      readonly disk_kept: number;
     };
     readonly rounds: number;
     readonly codec_history: readonly {

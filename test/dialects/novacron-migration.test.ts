@@ -97,6 +97,7 @@ const receipt: NonNullable<MigrationStatus["receipt"]> = {
     memory_wire: 600,
     disk_raw: 0,
     disk_wire: 0,
+    disk_kept: 0,
   },
   rounds: 3,
   codec_history: [],

@@ -15,7 +15,7 @@ import { toMachineSpec } from "./machine-spec.ts";
 const ensureWaitMs = 2_000;
 const removeWaitMs = 5_000;
 /** A move back within this carries only what was written meanwhile. */
-const keepDisksSeconds = 3_600;
+export const keepDisksSeconds = 3_600;
 
 /** Hands the host the newest intent and gives its answer. */
 export async function tellHost(

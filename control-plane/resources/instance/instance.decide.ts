@@ -182,6 +182,7 @@ export function ownerOf(resource: Instance, incarnations: readonly Incarnation[]
 interface HostsOwn {
   readonly move?: unknown;
   readonly guest_shape?: unknown;
+  readonly disk_baseline?: unknown;
 }
 
 /** A migration shows from when it has begun: until then its instance does what it did. */
@@ -200,6 +201,7 @@ export function deriveInstanceObserved(
   const {
     move: _move,
     guest_shape: _shape,
+    disk_baseline: _baseline,
     ...machine
   } = owner.observed as unknown as InstanceStatus & HostsOwn;
   const status: InstanceStatus = { ...machine, host_id: owner.hostId, migration: underWay(requests) };

@@ -5,7 +5,7 @@
  * there is only forward, but for a target that never ran it (instance.return.ts). What is left at the source is removed by the instance's reconciliation.
  */
 import { randomBytes } from "node:crypto";
-import { Fault, isFault } from "#kernel/fault.ts";
+import { Fault, isFault, type Json } from "#kernel/fault.ts";
 import type { Operation, Step, StepResult, Writes } from "../../engine/controller.ts";
 import type { MoveObservation } from "../../engine/move.ts";
 import type { HostSnapshot } from "../../scheduler/snapshot.ts";
@@ -26,6 +26,7 @@ import {
 import {
   awayLimitMs,
   awaitHost,
+  baselineOf,
   lookAgainMs,
   migrationOf,
   moveView,
@@ -38,6 +39,7 @@ import {
   waitOn,
   type MigrateInput,
   type MovePlan,
+  type Prepared,
 } from "./move.ts";
 
 const ensureWaitMs = 2_000;
@@ -60,8 +62,8 @@ const place: Step<Instance> = {
     const { capability, reason } = moveNeeds(type);
     if (!source.capabilities.includes(capability))
       throw new Fault("conflict", `the driver of the instance's host has no ${capability}`, { reason });
-    const owner = ownerOf(resource, view.incarnations)?.observed as unknown as InstanceStatus | undefined;
-    const amounts = neededFor(resource, owner);
+    const owner = ownerOf(resource, view.incarnations);
+    const amounts = neededFor(resource, owner?.observed as unknown as InstanceStatus | undefined);
     const request = moveRequest(view, migration, type, source, amounts);
     const choice = await effects.choose({ ...request, seed: operation.id });
     if ("unplaceable" in choice) {
@@ -86,6 +88,7 @@ const place: Step<Instance> = {
           peer_address: source.listenAddress,
           machine_type: source.machineTypes[0] ?? "",
           cpu_model: source.guestCpuModel,
+          baseline: baselineOf(owner),
         } satisfies MovePlan;
       },
     };
@@ -147,7 +150,7 @@ const prepare: Step<Instance> = {
     refuseFailed(move);
     const { received, plan } = move;
     const hostId = plan.target.host_id;
-    if (received && received.phase !== "preparing") return { done: null };
+    if (received && received.phase !== "preparing") return { done: preparedBy(received) };
     if (received) {
       refuseStalled(move.target, effects.now());
       return { wait: effects.now() + lookAgainMs, why: "the target is being prepared" };
@@ -159,7 +162,7 @@ const prepare: Step<Instance> = {
     if (answer.move) refuseFailure(answer.move);
     if (answer.move?.phase !== "ready")
       return waitOn(effects, hostId, answer, "the target is being prepared");
-    return { done: null, commit: (writes) => writes.observeMachine(hostId, answer) };
+    return { done: preparedBy(answer.move), commit: (writes) => writes.observeMachine(hostId, answer) };
   },
   async undo(effects, view, operation) {
     const { plan, migration } = moveView(view, operation);
@@ -178,6 +181,11 @@ const prepare: Step<Instance> = {
     return { done: null, commit: (writes) => writes.forgetIncarnation(hostId) };
   },
 };
+
+/** On the record before the source hears of it: whatever is reported later, it copies for the disks that are there. */
+function preparedBy({ baseline }: MoveObservation): Prepared & { readonly [name: string]: Json } {
+  return { baseline };
+}
 
 const transferred: readonly MoveObservation["phase"][] = [
   "converged",

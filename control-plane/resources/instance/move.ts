@@ -35,6 +35,14 @@ export interface MovePlan {
   readonly peer_address: string;
   readonly machine_type: string;
   readonly cpu_model: string;
+  /** The migration since which the source knows what was written to its disks; absent: none. */
+  readonly baseline?: string;
+}
+
+/** What the step `prepare` puts down. */
+export interface Prepared {
+  /** The migration since which the disks were kept that the target has taken; empty: they are new. */
+  readonly baseline: string;
 }
 
 /** A migration under way as one pass sees it. */
@@ -46,6 +54,7 @@ export interface MoveView {
   /** What the two say of this migration. */
   readonly sent: MoveObservation | undefined;
   readonly received: MoveObservation | undefined;
+  readonly prepared: Prepared | undefined;
 }
 
 /** A host that stays away for so long is not waited for: `target` when all that it has to do is to forget. */
@@ -74,8 +83,9 @@ export function moveView(view: View<Instance>, operation: OperationRecord): Move
   const plan = operation.outputs["place"] as unknown as MovePlan;
   const source = view.incarnations.find(({ hostId }) => hostId === plan.source);
   const target = view.incarnations.find(({ hostId }) => hostId === plan.target.host_id);
-  const sent = moveOf(source, migration.id);
-  return { migration, plan, source, target, sent, received: moveOf(target, migration.id) };
+  const [sent, received] = [moveOf(source, migration.id), moveOf(target, migration.id)];
+  const prepared = (operation.outputs["prepare"] ?? undefined) as unknown as Prepared | undefined;
+  return { migration, plan, source, target, sent, received, prepared };
 }
 
 /** Throws what either host said went wrong, or what can be seen to have gone wrong. */
@@ -157,14 +167,25 @@ export function movingSpec(view: View<Instance>, move: MoveView, role: Role): Ma
     machineType: plan.machine_type,
     cpuModel: plan.cpu_model,
     guestShape: source ? "" : guestShapeOf(move.source),
+    // The target is asked to take what it may have kept; the source is told what it has taken, and nothing else.
+    baseline: (source ? move.prepared?.baseline : plan.baseline) ?? "",
   });
   return spec;
 }
 
 /** How the source's host says that it has built the machine; empty when that is off. */
 function guestShapeOf(source: Incarnation | undefined): string {
-  const shape = source?.observed["guest_shape"];
-  return typeof shape === "string" ? shape : "";
+  return wordOf(source, "guest_shape");
+}
+
+/** The migration since which a host knows what was written to the disks; empty: none. */
+export function baselineOf(incarnation: Incarnation | undefined): string {
+  return wordOf(incarnation, "disk_baseline");
+}
+
+function wordOf(incarnation: Incarnation | undefined, field: string): string {
+  const word = incarnation?.observed[field];
+  return typeof word === "string" ? word : "";
 }
 
 const moveTypes: Record<MigrationStatus["type"], MoveType> = {

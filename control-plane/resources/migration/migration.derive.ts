@@ -127,4 +127,5 @@ const noBytes = {
   memory_wire: 0,
   disk_raw: 0,
   disk_wire: 0,
+  disk_kept: 0,
 };

@@ -58,6 +58,8 @@ export function moveRequest(
 export interface Expectation {
   readonly memoryBytes: number;
   readonly diskBytes: number;
+  /** Written since the target last had the disks, if it has kept them. */
+  readonly changedBytes: number | undefined;
   readonly bandwidthLimit: number | null;
   /** How the instance's last move went. */
   readonly last: MigrationReceipt | undefined;
@@ -68,13 +70,15 @@ const assumed = { ratio: 0.45, bytesPerSecond: 118e6, downtimeMs: 150 };
 
 /** What a move would carry and how long it would take; `basis` tells how much that is worth. */
 export function predictMove(type: MigrationStatus["type"], expectation: Expectation) {
-  const { memoryBytes, diskBytes, bandwidthLimit, last } = expectation;
-  const bytes = (type === "cold" ? 0 : memoryBytes) + diskBytes;
+  const { memoryBytes, diskBytes, changedBytes = Infinity, bandwidthLimit, last } = expectation;
+  const copied = Math.min(diskBytes, changedBytes);
+  const bytes = (type === "cold" ? 0 : memoryBytes) + copied;
   const wire = Math.round(bytes * (last?.compression_ratio ?? assumed.ratio));
   const measured = last && last.duration_ms > 0 ? (last.bytes_sent / last.duration_ms) * 1000 : undefined;
   const rate = Math.min(measured ?? assumed.bytesPerSecond, bandwidthLimit ?? Infinity);
   return {
     bytes_total: bytes,
+    disk_kept_bytes: diskBytes - copied,
     bytes_on_wire: wire,
     seconds: Math.ceil(wire / Math.max(1, rate)),
     downtime_ms: type === "cold" ? null : (last?.downtime_ms ?? assumed.downtimeMs),

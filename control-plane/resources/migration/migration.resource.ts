@@ -44,6 +44,7 @@ const stages = z.strictObject({
   memory_wire: z.int(),
   disk_raw: z.int(),
   disk_wire: z.int(),
+  disk_kept: z.int().describe("on disks that the target had kept since an earlier move: not sent"),
 });
 
 export const migrationProgress = z.strictObject({

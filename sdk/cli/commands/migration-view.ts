@@ -79,14 +79,21 @@ function receiptFields(receipt: Receipt): readonly Field[] {
             `${formatSize(bytes.memory_wire)} sent`,
           ].join(", "),
     ],
-    [
-      "disk",
-      bytes.disk_raw === 0 ? "" : `${formatSize(bytes.disk_raw)}, ${formatSize(bytes.disk_wire)} sent`,
-    ],
+    ["disk", bytes.disk_raw === 0 ? "" : `${diskText(bytes)}, ${formatSize(bytes.disk_wire)} sent`],
     ["codec", codecsOf(receipt.codec_history)],
     ["page stage", receipt.page_stage ? "on" : "off"],
     ["cpu", `source ${cpu_seconds.source.toFixed(1)} s, target ${cpu_seconds.target.toFixed(1)} s`],
   ];
+}
+
+/** Receipts of before disks were kept do not tell of it. */
+function diskText({ disk_raw, disk_kept = 0 }: Partial<Receipt["bytes"]> & { disk_raw: number }): string {
+  if (disk_kept === 0) return formatSize(disk_raw);
+  return `${formatSize(disk_raw)} of ${formatSize(disk_raw + disk_kept)} (the rest was kept there)`;
+}
+
+function keptText(keptBytes = 0): string {
+  return keptBytes === 0 ? "" : `, besides ${formatSize(keptBytes)} of disk that is kept there`;
 }
 
 function progressFields(progress: Status["progress"]): readonly Field[] {
@@ -110,7 +117,7 @@ export function planFields(name: string, plan: MigrationPlan, hosts: HostNames):
     ["in the way", plan.blockers.map(({ code, message }) => `${message} (${code})`).join("\n")],
     ["type", plan.type],
     ["to", siteOf(target, hosts)],
-    ["to move", formatSize(predicted.bytes_total)],
+    ["to move", `${formatSize(predicted.bytes_total)}${keptText(predicted.disk_kept_bytes)}`],
     ["to send", `about ${formatSize(predicted.bytes_on_wire)}`],
     ["would take", `about ${formatTime(predicted.seconds * 1000)}`],
     ["downtime", downtime === null ? "it is off" : `about ${formatTime(downtime)}`],

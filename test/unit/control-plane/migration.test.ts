@@ -142,14 +142,20 @@ t.test("what is off moves cold", async (t) => {
 });
 
 t.test("predictions", async (t) => {
-  const first = { memoryBytes: 1e9, diskBytes: 1e9, bandwidthLimit: null, last: undefined };
+  const first = {
+    ...{ memoryBytes: 1e9, diskBytes: 1e9, bandwidthLimit: null },
+    ...{ changedBytes: undefined, last: undefined },
+  };
   t.match(predictMove("live", first), {
     bytes_total: 2e9,
     bytes_on_wire: 9e8,
     seconds: 8,
     basis: "assumption",
   });
-  t.match(predictMove("cold", first), { bytes_total: 1e9, downtime_ms: null });
+  t.match(predictMove("cold", first), { bytes_total: 1e9, downtime_ms: null, disk_kept_bytes: 0 });
+  const back = { ...first, changedBytes: 1e8 };
+  t.match(predictMove("live", back), { bytes_total: 1.1e9, disk_kept_bytes: 9e8 }, "the rest was kept");
+  t.match(predictMove("cold", { ...back, changedBytes: 2e9 }), { bytes_total: 1e9, disk_kept_bytes: 0 });
   t.match(predictMove("live", { ...first, bandwidthLimit: 9e6 }), { seconds: 100 });
   const last = deriveReceipt(
     status(),

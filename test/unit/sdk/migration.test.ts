@@ -63,6 +63,7 @@ const receipt = {
     memory_wire: 40 * MiB,
     disk_raw: 88 * MiB,
     disk_wire: 26 * MiB,
+    disk_kept: 936 * MiB,
   },
   rounds: 3,
   codec_history: [
@@ -173,7 +174,7 @@ await t.test("moves a machine, tells how that goes, and prints the receipt", asy
       "downtime:     84 ms (source 60 ms, target 12 ms)",
       "sent:         66 MiB, 11.0 % of what had to move",
       "memory:       112 MiB in 3 rounds, 30 MiB found in the image, 400 MiB zeros, 40 MiB sent",
-      "disk:         88 MiB, 26 MiB sent",
+      "disk:         88 MiB of 1 GiB (the rest was kept there), 26 MiB sent",
       "codec:        lz4 from 0 ms, zstd from 1.2 s",
       "page stage:   on",
       "cpu:          source 1.3 s, target 0.9 s",
@@ -234,6 +235,7 @@ await t.test("a dry run says what it would be, and whether", async (t) => {
   const { server, skerry } = await world(t);
   const predicted = {
     bytes_total: 600 * MiB,
+    disk_kept_bytes: 40 * MiB,
     bytes_on_wire: 270 * MiB,
     seconds: 3,
     downtime_ms: 150,
@@ -259,7 +261,7 @@ await t.test("a dry run says what it would be, and whether", async (t) => {
       "possible:       yes",
       "type:           live",
       "to:             azure/eastus (site-b)",
-      "to move:        600 MiB",
+      "to move:        600 MiB, besides 40 MiB of disk that is kept there",
       "to send:        about 270 MiB",
       "would take:     about 3.0 s",
       "downtime:       about 150 ms",

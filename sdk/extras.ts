@@ -66,6 +66,8 @@ export interface MigrationPlan {
     readonly bytes_on_wire: number;
     readonly seconds: number;
     readonly downtime_ms: number | null;
+    /** What may be lost by moving it so; null: nothing. */
+    readonly risk: string | null;
     /** What the prediction stands on. */
     readonly basis: "last migration" | "assumption";
   };

@@ -194,8 +194,11 @@ export interface LiveMigration {
 export interface PostCopy {
   /** Destination, of a committed plan: the guest runs as soon as its state is here. Returns before that. */
   run(plan: MachinePlan, signal: AbortSignal): Promise<void>;
-  /** Destination: the rest of the guest's memory will not come; its machine ends as in a crash. */
-  giveUp(id: string): Promise<void>;
+  /**
+   * Destination: the rest of the guest's memory will not come, so its machine ends as in a crash. False when nothing was
+   * committed: then it is left as it is.
+   */
+  giveUp(id: string): Promise<boolean>;
 }
 
 export interface GuestModel {

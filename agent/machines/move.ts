@@ -123,12 +123,11 @@ export class MachineMove {
     const { id, driver } = this.#deps;
     const journal = this.#journal;
     const live = driver.liveMigration;
-    if (journal?.status.phase !== MovePhase.POST_COPY || isSource(journal.status)) return false;
-    if (!live?.postCopy || (await live.hasArrived(id))) return false;
+    if (!journal || journal.isOver || isSource(journal.status) || !live?.postCopy) return false;
+    if ((await live.hasArrived(id)) || !(await live.postCopy.giveUp(id))) return false;
     journal.fail(memoryLost());
     this.#cut();
     await this.#tell(journal);
-    await live.postCopy.giveUp(id);
     return true;
   }
 

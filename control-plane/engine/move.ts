@@ -49,5 +49,13 @@ export function toMoveObservation(move: MoveStatus) {
     resumed_ms: move.resumedMs,
     stopped_at_ms: Number(move.stoppedAtMs),
     resumed_at_ms: Number(move.resumedAtMs),
+    convergence: {
+      stalls: move.convergence?.stalls ?? 0,
+      throttle_percent: move.convergence?.throttlePercent ?? 0,
+      forced: move.convergence?.forced ?? false,
+      post_copy_bytes: Number(move.convergence?.postCopyBytes ?? 0n),
+      page_requests: Number(move.convergence?.pageRequests ?? 0n),
+      recoveries: move.convergence?.recoveries ?? 0,
+    },
   };
 }

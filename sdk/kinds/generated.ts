@@ -142,8 +142,8 @@ export interface MigrationSpec {
   /** id or name of a host */
   readonly host: string | null;
   readonly max_downtime_ms: number;
-  /** when the guest writes faster than the link carries: give up, slow it down, or break the promise */
-  readonly on_unreachable: "abort" | "throttle" | "force";
+  /** when the guest writes faster than the link carries: give up, slow it down, break the promise, or let it run before its memory has arrived, which can lose it */
+  readonly on_unreachable: "abort" | "throttle" | "force" | "postcopy";
   readonly wan_optimization: "auto" | "on" | "off";
   /** bytes per second on the wire */
   readonly bandwidth_limit: number | null;
@@ -161,8 +161,8 @@ export interface MigrationInput {
   /** id or name of a host */
   readonly host?: string | null;
   readonly max_downtime_ms?: number;
-  /** when the guest writes faster than the link carries: give up, slow it down, or break the promise */
-  readonly on_unreachable?: "abort" | "throttle" | "force";
+  /** when the guest writes faster than the link carries: give up, slow it down, break the promise, or let it run before its memory has arrived, which can lose it */
+  readonly on_unreachable?: "abort" | "throttle" | "force" | "postcopy";
   readonly wan_optimization?: "auto" | "on" | "off";
   /** bytes per second on the wire */
   readonly bandwidth_limit?: number | null;
@@ -239,6 +239,21 @@ export interface MigrationStatus {
       readonly at_ms: number;
     }[];
     readonly page_stage: boolean;
+    /** null: not known */
+    readonly convergence: {
+      /** how often rounds of its memory got nowhere */
+      readonly stalls: number;
+      /** the largest share of its CPU time that was taken away */
+      readonly throttle_percent: number;
+      /** it was stopped although its rest did not fit into the time allowed */
+      readonly forced: boolean;
+      /** sent after it ran at the target */
+      readonly post_copy_bytes: number;
+      /** how often it waited there for a page */
+      readonly page_requests: number;
+      /** connections made again while it did */
+      readonly recoveries: number;
+    } | null;
     readonly cpu_seconds: {
       readonly source: number;
       readonly target: number;

@@ -102,6 +102,7 @@ const receipt: NonNullable<MigrationStatus["receipt"]> = {
   rounds: 3,
   codec_history: [],
   page_stage: true,
+  convergence: null,
   cpu_seconds: { source: 1, target: 1 },
 };
 

@@ -9,7 +9,7 @@ import { Fault, isFault, type Json } from "#kernel/fault.ts";
 import type { Operation, Step, StepResult, Writes } from "../../engine/controller.ts";
 import type { MoveObservation } from "../../engine/move.ts";
 import type { HostSnapshot } from "../../scheduler/snapshot.ts";
-import { deriveReceipt, moveOf } from "../migration/migration.derive.ts";
+import { deriveReceipt } from "../migration/migration.derive.ts";
 import { moveNeeds, moveRequest, moveTypeOf } from "../migration/migration.plan.ts";
 import type { Migration, MigrationStatus } from "../migration/migration.resource.ts";
 import { removeFromHost, specOf } from "./instance.actions.ts";
@@ -41,6 +41,7 @@ import {
   type MovePlan,
   type Prepared,
 } from "./move.ts";
+import { awaitRest, followAtOnce, isPostCopy, runWithoutMemory, tellRest } from "./post-copy.ts";
 
 const ensureWaitMs = 2_000;
 /** Well within a claim's lease; a hand-over that takes longer is waited for again. */
@@ -247,26 +248,28 @@ const switchOver: Step<Instance> = {
     const { migration, plan } = move;
     refuseCancelled(migration);
     refuseFailed(move);
-    const ahead = async () => {
-      const answer = await tell(effects, view, plan.target.host_id, specOf(view), handOverWaitMs);
-      await effects.write((writes) => writes.observeMachine(plan.target.host_id, answer));
-    };
-    if (isHandedOver(move.sent, plan)) return commitMove(migration, plan, move.sent, effects.now(), ahead);
+    const commit = (sent: MoveObservation) =>
+      commitMove(migration, plan, sent, effects.now(), async () => {
+        const answer = isPostCopy(sent)
+          ? await followAtOnce(effects, view, move)
+          : await tell(effects, view, plan.target.host_id, specOf(view), handOverWaitMs);
+        await effects.write((writes) => writes.observeMachine(plan.target.host_id, answer));
+      });
+    if (isHandedOver(move.sent)) return commit(move.sent);
     const away = await awaitHost(effects, migration, plan.source, awayLimitMs.before);
     if (away) return away;
     refuseStalled(move.source, effects.now());
     const spec = movingSpec(view, move, { role: "source", switchOver: true });
     const answer = await tell(effects, view, plan.source, spec, handOverWaitMs);
     if (answer.move) refuseFailure(answer.move);
-    if (isHandedOver(answer.move, plan))
-      return commitMove(migration, plan, answer.move, effects.now(), ahead);
+    if (isHandedOver(answer.move)) return commit(answer.move);
     return waitOn(effects, plan.source, answer, "the source is handing over", 0);
   },
 };
 
-/** With post-copy the target runs while the source still sends. */
-function isHandedOver(move: MoveObservation | undefined, { type }: MovePlan): move is MoveObservation {
-  return move?.phase === "handed-over" || (type === "postcopy" && move?.phase === "post-copy");
+/** The guest is stopped for good; in post-copy its memory is to follow it. */
+function isHandedOver(move: MoveObservation | undefined): move is MoveObservation {
+  return move !== undefined && (move.phase === "handed-over" || isPostCopy(move));
 }
 
 /** @param ahead tells the target to run, before anything else is looked at */
@@ -291,10 +294,21 @@ function commitMove(
   };
 }
 
+/** Of a post-copy: the source is told that it may send what only it still has. */
+const sendRest: Step<Instance> = {
+  name: "send-rest",
+  async run(effects, view, operation) {
+    const { move } = operation.outputs["switch-over"] as unknown as HandedOver;
+    return isPostCopy(move) ? tellRest(effects, view, moveView(view, operation)) : { done: null };
+  },
+};
+
 const run: Step<Instance> = {
   name: "run",
   async run(effects, view, operation) {
     const move = moveView(view, operation);
+    const handedOver = operation.outputs["switch-over"] as unknown as HandedOver;
+    if (isPostCopy(handedOver.move)) return runWithoutMemory(effects, view, move);
     const { migration, plan, target } = move;
     const hostId = plan.target.host_id;
     const why = findReturn(move);
@@ -335,16 +349,14 @@ const finish: Step<Instance> = {
   name: "finish",
   async run(effects, view, operation) {
     const move = moveView(view, operation);
-    const { migration, plan, source, target, received } = move;
+    const { migration, plan, target, received } = move;
     const { returned } = (operation.outputs["run"] ?? {}) as Partial<Returned>;
     if (returned) return await resumeAtSource(effects, view, move, returned);
     const handedOver = operation.outputs["switch-over"] as unknown as HandedOver;
+    const rest = isPostCopy(handedOver.move) ? await awaitRest(effects, view, move) : undefined;
+    if (rest && "wait" in rest) return rest;
     // Only after a post-copy has the source something left to say.
-    const sent = (plan.type === "postcopy" && moveOf(source, migration.id)) || handedOver.move;
-    refuseFailure(sent);
-    if (sent.phase !== "handed-over" && source && source.state !== "absent") {
-      return { wait: effects.now() + lookAgainMs, why: "the source still sends memory" };
-    }
+    const sent = (rest && move.sent) ?? handedOver.move;
     const ran = operation.outputs["run"] as { at_ms: number };
     const switched = { handedOverAtMs: handedOver.at_ms, ranAtMs: ran.at_ms };
     const endedAt = effects.now();
@@ -358,7 +370,7 @@ const finish: Step<Instance> = {
           const ended_at = new Date(endedAt).toISOString();
           return {
             ...observed,
-            stage: "complete",
+            ...(rest?.lost ? { stage: "failed", error: rest.lost } : { stage: "complete" }),
             waiting_for: null,
             waiting_since: null,
             receipt,
@@ -372,5 +384,5 @@ const finish: Step<Instance> = {
 export const migrateOperation: Operation<Instance> = {
   name: "migrate",
   version: 1,
-  steps: [place, prepare, transfer, switchOver, run, finish],
+  steps: [place, prepare, transfer, switchOver, sendRest, run, finish],
 };

@@ -58,7 +58,7 @@ export interface MoveView {
 }
 
 /** A host that stays away for so long is not waited for: `target` when all that it has to do is to forget. */
-export const awayLimitMs = { before: 5 * 60_000, target: 30_000, never: Infinity };
+export const awayLimitMs = { before: 5 * 60_000, target: 30_000, postCopy: 10 * 60_000, never: Infinity };
 const awayPauseMs = 2_000;
 /** Hosts tell of progress twice a second; one that says nothing new for so long is stuck. */
 const stallLimitMs = 10 * 60_000;
@@ -141,7 +141,9 @@ function setWaiting(effects: Effects, id: string, why: string | null, since: str
   );
 }
 
-type Role = { readonly role: "source"; readonly switchOver: boolean } | { readonly role: "destination" };
+type Role = ({ readonly role: "source"; readonly switchOver: boolean } | { readonly role: "destination" }) & {
+  readonly committed?: boolean;
+};
 
 /** The instance's spec as it is sent to one of the hosts while it moves. */
 export function movingSpec(view: View<Instance>, move: MoveView, role: Role): MachineSpec {
@@ -169,6 +171,7 @@ export function movingSpec(view: View<Instance>, move: MoveView, role: Role): Ma
     guestShape: source ? "" : guestShapeOf(move.source),
     // The target is asked to take what it may have kept; the source is told what it has taken, and nothing else.
     baseline: (source ? move.prepared?.baseline : plan.baseline) ?? "",
+    committed: role.committed ?? false,
   });
   return spec;
 }
@@ -197,6 +200,8 @@ const policies: Record<MigrationSpec["on_unreachable"], OnUnreachable> = {
   abort: OnUnreachable.ABORT,
   throttle: OnUnreachable.THROTTLE,
   force: OnUnreachable.FORCE,
+  // It is the type of the move by then.
+  postcopy: OnUnreachable.ABORT,
 };
 
 export type Answer = MachineObservation & { readonly move: MoveObservation | undefined };

@@ -25,7 +25,8 @@ const stageOf: Readonly<Record<MoveObservation["phase"], MigrationPhase | undefi
   "pre-copy": "pre-copy",
   converged: "pre-copy",
   switchover: "switchover",
-  "post-copy": "post-copy",
+  // Nobody runs yet: it waits for the commit.
+  "post-copy": "switchover",
   "handed-over": "switchover",
   // Ended by whoever carries the migration out; until then it is where it was.
   failed: undefined,
@@ -41,8 +42,29 @@ export function deriveMigration(
   const source = incarnations.find(({ hostId }) => hostId === observed.source.host_id);
   const move = moveOf(source, id);
   if (!source || !move) return undefined;
-  const stage = observed.committed_at && move.phase !== "post-copy" ? "switchover" : stageOf[move.phase];
-  return { ...observed, stage: stage ?? observed.stage, progress: toProgress(move, source.updatedAt) };
+  const stage = observed.committed_at ? committedStage(observed, move) : stageOf[move.phase];
+  return {
+    ...observed,
+    ...interruption(observed, move, source.updatedAt),
+    stage: stage ?? observed.stage,
+    progress: toProgress(move, source.updatedAt),
+  };
+}
+
+/** Once committed there is only forward. */
+function committedStage({ stage }: MigrationStatus, { phase }: MoveObservation): MigrationPhase {
+  return stage === "post-copy" || phase === "post-copy" ? "post-copy" : "switchover";
+}
+
+/** A host may say what holds it up; that is over when it no longer does. */
+function interruption(
+  { waiting_for }: MigrationStatus,
+  { reason, message, phase }: MoveObservation,
+  at: Date,
+): Partial<MigrationStatus> {
+  const says = reason === "MOVE_INTERRUPTED" && phase === "post-copy";
+  if (says && waiting_for === null) return { waiting_for: message, waiting_since: at.toISOString() };
+  return !says && waiting_for === message ? { waiting_for: null, waiting_since: null } : {};
 }
 
 function toProgress(move: MoveObservation, at: Date): MigrationProgress {
@@ -116,6 +138,7 @@ export function deriveReceipt(
     rounds: source?.rounds ?? 0,
     codec_history: source?.codec_history ?? [],
     page_stage: source?.page_stage ?? false,
+    convergence: source?.convergence ?? null,
     cpu_seconds: { source: source?.cpu_seconds ?? 0, target: target?.cpu_seconds ?? 0 },
   };
 }

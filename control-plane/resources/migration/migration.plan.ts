@@ -8,10 +8,14 @@ import type { Migration, MigrationReceipt, MigrationSpec, MigrationStatus } from
 /** What kind of move it is in truth: of a machine that is off there is only its disk to move. */
 export function moveTypeOf(
   { desired, observed }: Pick<Instance, "desired" | "observed">,
-  { type }: Pick<MigrationSpec, "type">,
+  { type, on_unreachable }: Pick<MigrationSpec, "type" | "on_unreachable">,
 ): MigrationStatus["type"] {
-  return desired.power === "off" || observed?.state === "stopped" ? "cold" : type;
+  if (desired.power === "off" || observed?.state === "stopped") return "cold";
+  return type === "live" && on_unreachable === "postcopy" ? "postcopy" : type;
 }
+
+/** Of hosts whose guests can run before all of their memory has arrived. */
+export const postCopyCapability = "migration.postcopy";
 
 /** What the drivers of both hosts must be able to do, and the reason given when one is not. */
 export function moveNeeds(type: MigrationStatus["type"]): {
@@ -19,7 +23,7 @@ export function moveNeeds(type: MigrationStatus["type"]): {
   readonly reason: string;
 } {
   return type === "postcopy"
-    ? { capability: "migration.postcopy", reason: "POSTCOPY_UNSUPPORTED" }
+    ? { capability: postCopyCapability, reason: "POSTCOPY_UNSUPPORTED" }
     : { capability: "migration", reason: "MOVE_UNSUPPORTED" };
 }
 
@@ -83,6 +87,10 @@ export function predictMove(type: MigrationStatus["type"], expectation: Expectat
     seconds: Math.ceil(wire / Math.max(1, rate)),
     downtime_ms: type === "cold" ? null : (last?.downtime_ms ?? assumed.downtimeMs),
     basis: last ? ("last migration" as const) : ("assumption" as const),
+    risk:
+      type === "postcopy"
+        ? "if the guest writes faster than the link carries, it runs at the target before all of its memory is there: a source lost then is the guest lost, and it starts again from its disk"
+        : null,
   };
 }
 

@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { Fault } from "#kernel/fault.ts";
 import type { Instance } from "../instance/instance.resource.ts";
-import { moveNeeds, moveTypeOf } from "./migration.plan.ts";
+import { moveNeeds, moveTypeOf, postCopyCapability } from "./migration.plan.ts";
 import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
 
 export const migrationTypes = ["live", "cold", "postcopy"] as const;
@@ -21,10 +21,10 @@ export const migrationSpec = z.strictObject({
   host: z.string().min(1).max(255).nullable().default(null).describe("id or name of a host"),
   max_downtime_ms: z.int().min(1).max(600_000).default(1000),
   on_unreachable: z
-    .enum(["abort", "throttle", "force"])
+    .enum(["abort", "throttle", "force", "postcopy"])
     .default("abort")
     .describe(
-      "when the guest writes faster than the link carries: give up, slow it down, or break the promise",
+      "when the guest writes faster than the link carries: give up, slow it down, break the promise, or let it run before its memory has arrived, which can lose it",
     ),
   wan_optimization: z.enum(["auto", "on", "off"]).default("auto"),
   bandwidth_limit: z.int().min(1).nullable().default(null).describe("bytes per second on the wire"),
@@ -62,6 +62,15 @@ export const migrationProgress = z.strictObject({
 });
 export type MigrationProgress = z.infer<typeof migrationProgress>;
 
+const convergence = z.strictObject({
+  stalls: z.int().describe("how often rounds of its memory got nowhere"),
+  throttle_percent: z.int().describe("the largest share of its CPU time that was taken away"),
+  forced: z.boolean().describe("it was stopped although its rest did not fit into the time allowed"),
+  post_copy_bytes: z.int().describe("sent after it ran at the target"),
+  page_requests: z.int().describe("how often it waited there for a page"),
+  recoveries: z.int().describe("connections made again while it did"),
+});
+
 export const migrationReceipt = z.strictObject({
   duration_ms: z.int(),
   downtime_ms: z
@@ -78,6 +87,7 @@ export const migrationReceipt = z.strictObject({
   rounds: z.int(),
   codec_history: z.array(z.strictObject({ codec: z.string(), at_ms: z.int() })),
   page_stage: z.boolean(),
+  convergence: convergence.nullable().default(null).describe("null: not known"),
   cpu_seconds: z.strictObject({ source: z.number(), target: z.number() }),
 });
 export type MigrationReceipt = z.infer<typeof migrationReceipt>;
@@ -164,7 +174,7 @@ export const migration = defineResource<MigrationSpec, MigrationStatus, Migratio
       return { capability: "migration.adopted", reason: "ADOPTED_STAYS" };
     }
     const needs = moveNeeds(moveTypeOf(target as Instance, spec));
-    return spec.type === "postcopy" ? needs : undefined;
+    return needs.capability === postCopyCapability ? needs : undefined;
   },
   frozenIn: migrationPhases,
   filters: {

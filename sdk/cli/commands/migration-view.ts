@@ -82,6 +82,7 @@ function receiptFields(receipt: Receipt): readonly Field[] {
     ["disk", bytes.disk_raw === 0 ? "" : `${diskText(bytes)}, ${formatSize(bytes.disk_wire)} sent`],
     ["codec", codecsOf(receipt.codec_history)],
     ["page stage", receipt.page_stage ? "on" : "off"],
+    ["struggle", struggleOf(receipt.convergence)],
     ["cpu", `source ${cpu_seconds.source.toFixed(1)} s, target ${cpu_seconds.target.toFixed(1)} s`],
   ];
 }
@@ -94,6 +95,23 @@ function diskText({ disk_raw, disk_kept = 0 }: Partial<Receipt["bytes"]> & { dis
 
 function keptText(keptBytes = 0): string {
   return keptBytes === 0 ? "" : `, besides ${formatSize(keptBytes)} of disk that is kept there`;
+}
+
+/** What was done about a guest that wrote faster than the link carried. */
+function struggleOf(convergence: Receipt["convergence"]): string {
+  if (!convergence) return "";
+  const { stalls, throttle_percent, forced, post_copy_bytes, page_requests, recoveries } = convergence;
+  return [
+    stalls > 0 ? count(stalls, "stall") : "",
+    throttle_percent > 0 ? `slowed by up to ${String(throttle_percent)} %` : "",
+    forced ? "stopped for longer than allowed" : "",
+    post_copy_bytes > 0
+      ? `${formatSize(post_copy_bytes)} followed it, ${count(page_requests, "page")} waited for`
+      : "",
+    recoveries > 0 ? `${count(recoveries, "connection")} made again` : "",
+  ]
+    .filter((part) => part !== "")
+    .join(", ");
 }
 
 function progressFields(progress: Status["progress"]): readonly Field[] {
@@ -121,6 +139,7 @@ export function planFields(name: string, plan: MigrationPlan, hosts: HostNames):
     ["to send", `about ${formatSize(predicted.bytes_on_wire)}`],
     ["would take", `about ${formatTime(predicted.seconds * 1000)}`],
     ["downtime", downtime === null ? "it is off" : `about ${formatTime(downtime)}`],
+    ["risk", predicted.risk ?? ""],
     [
       "predicted from",
       basis === "assumption" ? "assumptions: it has not moved before" : "its last migration",

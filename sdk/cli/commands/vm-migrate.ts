@@ -14,7 +14,7 @@ interface MigrateOptions {
   readonly host?: string;
   readonly type?: "live" | "cold" | "postcopy";
   readonly maxDowntime?: number;
-  readonly onUnreachable?: "abort" | "throttle" | "force";
+  readonly onUnreachable?: "abort" | "throttle" | "force" | "postcopy";
   readonly bandwidthLimit?: number;
   readonly wanOptimization?: "auto" | "on" | "off";
   readonly dryRun?: true;
@@ -46,8 +46,8 @@ export function migrateCommand(run: Run): Command {
     .addOption(
       new Option(
         "--on-unreachable <policy>",
-        "when that cannot be kept: give up, slow the guest, or break it",
-      ).choices(["abort", "throttle", "force"]),
+        "when that cannot be kept: give up, slow the guest, break it, or let it run before its memory is there",
+      ).choices(["abort", "throttle", "force", "postcopy"]),
     )
     .addOption(
       new Option("--type <type>", "postcopy only if losing the guest is acceptable").choices([

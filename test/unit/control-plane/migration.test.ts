@@ -83,7 +83,9 @@ t.test("the source's phase is the migration's", async (t) => {
     [MovePhase.CONVERGED, "pre-copy"],
     [MovePhase.SWITCHOVER, "switchover"],
     [MovePhase.HANDED_OVER, "switchover"],
+    [MovePhase.POST_COPY, "switchover"],
     [MovePhase.POST_COPY, "post-copy", { committed_at: committed }],
+    [MovePhase.HANDED_OVER, "post-copy", { committed_at: committed, stage: "post-copy" }],
     [MovePhase.PRE_COPY, "switchover", { committed_at: committed }],
     [MovePhase.FAILED, "pre-copy", { stage: "pre-copy" }],
   ];
@@ -108,6 +110,15 @@ t.test("progress", async (t) => {
     estimated_completion_at: "2026-11-21T00:00:05.000Z",
   });
   t.doesNotThrow(() => migration.status.parse(derived), "it is what the API promises");
+  const cut = { reason: "MOVE_INTERRUPTED", message: "the connection was lost" };
+  const following = status({ committed_at: now.toISOString() });
+  const held = deriveMigration(request(following), [at("host-a", move(MovePhase.POST_COPY, cut))]);
+  t.equal(held?.waiting_for, cut.message, "what holds a post-copy up is told");
+  const late = request(status({ waiting_for: "host-b is away" }));
+  t.equal(
+    deriveMigration(late, [at("host-a", move(MovePhase.POST_COPY, cut))])?.waiting_for,
+    "host-b is away",
+  );
 });
 
 t.test("the downtime is never less than the hosts measured, never more than was waited", async (t) => {
@@ -138,7 +149,9 @@ t.test("what is off moves cold", async (t) => {
   const stopped = { desired: { power: "on" }, observed: { state: "stopped" } } as never;
   t.equal(moveTypeOf(stopped, desired), "cold");
   const on = { desired: { power: "on" }, observed: { state: "running" } } as never;
-  t.equal(moveTypeOf(on, { type: "postcopy" }), "postcopy");
+  t.equal(moveTypeOf(on, { ...desired, type: "postcopy" }), "postcopy");
+  t.equal(moveTypeOf(on, { ...desired, on_unreachable: "postcopy" }), "postcopy", "asked for in other words");
+  t.equal(moveTypeOf(stopped, { ...desired, on_unreachable: "postcopy" }), "cold");
 });
 
 t.test("predictions", async (t) => {

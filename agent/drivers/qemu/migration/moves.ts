@@ -148,11 +148,12 @@ export class Moves implements LiveMigration {
     await runWithoutMemory(entry.running, signal);
   }
 
-  async #giveUp(id: string): Promise<void> {
+  async #giveUp(id: string): Promise<boolean> {
     const entry = this.#options.machines.find(id);
-    if (!entry?.record.move?.committed) return;
+    if (entry?.record.move?.role !== "destination" || !entry.record.move.committed) return false;
     await killProcess(processIdentity(id, entry.plan.directory));
     await entry.running?.ended;
+    return true;
   }
 
   /** The machine is none of ours any more, or the driver ends. */

@@ -2,16 +2,17 @@
  * A real guest moves to and fro while each part that its move stands on is struck, at each point of the way. Somebody
  * who watches from outside never sees two copies; in the end exactly one runs, with its memory, its disk and its
  * journal whole, nothing is left over, and the migration tells what became of it. SKERRY_FAULTS=ci tries what is marked
- * with + and *, SKERRY_FAULTS=all everything; without it what is marked with * is tried.
+ * with + and *, SKERRY_FAULTS=all everything; without it what is marked with * is tried. Then guests move in a row with
+ * nobody in the way, as fast as they can, and not a bit of their memory and disks may change.
  */
 import t from "tap";
-import { seededRandom } from "./faults-world.ts";
+import { MiB, seededRandom } from "./faults-world.ts";
 import { type Fate, QemuStage } from "./qemu-stage.ts";
 import { points, strikes, type PointName } from "./qemu-strikes.ts";
 
 /**
  * What has to become of the move: it `moves`, the guest `stays` where it is, or `either`; it `ends` with the only QEMU
- * that has it, and begins anew from its disk; `-` where the strike makes no sense.
+ * that has it, and begins anew from its disk; it `survives`, in one of these ways; `-` where the strike makes no sense.
  */
 const matrix = `
                           preparing  disk-copy  pre-copy  switchover  committed  finish
@@ -21,25 +22,31 @@ to agent: kill -9         either     either     stays+    either+     moves+    
 to agent: hangs           either     either+    either    either      moves+     moves
 from QEMU: kill -9        ends+      ends       ends+     either      moves+     moves
 from QEMU: hangs          either     either+    either    either      moves      moves
-to QEMU: kill -9          stays      stays      stays+    either+     ends       ends
+to QEMU: kill -9          stays      stays      stays+    survives+   ends       ends
 to QEMU: hangs            either     either     either    either      moves+     moves
-to disk: full             either     stays+     either    either      moves      moves
+to disk: full             either     either+    either    either      moves      moves
 from disk: full           either     either     either    either      moves      moves
 control plane: kill -9    either     either     either    either*     moves+     moves
 control plane: hangs      either     either     either+   either      moves      moves
 PostgreSQL: kill -9       either     either     either+   either+     moves      moves+
 PostgreSQL: hangs         either     either     either    either+     moves      moves
-agents' way: cut          either     moves+     stays+    either      moves      moves
+agents' way: cut          either     moves+     either+   either      moves      moves
 agents' way: stalls       either     either     either    either      moves      moves
-agents' way: a wrong bit  either     either     stays+    either      moves      moves
+agents' way: a wrong bit  either     either     either+   either      moves      moves
 gateway: cut              either     either     either    either+     moves+     moves
 gateway: stalls           either     either     either    either      moves      moves+
 its owner: cancel         stays      stays      stays+    either+     moves      moves
 `;
 
-const marks = { quick: "*", ci: "*+", all: "*+ " } as const;
+/** Which marks are tried, and how often a guest moves in a row with nobody in the way. */
+const tiers = {
+  quick: { marks: "*", moves: 0 },
+  ci: { marks: "*+", moves: 12 },
+  all: { marks: "*+ ", moves: 60 },
+} as const;
 const told = process.env["SKERRY_FAULTS"] ?? "quick";
-const tier = told in marks ? (told as keyof typeof marks) : "quick";
+const tier = told in tiers ? (told as keyof typeof tiers) : "quick";
+const { marks, moves } = tiers[tier];
 const only = process.env["SKERRY_ONLY"];
 const seed = Number(process.env["SKERRY_SEED"] ?? Date.now() % 1_000_000);
 t.comment(`seed ${String(seed)}: SKERRY_SEED repeats it`);
@@ -61,9 +68,7 @@ function readMatrix(): Case[] {
       const [, fate = "", mark = ""] = /^(\w+|-)(.?)$/.exec(cell) ?? [];
       const point = columns[index];
       if (!point || !(point in points)) throw new Error(`${strike} has too many cells`);
-      return fate === "-" || !marks[tier].includes(mark || " ")
-        ? []
-        : [{ point, strike, fate: fate as Fate }];
+      return fate === "-" || !marks.includes(mark || " ") ? [] : [{ point, strike, fate: fate as Fate }];
     });
   });
 }
@@ -78,11 +83,37 @@ const cases = readMatrix()
 const casesOfGuest = 12;
 
 const stage = await QemuStage.set(t, seed);
-for (let at = 0; at < cases.length; at += casesOfGuest) {
+for (let at = 0; at < cases.length;) {
   await t.test(`a guest, from case ${String(at)} of ${String(cases.length)} on`, async (t) => {
+    const end = Math.min(cases.length, at + casesOfGuest);
     await using guest = await stage.boot(`guest-${String(at)}`);
-    for (const { point, strike, fate } of cases.slice(at, at + casesOfGuest)) {
+    // What fails ends this guest, and the next one goes on after it.
+    while (at < end) {
+      const { point, strike, fate } = cases[at++]!;
       await stage.tryOne(t, guest, point, strike, fate);
+    }
+    // After all that it moves as if nothing had been.
+    await stage.move(t, guest, {});
+    await stage.end(t, guest);
+  });
+}
+
+/** Of each such guest. */
+const movesOfGuest = 20;
+const row = "moves in a row";
+for (let moved = 0; moved < moves && row.includes(only ?? row);) {
+  await t.test(`${row}, from ${String(moved)} of ${String(moves)} on`, async (t) => {
+    const end = Math.min(moves, moved + movesOfGuest);
+    const cpus = 1 + Math.floor(random() * 2);
+    const memoryBytes = (random() < 0.5 ? 128 : 256) * MiB;
+    t.comment(`${String(cpus)} CPUs, ${String(memoryBytes / MiB)} MiB`);
+    const shape = { cpus, memoryBytes, inMemory: 8, onDisk: 3, numbers: 60_000 };
+    await using guest = await stage.boot(`row-${String(moved)}`, shape);
+    while (moved < end) {
+      moved++;
+      const wan_optimization = (["auto", "on", "off"] as const)[Math.floor(random() * 3)];
+      const bandwidth_limit = random() < 0.5 ? null : 32 * MiB;
+      await stage.move(t, guest, { wan_optimization, bandwidth_limit });
     }
     await stage.end(t, guest);
   });

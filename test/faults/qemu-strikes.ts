@@ -16,6 +16,8 @@ export interface Scene {
   readonly to: string;
   migration: string;
   commit?: CommitHold;
+  /** What its owner asked for and has not been answered yet. */
+  asked?: Promise<unknown>;
 }
 
 export interface Point {
@@ -129,7 +131,12 @@ export const strikes: Readonly<Record<string, Strike>> = {
         `${side} disk: full`,
         {
           needsDisk: true,
-          strike: async (scene) => scene.world.disks.get(scene[side])?.fill(),
+          // It matters when somebody writes.
+          async strike(scene) {
+            await scene.world.disks.get(scene[side])?.fill();
+            way(scene)?.resume();
+            await sleep(longMs);
+          },
           mend: async (scene) => scene.world.disks.get(scene[side])?.makeRoom(),
         },
       ],
@@ -183,7 +190,12 @@ export const strikes: Readonly<Record<string, Strike>> = {
     mend: async ({ world }) => world.gateway.resume(),
   },
   "its owner: cancel": {
-    strike: ({ world, migration }) => world.ask("POST", `/skerry/v1/migrations/${migration}/cancel`, {}),
+    // At a commit that is held the answer has to wait for it.
+    strike: async (scene) => {
+      scene.asked = scene.world.ask("POST", `/skerry/v1/migrations/${scene.migration}/cancel`, {});
+      await Promise.race([scene.asked, sleep(500)]);
+    },
+    mend: ({ asked }) => Promise.resolve(asked),
   },
 };
 

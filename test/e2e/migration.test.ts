@@ -81,26 +81,36 @@ async function qemusOf({ dataDirectory }: TestAgent): Promise<number> {
   return processes.filter(({ commandLine }) => /^\S*qemu-system/.test(commandLine)).length;
 }
 
-function checkReceipt(t: Test, { status }: Migration): void {
+/** @param firstDisk what the first move sent of the disk; undefined: this is the first */
+function checkReceipt(t: Test, { status }: Migration, firstDisk?: number): number {
   const receipt = status?.receipt;
   if (!receipt) throw new Error("the move has no receipt");
   const { downtime_ms, duration_ms, stopped_ms, resumed_ms, bytes, bytes_sent, bytes_total } = receipt;
-  t.comment(`downtime ${String(downtime_ms)} ms of ${String(duration_ms)}; ${JSON.stringify(bytes)}`);
+  const parts = `${String(stopped_ms)} and ${String(resumed_ms)}`;
+  t.comment(
+    `downtime ${String(downtime_ms)} ms (${parts}) of ${String(duration_ms)}; ${JSON.stringify(bytes)}`,
+  );
   t.ok(stopped_ms > 0 && resumed_ms > 0, "both hosts have measured their part");
   t.ok((downtime_ms ?? 0) >= stopped_ms + resumed_ms && (downtime_ms ?? Infinity) < mostDowntimeMs);
   t.ok(bytes.memory_raw > 16 * MiB && bytes.memory_raw < 512 * MiB, "the guest's memory");
   t.ok(bytes.memory_zero > 0 && bytes.memory_in_image > 0, "part of it named instead of sent");
-  t.ok(bytes.disk_raw >= 4 * MiB && bytes.disk_raw < 256 * MiB, "what the guest has written to its disk");
+  if (firstDisk === undefined)
+    t.ok(bytes.disk_raw >= 4 * MiB && bytes.disk_raw < 256 * MiB, "what the guest has written to its disk");
+  else {
+    t.ok(bytes.disk_raw < firstDisk / 4 && bytes.disk_wire < firstDisk / 10, "what it has written since");
+    t.ok(bytes.disk_kept >= 4 * MiB, "the rest was kept there");
+  }
   t.ok(bytes.memory_wire + bytes.memory_in_image < bytes.memory_raw, "sent as less than it is");
   t.equal(bytes.memory_wire + bytes.disk_wire, bytes_sent);
   t.ok(bytes_total >= 128 * MiB && receipt.rounds > 1 && receipt.page_stage);
   t.hasProps(receipt.phase_ms, ["preparing", "disk-copy", "pre-copy", "switchover"]);
   const inPhases = Object.values(receipt.phase_ms).reduce((sum, ms) => sum + ms, 0);
   t.ok(inPhases > 0 && inPhases <= duration_ms, "the phases are parts of the whole");
+  return bytes.disk_raw;
 }
 
 /** Moves it, and checks what is told of that and what can be seen. */
-async function move(t: Test, from: TestAgent, to: TestAgent): Promise<void> {
+async function move(t: Test, from: TestAgent, to: TestAgent, firstDisk?: number): Promise<number> {
   // Open from now on: it can be read when the machine has gone from there.
   await using said = await open(machineFiles(folderOf(from)).consoleLog);
   const target = await hostOf(to);
@@ -108,7 +118,7 @@ async function move(t: Test, from: TestAgent, to: TestAgent): Promise<void> {
   const over = ["complete", "failed", "cancelled"] as const;
   const moved = await migrations.waitFor(asked.id, { phases: over, timeoutMs: moveLimitMs });
   t.match({ phase: moved?.phase, error: moved?.status?.error }, { phase: "complete", error: null });
-  if (moved) checkReceipt(t, moved);
+  const sent = moved ? checkReceipt(t, moved, firstDisk) : 0;
   const now = await instances.waitFor(id, { phases: ["running"], timeoutMs: 20_000 });
   t.match(now?.status, { host_id: target.id, state: "running", restarts: 0, crashes: 0, migration: null });
 
@@ -119,20 +129,25 @@ async function move(t: Test, from: TestAgent, to: TestAgent): Promise<void> {
   t.strictSame(new Set(disks(here)), new Set(["good"]), "its disk has what it wrote");
   await until(async () => (await qemusOf(from)) === 0, 20_000);
   t.equal(await qemusOf(to), 1, "one QEMU, and it is there");
-  t.strictSame(await readdir(join(from.dataDirectory, "machines")), [], "nothing is left where it was");
+  const kept = async () => await readdir(folderOf(from));
+  await until(async () => (await kept()).length === 1, 20_000);
+  t.strictSame(await kept(), [`kept-${asked.id}.qcow2`], "its disk is kept where it was, and nothing else");
   t.strictSame((await hostOf(from)).status?.unknown_machines, []);
+  return sent;
 }
 
 /** From its first number on, each one once. */
 const inOrder = (numbers: readonly number[]) => numbers.map((_, index) => (numbers[0] ?? 0) + index);
 
+let sentFirst = 0;
+
 await t.test("to another host", async (t) => {
   await until(async () => disks(await consoleText()).length > 0, bootLimitMs);
-  await move(t, first, second);
+  sentFirst = await move(t, first, second);
   t.equal(await closedWays(second), 0, "the hosts have reached each other");
 });
 
 await t.test("and back, though the way there is closed", async (t) => {
-  await move(t, second, first);
+  await move(t, second, first, sentFirst);
   t.ok((await closedWays(first)) > 0, "what could not go directly was passed on");
 });

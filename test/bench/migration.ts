@@ -28,7 +28,8 @@ export const benchmark: Benchmark = {
   summary:
     "Live migration over a shaped link (--link 100mbit|1gbit|none) of a guest (--guest idle|mixed|warm) with its " +
     "disk, through the public API, against QEMU alone over plain TCP and over two connections with zstd, driven by " +
-    "hand: the same guest, link and limit of downtime, in random order (--seed), --runs times, medians.",
+    "hand: the same guest, link and limit of downtime, in random order (--seed), --runs times, medians. With --back the " +
+    "product moves it back as well, and the disk's bytes of both ways are compared.",
 
   async run(bench) {
     const wish = readWish(bench.args);
@@ -40,7 +41,7 @@ export const benchmark: Benchmark = {
     const outcomes = new Map<PathName, Outcome[]>(wish.paths.map((name) => [name, []]));
     for (let run = 1; run <= wish.runs; run++) {
       for (const name of shuffle(wish.paths, `${String(wish.seed)}/${String(run)}`)) {
-        const outcome = await move(name, run, { bench, cloud, network, guest, saved });
+        const outcome = await move(name, run, { bench, cloud, network, guest, saved, back: wish.back });
         outcomes.get(name)?.push(outcome);
         bench.say(`run ${String(run)}, ${describeOutcome(name, outcome)}`);
       }
@@ -55,6 +56,8 @@ interface Wish {
   readonly runs: number;
   readonly seed: number;
   readonly paths: readonly PathName[];
+  /** The product moves it back as well. */
+  readonly back: boolean;
 }
 
 function readWish(args: readonly string[]): Wish {
@@ -67,6 +70,7 @@ function readWish(args: readonly string[]): Wish {
       seed: { type: "string", default: String(randomInt(1, 1_000_000)) },
       /** Only some of them, for whoever looks for a fault. */
       paths: { type: "string", default: pathNames.join(",") },
+      back: { type: "boolean", default: false },
     },
   });
   return {
@@ -75,6 +79,7 @@ function readWish(args: readonly string[]): Wish {
     runs: countOf("runs", values.runs),
     seed: countOf("seed", values.seed),
     paths: values.paths.split(",").map((name) => oneOf("paths", pathNames, name)),
+    back: values.back,
   };
 }
 
@@ -116,6 +121,7 @@ interface World {
   readonly network: BenchNetwork;
   readonly guest: BenchGuest;
   readonly saved: SavedGuest;
+  readonly back: boolean;
 }
 
 async function move(name: PathName, run: number, world: World): Promise<Outcome> {
@@ -123,7 +129,7 @@ async function move(name: PathName, run: number, world: World): Promise<Outcome>
   if (name === "skerry") {
     const label = `moved-${String(run)}`;
     const outcome = await moveByProduct({
-      ...{ migrationCloud: world.cloud, guest: world.guest, maxDowntimeMs, signal },
+      ...{ migrationCloud: world.cloud, guest: world.guest, back: world.back, maxDowntimeMs, signal },
       ...{ name: label, say: (line) => world.bench.say(line) },
     });
     world.bench.say(JSON.stringify(outcome.told));
@@ -164,6 +170,7 @@ function summarise(outcomes: ReadonlyMap<PathName, readonly Outcome[]>): Measure
       (own, index) => own / (gigabytes[index] ?? NaN),
     ),
     agent_mib: of("skerry", ({ agentMib }) => agentMib),
+    disk_bytes_back_vs_first: of("skerry", ({ diskBackVsFirst }) => diskBackVsFirst ?? NaN),
     time_s: of("skerry", seconds),
     tcp_time_s: of("tcp", seconds),
     tcp_bytes: of("tcp", bytes),

@@ -16,6 +16,8 @@ export interface Outcome {
   readonly cpuSeconds: number;
   /** Largest resident memory of any agent meanwhile. */
   readonly agentMib: number;
+  /** Disk on the wire when it moved back, for each byte of the way there; when it did. */
+  readonly diskBackVsFirst?: number;
 }
 
 const mb = (bytes: number) => (bytes / 1e6).toFixed(1);

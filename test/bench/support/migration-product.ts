@@ -2,11 +2,17 @@
 import { monitorSocketNames } from "#agent/drivers/hypervisor/files.ts";
 import { Fault } from "#kernel/fault.ts";
 import { deadline, sleep } from "#kernel/retry.ts";
-import { createGuest, deleteGuest, machineDirectory, type MigrationCloud } from "./migration-cloud.ts";
+import {
+  type BenchSite,
+  createGuest,
+  deleteGuest,
+  machineDirectory,
+  type MigrationCloud,
+} from "./migration-cloud.ts";
 import type { BenchGuest } from "./migration-guests.ts";
 import { untilNextTick, untilReady } from "./migration-machine.ts";
 import { Monitor } from "./migration-monitor.ts";
-import type { Outcome } from "./migration-outcome.ts";
+import { describeOutcome, type Outcome } from "./migration-outcome.ts";
 import { cpuSeconds, residentMib } from "./process-usage.ts";
 
 const moveLimitMs = 600_000;
@@ -14,13 +20,18 @@ const askEveryMs = 200;
 /** The migration itself must not go the way of the commands. */
 const mostControlBytes = 4e6;
 
+interface Receipt {
+  readonly downtime_ms: number | null;
+  readonly bytes: { readonly disk_wire: number };
+}
+
 /** What the native API tells of a migration, as far as it is read here. */
 interface MigrationView {
   readonly id: string;
   readonly phase: string;
   readonly status: {
     readonly waiting_for: string | null;
-    readonly receipt: { readonly downtime_ms: number | null } | null;
+    readonly receipt: Receipt | null;
     readonly error: { readonly reason: string; readonly message: string } | null;
   } | null;
 }
@@ -30,47 +41,57 @@ export interface ProductMoveOptions {
   readonly guest: BenchGuest;
   readonly name: string;
   readonly maxDowntimeMs: number;
+  /** Moves it back as well. */
+  readonly back: boolean;
   readonly signal: AbortSignal;
   readonly say: (line: string) => void;
 }
 
 export interface ProductMove extends Outcome {
   /** All that the API tells of it when it is over. */
-  readonly told: object;
+  readonly told: Receipt;
+}
+
+interface Way {
+  readonly name: string;
+  readonly from: BenchSite;
+  readonly to: BenchSite;
 }
 
 /** Makes a new guest at the source, has it moved, sees it live at the destination, and deletes it. */
 export async function moveByProduct(options: ProductMoveOptions): Promise<ProductMove> {
   const { migrationCloud, guest, name, signal } = options;
-  const { client, source } = migrationCloud;
+  const { client, source, destination } = migrationCloud;
   const id = await createGuest(client, source, guest, name, signal);
   const directory = machineDirectory(source, id);
   await untilReady(directory, guest.readyLimitMs, signal);
   await untilNextTick(directory, signal);
-  const moved = await move(id, options);
+  const moved = await move(id, { name: `${name}-away`, from: source, to: destination }, options);
+  const back =
+    options.back && (await move(id, { name: `${name}-back`, from: destination, to: source }, options));
   await deleteGuest(client, id, signal); // after a failure it goes with the whole cloud
-  return moved;
+  if (!back) return moved;
+  options.say(`  back: ${describeOutcome("skerry", back)}; ${JSON.stringify(back.told)}`);
+  return { ...moved, diskBackVsFirst: back.told.bytes.disk_wire / moved.told.bytes.disk_wire };
 }
 
-async function move(id: string, options: ProductMoveOptions): Promise<ProductMove> {
+async function move(id: string, { name, from, to }: Way, options: ProductMoveOptions): Promise<ProductMove> {
   const { migrationCloud, maxDowntimeMs } = options;
-  const { source, destination, cloud } = migrationCloud;
+  const { cloud } = migrationCloud;
   using limit = deadline(moveLimitMs, "the move", options.signal);
-  const directory = machineDirectory(destination, id);
-  using leaving = await Monitor.open(machineDirectory(source, id), monitorSocketNames[1], limit);
-  const pids = [source.agent.program.pid, destination.agent.program.pid];
+  const directory = machineDirectory(to, id);
+  using leaving = await Monitor.open(machineDirectory(from, id), monitorSocketNames[1], limit);
+  const pids = [from.agent.program.pid, to.agent.program.pid];
   const usage = async () => ({
-    link: await source.host.countLinkBytes(),
-    control: (await source.host.countControlBytes()) + (await destination.host.countControlBytes()),
+    link: await from.host.countLinkBytes(),
+    control: (await from.host.countControlBytes()) + (await to.host.countControlBytes()),
     cpu: (await Promise.all(pids.map(cpuSeconds))).reduce((sum, each) => sum + each, 0),
   });
   const before = await usage();
   const begunAt = Date.now();
-  const spec = { instance: id, ...destination.target, max_downtime_ms: maxDowntimeMs };
-  const { body, status } = await cloud.request<MigrationView>("POST", "/skerry/v1/migrations", {
-    name: `${options.name}-away`,
-    spec,
-  });
+  const spec = { instance: id, ...to.target, max_downtime_ms: maxDowntimeMs };
+  const asked = await cloud.request<MigrationView>("POST", "/skerry/v1/migrations", { name, spec });
+  const { body, status } = asked;
   if (status >= 300)
     throw new Fault("internal", `the API answered ${String(status)}: ${JSON.stringify(body)}`);
   const over = new AbortController();
@@ -80,6 +101,8 @@ async function move(id: string, options: ProductMoveOptions): Promise<ProductMov
     openWhenThere(directory, AbortSignal.any([over.signal, limit])),
   ]).finally(() => over.abort());
   using arriving = arrived;
+  const receipt = told.status?.receipt;
+  if (!receipt) throw new Fault("internal", "the migration has no receipt");
   const after = await usage();
 
   const stopped = leaving.events.findLast((event) => event.name === "STOP");
@@ -93,10 +116,10 @@ async function move(id: string, options: ProductMoveOptions): Promise<ProductMov
     seconds: (resumed.atMs - begunAt) / 1000,
     bytes: after.link - before.link,
     downtimeMs: resumed.atMs - stopped.atMs,
-    claimedDowntimeMs: told.status?.receipt?.downtime_ms ?? NaN,
+    claimedDowntimeMs: receipt.downtime_ms ?? NaN,
     cpuSeconds: after.cpu - before.cpu,
     agentMib: await agentMib,
-    told: told.status?.receipt ?? {},
+    told: receipt,
   };
 }
 

@@ -2,29 +2,30 @@
  * One call at the destination: frames become the hypervisor's bytes again, in order, and what it answers goes back.
  * Nothing that fails its checksum reaches the hypervisor. Memory is bounded by not reading the call.
  */
+import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import type { ServiceError } from "@grpc/grpc-js";
 import { isFault, toFault, type Fault } from "#kernel/fault.ts";
 import { cancelled } from "#kernel/stall.ts";
 import type { BlockDecoder } from "./block.ts";
-import { callFault, type PullStream } from "./opener.ts";
 import { corrupted, cut, hypervisorGone, maxRawBytes, stalled, type MoveLimits } from "./protocol.ts";
+import type { PullRequest } from "./pull-request.ts";
+import { ownSlab, type Slab, type Slabs } from "./slabs.ts";
 import type { MoveCounters } from "./stats.ts";
-import type { Frame, Open, Request } from "./wire.ts";
+import type { Frame, Open } from "./wire.ts";
 
 export interface FrameReceiverDeps {
   readonly channel: string;
-  readonly stream: PullStream["stream"];
+  readonly call: PullRequest;
   readonly connect: (signal: AbortSignal) => Promise<Duplex>;
   readonly decoder: BlockDecoder;
+  readonly slabs: Slabs;
   readonly counters: MoveCounters;
   readonly limits: MoveLimits;
 }
 
 /** The source is never silent for longer than a quarter of the time that counts as a stall. */
 const stallTicks = 4;
-/** How long the word that the channel is given up may take. */
-const goodbyeMs = 1000;
+const nothing = ownSlab(Buffer.alloc(0));
 
 export class FrameReceiver {
   readonly #deps: FrameReceiverDeps;
@@ -32,7 +33,7 @@ export class FrameReceiver {
   readonly #finished: Promise<void>;
   #finish!: () => void;
   #reject!: (thrown: unknown) => void;
-  #jobs: { readonly frame: Frame; readonly raw: Promise<Uint8Array> }[] = [];
+  #jobs: { readonly frame: Frame; readonly raw: Promise<Slab> }[] = [];
   #pumping = false;
   #hypervisor: Duplex | undefined;
   #sequence = 0;
@@ -59,25 +60,27 @@ export class FrameReceiver {
 
   /** Ends when all has reached the hypervisor after the frame `end`; throws a Fault when it comes to nothing. */
   async run(open: Open, signal: AbortSignal): Promise<void> {
-    const { stream, limits } = this.#deps;
+    const { call, limits, slabs } = this.#deps;
     const aborted = () => this.#fail(cancelled(signal));
     const ticking = setInterval(() => this.#tick(), limits.stallMs / stallTicks);
-    stream.on("data", (frame: Frame) => this.#take(frame));
-    // After the frame `end` everything is here, whatever becomes of the call.
-    stream.on("error", (error: ServiceError) => {
-      if (!this.#complete) this.#fail(callFault(error));
-    });
-    stream.once("end", () => {
-      if (!this.#complete) this.#fail(cut());
-    });
+    const answers = {
+      onFrame: (frame: Frame, message: Slab) => this.#take(frame, message),
+      onDrain: () => void this.#hypervisor?.resume(),
+      onEnd: (fault: Fault | undefined) => {
+        // After the frame `end` everything is here, whatever becomes of the call.
+        if (!this.#complete) this.#fail(fault ?? cut());
+      },
+    };
+    call.listen(answers, slabs);
     signal.addEventListener("abort", aborted, { once: true });
     try {
       if (signal.aborted) aborted();
-      else stream.write({ case: "open", value: open } satisfies Request);
+      else call.send({ case: "open", value: open });
       await this.#finished;
     } catch (thrown) {
       this.#hypervisor?.destroy();
-      await this.#sayGoodbye(toFault(thrown));
+      const fault = toFault(thrown);
+      if (!isFault(fault, "denied")) await call.abandon(fault);
       throw thrown;
     } finally {
       clearInterval(ticking);
@@ -90,8 +93,8 @@ export class FrameReceiver {
     this.#reject(thrown);
   }
 
-  #take(frame: Frame): void {
-    const { decoder, limits, stream } = this.#deps;
+  #take(frame: Frame, message: Slab): void {
+    const { decoder, limits, call } = this.#deps;
     this.#frames++;
     if (this.#stop.signal.aborted) return;
     if (frame.sequence !== this.#sequence + 1) return this.#fail(corrupted("a frame is missing"));
@@ -99,34 +102,44 @@ export class FrameReceiver {
     this.#sequence = frame.sequence;
     this.#complete = frame.end;
     this.#heldBytes += frame.rawLength;
-    const raw = frame.rawLength > 0 ? decoder.decode(frame) : Promise.resolve(new Uint8Array());
+    const raw = frame.rawLength > 0 ? decoder.decode(frame, message) : Promise.resolve(nothing);
     raw.catch((thrown: unknown) => this.#fail(thrown)); // at once, and not only when its turn comes
     this.#jobs.push({ frame, raw });
-    if (this.#heldBytes >= limits.inFlightBytes) stream.pause();
+    if (this.#heldBytes >= limits.inFlightBytes) call.pause();
     if (this.#pumping) return;
     this.#pumping = true;
     this.#pump().catch((thrown: unknown) => this.#fail(thrown));
   }
 
   async #pump(): Promise<void> {
-    const { channel, counters, limits, stream } = this.#deps;
+    const { channel, counters } = this.#deps;
     this.#hypervisor ??= await this.#connect();
     const hypervisor = this.#hypervisor;
     for (let job = this.#jobs.shift(); job; job = this.#jobs.shift()) {
       const { frame } = job;
       const raw = await job.raw;
       this.#stop.signal.throwIfAborted();
-      if (raw.length > 0 && !hypervisor.write(raw)) await this.#drained(hypervisor);
-      counters.count(channel, { rawBytes: raw.length, wireBytes: frame.data.length });
-      this.#heldBytes -= frame.rawLength;
-      if (this.#heldBytes < limits.inFlightBytes / 2 && stream.isPaused()) stream.resume();
+      counters.count(channel, { rawBytes: frame.rawLength, wireBytes: frame.data.length });
+      if (frame.rawLength > 0 && !this.#write(hypervisor, raw)) await this.#drained(hypervisor);
       if (frame.end) this.#end(hypervisor);
     }
     this.#pumping = false;
   }
 
+  /** Only a socket is done with what it was given when it says so. */
+  #write(hypervisor: Duplex, raw: Slab): boolean {
+    const { limits, call } = this.#deps;
+    const bytes = hypervisor instanceof Socket ? raw.bytes : Buffer.from(raw.bytes);
+    return hypervisor.write(bytes, (error) => {
+      if (error) return; // told by the connection
+      raw.release();
+      this.#heldBytes -= bytes.length;
+      if (this.#heldBytes < limits.inFlightBytes / 2 && call.isPaused) call.resume();
+    });
+  }
+
   async #connect(): Promise<Duplex> {
-    const { connect, stream } = this.#deps;
+    const { connect, call } = this.#deps;
     const hypervisor = await connect(this.#stop.signal);
     const gone = (cause?: unknown) => {
       if (!this.#ended) this.#fail(hypervisorGone(cause));
@@ -134,11 +147,10 @@ export class FrameReceiver {
     hypervisor.on("error", gone);
     hypervisor.once("close", gone);
     hypervisor.on("data", (bytes: Buffer) => {
-      if (!stream.write({ case: "data", value: bytes } satisfies Request)) hypervisor.pause();
+      if (!call.send({ case: "data", value: bytes })) hypervisor.pause();
     });
-    stream.on("drain", () => hypervisor.resume());
     hypervisor.once("end", () => {
-      if (!this.#ended) stream.end();
+      if (!this.#ended) call.end();
     });
     return hypervisor;
   }
@@ -166,29 +178,11 @@ export class FrameReceiver {
     });
   }
 
-  /** Tells the source why, unless it told us. */
-  async #sayGoodbye(fault: Fault): Promise<void> {
-    const { stream } = this.#deps;
-    if (isFault(fault, "denied") || stream.destroyed || stream.writableEnded) return;
-    const { reason, message } = fault;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, goodbyeMs);
-      const over = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      stream.once("close", over).once("error", over).once("status", over);
-      stream.write({ case: "abort", value: { reason, message } } satisfies Request);
-      stream.end();
-      stream.resume();
-    });
-  }
-
   #tick(): void {
     const silent = this.#frames === this.#seenFrames;
     this.#seenFrames = this.#frames;
     // Before the first frame the source may have nothing to send; while we do not read, it cannot be heard.
-    if (!silent || !this.begun || this.#deps.stream.isPaused()) this.#quietTicks = 0;
+    if (!silent || !this.begun || this.#deps.call.isPaused) this.#quietTicks = 0;
     else this.#quietTicks++;
     if (this.#quietTicks > stallTicks) this.#fail(stalled(this.#deps.limits.stallMs));
   }

@@ -8,9 +8,12 @@ import type { Socket } from "node:net";
 import { cancelled } from "#kernel/stall.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { plainBlock, type BlockEncoder, type EncodedBlock, type RawBlock } from "./block.ts";
+import { Gathering } from "./gathering.ts";
+import { readInto } from "./hypervisor-reader.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import type { PageScanner } from "./pages/scanner.ts";
 import { cut, hypervisorGone, stalled, type MoveLimits } from "./protocol.ts";
+import { ownSlab, type Slabs } from "./slabs.ts";
 import type { MoveCounters } from "./stats.ts";
 import type { Throttle } from "./throttle.ts";
 import { encodeFrameHead } from "./wire.ts";
@@ -18,10 +21,12 @@ import { encodeFrameHead } from "./wire.ts";
 export interface FrameSenderDeps {
   readonly channel: string;
   readonly stream: ServerHttp2Stream;
-  readonly hypervisor: Socket;
+  /** As it was accepted: paused, and never read. {@link FrameSender.hypervisor} takes its place. */
+  readonly accepted: Socket;
   readonly encoder: BlockEncoder;
   /** Finds the pages in a memory stream; undefined: they are not looked for. */
   readonly scanner: PageScanner | undefined;
+  readonly slabs: Slabs;
   readonly throttle: Throttle;
   readonly link: LinkMeter;
   readonly counters: MoveCounters;
@@ -29,7 +34,7 @@ export interface FrameSenderDeps {
 }
 
 interface Job {
-  readonly block: RawBlock;
+  readonly rawBytes: number;
   readonly zeroBytes: number;
   readonly encoded: Promise<EncodedBlock>;
 }
@@ -41,15 +46,18 @@ const unsentLimitBytes = 1024 * 1024;
 const minBlockBytes = 32 * 1024;
 /** Looks at progress so often within the time that counts as a stall; ticks, so that a suspended agent blames nobody. */
 const stallTicks = 4;
-const emptyBlock: RawBlock = { pieces: [], rawBytes: 0 };
+const emptyBlock: RawBlock = ownSlab(Buffer.alloc(0));
 
 export class FrameSender {
   readonly #deps: FrameSenderDeps;
-  #pieces: Buffer[] = [];
-  #gatheredBytes = 0;
+  /** To be written to; what it says is read here. */
+  readonly hypervisor: Socket;
+  readonly #gathering: Gathering;
   #seenBytes = 0;
   #flushing: NodeJS.Immediate | undefined;
+  /** Read, and not yet with the network: bytes, and the blocks that they are in. */
   #heldBytes = 0;
+  #heldBlocks = 0;
   readonly #jobs: Job[] = [];
   #pumping = false;
   #sequence = 0;
@@ -66,6 +74,11 @@ export class FrameSender {
 
   constructor(deps: FrameSenderDeps) {
     this.#deps = deps;
+    this.#gathering = new Gathering(deps.slabs);
+    this.hypervisor = readInto(deps.accepted, {
+      room: () => this.#gathering.room(this.#blockBytes() - this.#gathering.bytes),
+      onBytes: (count) => this.#gather(count),
+    });
     this.#finished = new Promise((resolve, reject) => {
       this.#finish = resolve;
       this.#reject = reject;
@@ -74,8 +87,8 @@ export class FrameSender {
 
   /** Ends after the frame `end` was sent; throws a Fault when it comes to nothing. Whoever calls ends the call. */
   async run(signal: AbortSignal): Promise<void> {
-    const { hypervisor, stream, limits, link } = this.#deps;
-    const gather = (piece: Buffer) => this.#gather(piece);
+    const { hypervisor } = this;
+    const { stream, limits, link } = this.#deps;
     const end = () => {
       this.#ended = true;
       this.#flush();
@@ -86,7 +99,7 @@ export class FrameSender {
     const lost = () => this.#fail(cut());
     const aborted = () => this.#fail(cancelled(signal));
     const ticking = setInterval(() => this.#tick(), limits.stallMs / stallTicks);
-    hypervisor.on("data", gather).once("end", end).on("error", gone).once("close", gone);
+    hypervisor.once("end", end).on("error", gone).once("close", gone);
     stream.once("close", lost);
     signal.addEventListener("abort", aborted, { once: true });
     try {
@@ -97,7 +110,7 @@ export class FrameSender {
     } finally {
       clearInterval(ticking);
       clearImmediate(this.#flushing);
-      hypervisor.off("data", gather).off("end", end).off("close", gone);
+      hypervisor.off("end", end).off("close", gone);
       stream.off("close", lost);
       signal.removeEventListener("abort", aborted);
       link.drop(this.#unsentBytes);
@@ -110,45 +123,47 @@ export class FrameSender {
     this.#reject(thrown);
   }
 
-  #gather(piece: Buffer): void {
-    const { limits, scanner, hypervisor } = this.#deps;
-    scanner?.scan(piece);
-    this.#pieces.push(piece);
-    this.#gatheredBytes += piece.length;
-    this.#heldBytes += piece.length;
-    this.#seenBytes += piece.length;
-    if (this.#gatheredBytes >= this.#blockBytes()) this.#flush();
+  #gather(count: number): void {
+    const gathering = this.#gathering;
+    const bytes = gathering.add(count);
+    this.#deps.scanner?.scan(bytes);
+    this.#heldBytes += count;
+    this.#seenBytes += count;
+    if (gathering.isFull || gathering.bytes >= this.#blockBytes()) this.#flush();
     else this.#flushing ??= setImmediate(() => this.#flushWhenQuiet(this.#seenBytes));
-    if (this.#heldBytes >= limits.inFlightBytes) hypervisor.pause();
+    if (this.#isFull(1)) this.hypervisor.pause();
+  }
+
+  /** A small block needs a slab for its coded form like a large one, so both are counted. */
+  #isFull(share: number): boolean {
+    const { inFlightBytes, blockBytes } = this.#deps.limits;
+    const most = inFlightBytes * share;
+    return this.#heldBytes >= most || this.#heldBlocks >= (2 * most) / blockBytes;
   }
 
   #flushWhenQuiet(seenBytes: number): void {
     this.#flushing = undefined;
     if (seenBytes === this.#seenBytes) this.#flush();
-    else if (this.#gatheredBytes > 0) {
+    else if (this.#gathering.bytes > 0) {
       this.#flushing = setImmediate(() => this.#flushWhenQuiet(this.#seenBytes));
     }
   }
 
   #flush(): void {
-    const { scanner } = this.#deps;
-    const cutting = scanner?.cut(this.#pieces, this.#ended);
-    const zeroBytes = cutting?.zeroBytes ?? 0;
-    const rest = cutting?.rest;
-    const pieces = cutting?.pieces ?? this.#pieces;
-    const rawBytes = this.#gatheredBytes - (rest?.length ?? 0);
-    this.#pieces = rest ? [rest] : [];
-    this.#gatheredBytes -= rawBytes;
-    const pages = cutting?.pages;
-    if (rawBytes > 0) this.#enqueue({ pieces, rawBytes, ...(pages ? { pages } : {}) }, zeroBytes);
+    const gathering = this.#gathering;
+    const all = { bytes: gathering.bytes, pages: undefined, zeroBytes: 0 };
+    const { bytes, pages, zeroBytes } = this.#deps.scanner?.cut(this.#ended) ?? all;
+    if (bytes > 0) this.#enqueue({ ...gathering.cut(bytes), ...(pages && { pages }) }, zeroBytes);
     if (this.#ended) this.#startPump();
   }
 
   #enqueue(block: RawBlock, zeroBytes: number): void {
     const { encoder } = this.#deps;
-    const encoded = block.rawBytes === 0 ? Promise.resolve(plainBlock(block)) : encoder.encode(block);
+    const rawBytes = block.bytes.length;
+    const encoded = rawBytes === 0 ? Promise.resolve(plainBlock(block)) : encoder.encode(block);
     encoded.catch((thrown: unknown) => this.#fail(thrown)); // at once, and not only when its turn comes
-    this.#jobs.push({ block, zeroBytes, encoded });
+    this.#heldBlocks++;
+    this.#jobs.push({ rawBytes, zeroBytes, encoded });
     this.#startPump();
   }
 
@@ -162,26 +177,26 @@ export class FrameSender {
     const { throttle } = this.#deps;
     for (let job = this.#jobs.shift(); job; job = this.#jobs.shift()) {
       const encoded = await job.encoded;
-      const bytes = encoded.parts.reduce((sum, part) => sum + part.length, 0);
-      await throttle.wait(bytes, this.#stop.signal);
-      await this.#room();
-      this.#write(job, encoded, bytes);
+      await throttle.wait(encoded.bytes.length, this.#stop.signal);
+      await this.#untilSent();
+      this.#write(job, encoded);
     }
     this.#pumping = false;
     if (this.#ended) this.#writeEnd();
   }
 
-  #write({ block, zeroBytes }: Job, encoded: EncodedBlock, bytes: number): void {
-    const { channel, counters, hypervisor, limits } = this.#deps;
-    const { codec, staged, checksum, parts, inImageBytes } = encoded;
-    const { rawBytes } = block;
-    const frame = { data: { length: bytes }, rawLength: rawBytes, codec, staged, checksum, end: false };
+  #write({ rawBytes, zeroBytes }: Job, encoded: EncodedBlock): void {
+    const { channel, counters } = this.#deps;
+    const { codec, staged, checksum, bytes: data, inImageBytes } = encoded;
+    const frame = { data, rawLength: rawBytes, codec, staged, checksum, end: false };
     const head = encodeFrameHead({ ...frame, sequence: ++this.#sequence });
     if (encoded.chosen !== undefined) counters.useCodec(channel, encoded.chosen);
-    counters.count(channel, { rawBytes, wireBytes: bytes + head.length, zeroBytes, inImageBytes });
-    this.#hand([head, ...parts], () => {
+    counters.count(channel, { rawBytes, wireBytes: data.length + head.length, zeroBytes, inImageBytes });
+    this.#hand([head, data], () => {
+      encoded.release();
       this.#heldBytes -= rawBytes;
-      if (this.#heldBytes < limits.inFlightBytes / 2 && hypervisor.isPaused()) hypervisor.resume();
+      this.#heldBlocks--;
+      if (!this.#isFull(1 / 2) && this.hypervisor.isPaused()) this.hypervisor.resume();
     });
   }
 
@@ -200,7 +215,7 @@ export class FrameSender {
   /** Gives the parts of a frame to the network, in slices, and calls back when the last has left. */
   #hand(parts: readonly Uint8Array[], sent: () => void): void {
     const { stream, link } = this.#deps;
-    const slices = parts.flatMap(slice);
+    const slices = parts.filter(({ length }) => length > 0).flatMap(slice);
     stream.cork();
     slices.forEach((each, index) => {
       this.#unsentBytes += each.length;
@@ -217,7 +232,7 @@ export class FrameSender {
     stream.uncork();
   }
 
-  async #room(): Promise<void> {
+  async #untilSent(): Promise<void> {
     if (this.#unsentBytes < unsentLimitBytes) return;
     const stop = this.#stop.signal;
     await new Promise<void>((resolve, reject) => {

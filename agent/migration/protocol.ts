@@ -4,9 +4,9 @@
  *
  *     source QEMU --unix--> source agent ====mTLS, gRPC====> destination agent --unix--> destination QEMU
  *
- * The destination is the client and pulls: one call `MigrationService.Pull` per channel, because only a gRPC
- * client of ours can ask for a large flow-control window. Where the two cannot reach each other, the control
- * plane passes the same call on.
+ * The destination is the client and pulls: one call `MigrationService.Pull` per channel, because only a client can ask
+ * for a large flow-control window. Both ends speak gRPC by hand, in memory that is used again and again (slabs.ts). Where
+ * the two cannot reach each other, the control plane passes the same call on.
  *
  *     destination agent                    source agent                     source QEMU
  *       | PullOpen{version, ticket, channel} |                                  |

@@ -37,7 +37,7 @@ export class PullCall {
     stream.once("close", () => this.#failed(cut()));
     stream.on("data", (piece: Buffer) => {
       try {
-        for (const message of this.#reader.push(piece)) this.#receive(message);
+        for (const { bytes } of this.#reader.push(piece)) this.#receive(bytes);
       } catch (thrown) {
         this.finish(toFault(thrown));
       }

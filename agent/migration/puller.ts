@@ -11,9 +11,11 @@ import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { ThreadedDecoder } from "./coding/coders.ts";
 import { CodingWorkers } from "./coding/workers.ts";
 import { FrameReceiver } from "./frame-receiver.ts";
-import type { PullStream, StreamOpener } from "./opener.ts";
+import type { StreamOpener } from "./opener.ts";
 import { PageStage, type OpenPages, type PageStageOptions } from "./pages/stage.ts";
 import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
+import type { PullRequest } from "./pull-request.ts";
+import { Slabs } from "./slabs.ts";
 import { MoveCounters, type MoveStats } from "./stats.ts";
 
 export interface MovePullerOptions {
@@ -37,12 +39,15 @@ export interface MovePullerOptions {
 }
 
 const allCodecs = [Codec.NONE, Codec.LZ4, Codec.ZSTD];
+/** So that a frame with its head fits into a slab as well as what it stands for. */
+const headRoomBytes = 1024;
 const reopening = { baseMs: 100, capMs: 2000 };
 
 export class MovePuller {
   readonly #options: MovePullerOptions;
   readonly #limits: MoveLimits;
   readonly #workers: CodingWorkers;
+  readonly #slabs: Slabs;
   readonly #counters = new MoveCounters();
   readonly #log: Logger;
   readonly #leavingDisks = new AbortController();
@@ -53,6 +58,7 @@ export class MovePuller {
     this.#options = options;
     this.#limits = { ...defaultLimits, ...options.limits };
     this.#log = options.log.with({ migrationId: options.migrationId });
+    this.#slabs = new Slabs(this.#limits.blockBytes + headRoomBytes);
     this.#workers = options.workers ?? new CodingWorkers({ log: this.#log });
   }
 
@@ -139,24 +145,28 @@ export class MovePuller {
     onBegun: () => void,
   ): Promise<void> {
     const { migrationId, ticket, connect, codecs = allCodecs } = this.#options;
-    using call = await this.#open(signal);
+    const [workers, slabs] = [this.#workers, this.#slabs];
+    const call = await this.#open(signal);
     const receiver = new FrameReceiver({
-      channel,
-      stream: call.stream,
+      ...{ channel, call, slabs },
       connect: (until) => {
         onBegun();
         return connect(channel, until);
       },
-      decoder: new ThreadedDecoder({ workers: this.#workers, pageSet: pages?.pageSet }),
+      decoder: new ThreadedDecoder({ workers, slabs, pageSet: pages?.pageSet }),
       counters: this.#counters,
       limits: this.#limits,
     });
     const open = { version: protocolVersion, migrationId, channel, ticket };
     const pageSources = pages?.sha256s ?? [];
-    await receiver.run({ ...open, codecs, pageSources }, signal);
+    try {
+      await receiver.run({ ...open, codecs, pageSources }, signal);
+    } finally {
+      call.close();
+    }
   }
 
-  async #open(signal: AbortSignal): Promise<PullStream> {
+  async #open(signal: AbortSignal): Promise<PullRequest> {
     const { openers } = this.#options;
     const { windowBytes } = this.#limits;
     let fault: Fault | undefined;

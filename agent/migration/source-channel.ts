@@ -11,7 +11,7 @@ export type Coding = Pick<FrameSenderDeps, "encoder" | "scanner">;
 
 export interface SourceChannelDeps extends Omit<
   FrameSenderDeps,
-  "stream" | "hypervisor" | "encoder" | "scanner"
+  "stream" | "accepted" | "encoder" | "scanner"
 > {
   readonly socketPath: string;
   /** How to code one connection for a destination; the scanner is new for each, as is the stream. */
@@ -84,32 +84,38 @@ export class SourceChannel implements AsyncDisposable {
   #pair(): void {
     if (this.#disposed || this.#paired || !this.#waiting || !this.#listener.waiting) return;
     const { call, open } = this.#waiting;
-    const hypervisor = this.#listener.take();
-    if (!hypervisor || !call.alive) return;
+    const accepted = this.#listener.take();
+    if (!accepted || !call.alive) return;
     this.#waiting = undefined;
     this.#ended = false;
     const stop = new AbortController();
-    const done = this.#carry(call, open, hypervisor, stop).finally(() => {
+    const done = this.#carry(call, open, accepted, stop).finally(() => {
       this.#paired = undefined;
       this.#pair();
     });
     this.#paired = { stop, done };
   }
 
-  async #carry(call: PullCall, open: Open, hypervisor: Socket, stop: AbortController): Promise<void> {
+  async #carry(call: PullCall, open: Open, accepted: Socket, stop: AbortController): Promise<void> {
     const { channel, log, onFault } = this.#deps;
-    hypervisor.on("error", (error) => log.debug("move.hypervisor-socket", { channel, error }));
-    hypervisor.on("drain", () => call.resume());
-    call.listen({
-      onData: (bytes) => hypervisor.write(bytes),
-      onEnd: () => hypervisor.end(),
-      onFault: (fault) => stop.abort(fault),
-    });
+    const onError = (error: Error) => log.debug("move.hypervisor-socket", { channel, error });
+    const onAbort = (fault: Fault) => stop.abort(fault);
+    accepted.on("error", onError);
+    call.listen({ onData: () => true, onEnd: () => undefined, onFault: onAbort }); // nobody answers yet
     log.info("move.channel-paired", { channel });
+    let hypervisor = accepted;
     let failure: Fault | undefined;
     try {
       const coding = await this.#deps.coding(open, stop.signal);
-      await new FrameSender({ ...this.#deps, ...coding, stream: call.stream, hypervisor }).run(stop.signal);
+      const sender = new FrameSender({ ...this.#deps, ...coding, stream: call.stream, accepted });
+      hypervisor = sender.hypervisor;
+      hypervisor.on("error", onError).on("drain", () => call.resume());
+      call.listen({
+        onData: (bytes) => sender.hypervisor.write(bytes),
+        onEnd: () => sender.hypervisor.end(),
+        onFault: onAbort,
+      });
+      await sender.run(stop.signal);
       this.#ended = true;
       log.info("move.channel-ended", { channel });
     } catch (thrown) {

@@ -20,6 +20,7 @@ import { PageStage, type PageStageOptions } from "./pages/stage.ts";
 import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
 import type { PullCall } from "./pull-call.ts";
 import { SourceChannel, type Coding } from "./source-channel.ts";
+import { Slabs } from "./slabs.ts";
 import { MoveCounters, type MoveStats } from "./stats.ts";
 import { Throttle } from "./throttle.ts";
 import type { Open } from "./wire.ts";
@@ -53,6 +54,7 @@ export class MoveSource implements AsyncDisposable {
   readonly #channels = new Map<string, SourceChannel>();
   readonly #counters = new MoveCounters();
   readonly #link: LinkMeter;
+  readonly #slabs: Slabs;
   readonly #log: Logger;
   readonly #workers: CodingWorkers;
   readonly #working: Disposable;
@@ -65,6 +67,7 @@ export class MoveSource implements AsyncDisposable {
     this.migrationId = migrationId;
     this.#options = options;
     this.#link = new LinkMeter(options.limits?.bytesPerSecond);
+    this.#slabs = new Slabs(options.limits?.blockBytes ?? defaultLimits.blockBytes);
     const log = (this.#log = options.log.with({ migrationId }));
     const workers = (this.#workers = options.workers ?? new CodingWorkers({ log }));
     this.#working = workers.use();
@@ -77,11 +80,13 @@ export class MoveSource implements AsyncDisposable {
     const source = new MoveSource(options);
     const limits = { ...defaultLimits, ...options.limits };
     const throttle = new Throttle(limits.bytesPerSecond);
+    const shared = { throttle, limits, log: source.#log, counters: source.#counters, link: source.#link };
     try {
       await mkdir(options.socketDirectory, { recursive: true, mode: 0o700 });
       for (const channel of options.channels) {
         const opened = await SourceChannel.open({
-          ...{ channel, throttle, limits, link: source.#link, log: source.#log, counters: source.#counters },
+          ...shared,
+          ...{ channel, slabs: source.#slabs },
           socketPath: join(options.socketDirectory, `${channel.replace(":", "-")}.sock`),
           coding: (open, signal) => source.#coding(open, signal),
           onFault: (fault) => {
@@ -162,6 +167,7 @@ export class MoveSource implements AsyncDisposable {
     const choice = new CodecChoice({ codecs: usable, threads: codingThreads, strong });
     const encoder = new AdaptiveEncoder({
       workers: this.#workers,
+      slabs: this.#slabs,
       choice,
       link: this.#link,
       pageSet: stage?.pageSet,

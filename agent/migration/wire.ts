@@ -4,9 +4,10 @@
  */
 import { Fault } from "#kernel/fault.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
+import { ownSlab, type Slab } from "./slabs.ts";
 
 export interface Frame {
-  readonly data: Uint8Array;
+  readonly data: Buffer;
   readonly rawLength: number;
   readonly codec: Codec;
   readonly staged: boolean;
@@ -54,12 +55,12 @@ export function encodeFrameHead(
 
 /** The data of the result is a part of `message`. */
 export function decodeFrame(message: Uint8Array): Frame {
-  let data: Uint8Array = Buffer.alloc(0);
+  let data: Buffer = Buffer.alloc(0);
   const numbers = [0, 0, 0, 0, 0, 0, 0, 0];
   let checksum = 0n;
   for (const field of readFields(message)) {
     if (field.bytes) {
-      if (field.number === 1) data = field.bytes;
+      if (field.number === 1) data = asBuffer(field.bytes);
     } else if (field.fixed !== undefined) {
       if (field.number === 5) checksum = field.fixed;
     } else if (field.number < numbers.length) numbers[field.number] = field.value;
@@ -135,35 +136,47 @@ function decodeAbort(body: Uint8Array): { reason: string; message: string } {
 /** Splits a gRPC stream into its messages. */
 export class MessageReader {
   readonly #maxBytes: number;
-  #pieces: Buffer[] = [];
-  #bytes = 0;
+  readonly #take: (bytes: number) => Slab;
+  readonly #prefix = Buffer.alloc(messagePrefixBytes);
+  #prefixBytes = 0;
+  #message: Slab | undefined;
+  #filled = 0;
 
-  constructor(maxBytes: number) {
+  /** @param take where a message goes */
+  constructor(maxBytes: number, take = (bytes: number) => ownSlab(Buffer.allocUnsafe(bytes))) {
     this.#maxBytes = maxBytes;
+    this.#take = take;
   }
 
-  /** Gives the messages that this piece completes. Throws FRAME_MALFORMED. */
-  push(piece: Buffer): Buffer[] {
-    this.#pieces.push(piece);
-    this.#bytes += piece.length;
-    const messages: Buffer[] = [];
-    if (this.#bytes < messagePrefixBytes) return messages;
-    let rest = this.#pieces.length === 1 ? piece : this.#join();
-    while (rest.length >= messagePrefixBytes) {
-      const length = rest.readUInt32BE(1);
-      if (rest[0] !== 0) throw malformed("it is compressed by gRPC, which this method does not offer");
-      if (length > this.#maxBytes) throw malformed("it is too long");
-      if (rest.length < messagePrefixBytes + length) break;
-      messages.push(rest.subarray(messagePrefixBytes, messagePrefixBytes + length));
-      rest = rest.subarray(messagePrefixBytes + length);
+  /** Gives the messages that this piece completes, which are the caller's. Throws FRAME_MALFORMED. */
+  push(piece: Buffer): Slab[] {
+    const messages: Slab[] = [];
+    for (let at = 0; at < piece.length;) {
+      if (!this.#message) {
+        const taken = piece.copy(this.#prefix, this.#prefixBytes, at);
+        at += taken;
+        this.#prefixBytes += taken;
+        if (this.#prefixBytes < messagePrefixBytes) break;
+        this.#message = this.#take(this.#messageBytes());
+        this.#filled = 0;
+      }
+      const { bytes } = this.#message;
+      const taken = piece.copy(bytes, this.#filled, at);
+      at += taken;
+      this.#filled += taken;
+      if (this.#filled < bytes.length) continue;
+      messages.push(this.#message);
+      this.#message = undefined;
+      this.#prefixBytes = 0;
     }
-    this.#pieces = rest.length > 0 ? [rest] : [];
-    this.#bytes = rest.length;
     return messages;
   }
 
-  #join(): Buffer {
-    return Buffer.concat(this.#pieces, this.#bytes);
+  #messageBytes(): number {
+    const length = this.#prefix.readUInt32BE(1);
+    if (this.#prefix[0] !== 0) throw malformed("it is compressed by gRPC, which this method does not offer");
+    if (length > this.#maxBytes) throw malformed("it is too long");
+    return length;
   }
 }
 
@@ -279,7 +292,11 @@ function readPacked(bytes: Uint8Array): number[] {
 }
 
 function text(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
+  return asBuffer(bytes).toString();
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 function malformed(how: string): Fault {

@@ -7,10 +7,18 @@ import net, { type AddressInfo, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TLSSocket } from "node:tls";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import * as grpc from "@grpc/grpc-js";
 import t, { type Test } from "tap";
+import {
+  PullRequestSchema,
+  PullResponseSchema,
+  type PullRequest,
+  type PullResponse,
+} from "#gen/skerry/agent/v1/migration_pb.js";
 import { PageFiles } from "#agent/migration/pages/page-files.ts";
 import { directOpener } from "#agent/migration/opener.ts";
-import type { MoveLimits } from "#agent/migration/protocol.ts";
+import { protocolVersion, pullPath, type MoveLimits } from "#agent/migration/protocol.ts";
 import { MovePuller, type MovePullerOptions } from "#agent/migration/puller.ts";
 import { createPullHandler, isPull, MoveSources } from "#agent/migration/pull-handler.ts";
 import { CodingWorkers } from "#agent/migration/coding/workers.ts";
@@ -325,15 +333,42 @@ await t.test("the destination says why it gives up, and the other channels end w
   t.match(moving.source.fault, { reason: "MOVE_ABORTED", detail: { reason: "MOVE_LOST" } });
 });
 
+await t.test("any gRPC client can pull", async (t) => {
+  const { dial, source: moving, ticket } = await startMove(t);
+  const { migrationId } = moving;
+  const { ca, key, cert } = destination.credentials;
+  const secure = grpc.credentials.createSsl(Buffer.from(ca), Buffer.from(key), Buffer.from(cert), {
+    checkServerIdentity: () => undefined,
+  });
+  const client = new grpc.Client(`127.0.0.1:${port}`, secure);
+  t.teardown(() => client.close());
+  const write = (request: PullRequest) => Buffer.from(toBinary(PullRequestSchema, request));
+  const read = (bytes: Buffer) => fromBinary(PullResponseSchema, bytes);
+  const call = client.makeBidiStreamRequest(pullPath, write, read);
+  const frames: PullResponse[] = [];
+  const over = new Promise<grpc.StatusObject>((resolve) => call.once("status", resolve));
+  call.on("data", (frame: PullResponse) => frames.push(frame));
+  const open = { version: protocolVersion, migrationId, channel: "memory", ticket };
+  call.write(create(PullRequestSchema, { message: { case: "open", value: open } }));
+  const memory = await dial("memory");
+  await until(() => frames.length === 1);
+  call.write(create(PullRequestSchema, { message: { case: "data", value: Buffer.from("go on") } }));
+  t.equal(String(await once(memory, "data")), "go on");
+  memory.end("all there is");
+  t.equal((await over).code, grpc.status.OK);
+  t.equal(frames.map(({ data }) => Buffer.from(data).toString()).join(""), "all there is");
+  t.equal(frames.at(-1)?.end, true);
+});
+
 await t.test("damaged frames never reach the hypervisor", async (t) => {
   // Damages what the workers give, as a broken machine would: the sum was made before.
   const damaging = new CodingWorkers({ log: silentLogger });
   const run = damaging.run.bind(damaging);
-  damaging.run = async (task, transfer) => {
-    const result = await run(task, transfer);
-    if (result && "parts" in result) {
-      const [part] = result.parts;
-      if (part) part[5000] = (part[5000] ?? 0) ^ 1;
+  damaging.run = async (task) => {
+    const result = await run(task);
+    if (task.type === "encode" && result && "targetBytes" in result) {
+      const sent = result.targetBytes > 0 ? task.target : task.raw;
+      sent[5000] = (sent[5000] ?? 0) ^ 1;
     }
     return result;
   };

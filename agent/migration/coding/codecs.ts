@@ -30,20 +30,26 @@ export class Codecs {
     return length > 0 && length <= limit ? this.#scratch.subarray(0, length) : undefined;
   }
 
-  /**
-   * Throws MOVE_CORRUPTED for anything that does not give as many bytes as expected, or fewer when `atMost`.
-   */
-  decompress(codec: Codec, data: Buffer, bytes: number, atMost: boolean): Buffer {
-    if (codec === Codec.NONE) return data;
-    const raw = Buffer.allocUnsafeSlow(bytes);
-    const length = codec === Codec.LZ4 ? lz4.decodeBlock(data, raw) : this.#inflate(data, raw);
-    if (length < 0 || (length !== bytes && !atMost)) throw corrupted("a frame cannot be decompressed");
-    return raw.subarray(0, length);
+  /** Throws MOVE_CORRUPTED for anything that does not fill the target. */
+  decompressInto(target: Buffer, codec: Codec, data: Buffer): void {
+    const bytes = this.#inflate(target, codec, data);
+    if (bytes !== target.length) throw corrupted("a frame cannot be decompressed");
   }
 
-  #inflate(data: Buffer, raw: Buffer): number {
+  /** At most so many bytes, good until the next call. Throws MOVE_CORRUPTED. */
+  decompress(codec: Codec, data: Buffer, most: number): Buffer {
+    if (codec === Codec.NONE) return data;
+    if (this.#scratch.length < most) this.#scratch = Buffer.allocUnsafeSlow(most);
+    const bytes = this.#inflate(this.#scratch.subarray(0, most), codec, data);
+    if (bytes < 0) throw corrupted("a frame cannot be decompressed");
+    return this.#scratch.subarray(0, bytes);
+  }
+
+  #inflate(target: Buffer, codec: Codec, data: Buffer): number {
+    if (codec === Codec.NONE) return data.length === target.length ? data.copy(target) : -1;
+    if (codec === Codec.LZ4) return lz4.decodeBlock(data, target);
     try {
-      return this.#decompressor.decompress(raw, data);
+      return this.#decompressor.decompress(target, data);
     } catch {
       return -1; // it says no more than that
     }

@@ -12,6 +12,7 @@ import type { LinkMeter } from "../link-meter.ts";
 import { pageBytes } from "../pages/scanner.ts";
 import { StageYield } from "../pages/stage-yield.ts";
 import { corrupted } from "../protocol.ts";
+import type { Slab, Slabs } from "../slabs.ts";
 import type { Frame } from "../wire.ts";
 import type { CodecChoice } from "./choice.ts";
 import type { CodingWorkers } from "./workers.ts";
@@ -21,6 +22,7 @@ const worthCodingBytes = 8 * 1024;
 
 export class AdaptiveEncoder implements BlockEncoder {
   readonly #workers: Pick<CodingWorkers, "run">;
+  readonly #slabs: Slabs;
   readonly #choice: CodecChoice;
   readonly #link: LinkMeter;
   readonly #onStageDropped: () => void;
@@ -29,6 +31,7 @@ export class AdaptiveEncoder implements BlockEncoder {
 
   constructor(deps: {
     readonly workers: Pick<CodingWorkers, "run">;
+    readonly slabs: Slabs;
     readonly choice: CodecChoice;
     readonly link: LinkMeter;
     readonly pageSet?: number | undefined;
@@ -36,6 +39,7 @@ export class AdaptiveEncoder implements BlockEncoder {
     readonly onStageDropped?: () => void;
   }) {
     this.#workers = deps.workers;
+    this.#slabs = deps.slabs;
     this.#choice = deps.choice;
     this.#link = deps.link;
     this.#pageSet = deps.pageSet;
@@ -43,7 +47,7 @@ export class AdaptiveEncoder implements BlockEncoder {
   }
 
   async encode(block: RawBlock): Promise<EncodedBlock> {
-    if (block.rawBytes < worthCodingBytes) return plainBlock(block);
+    if (block.bytes.length < worthCodingBytes) return plainBlock(block);
     const plan = this.#choice.next(this.#link.rate);
     const staging =
       this.#pageSet !== undefined && block.pages !== undefined && block.pages.length > 0
@@ -51,16 +55,17 @@ export class AdaptiveEncoder implements BlockEncoder {
         : undefined;
     const chosen = plan.method.codec;
     if (chosen === Codec.NONE && !plan.trial && !staging) return { ...plainBlock(block), chosen };
-    const { pieces, rawBytes } = block;
-    const encoding = await this.#workers.run(
-      { type: "encode", pieces, rawBytes, ...plan, ...staging },
-      pieces.map(({ buffer }) => buffer as ArrayBuffer),
-    );
+    const target = this.#slabs.take(block.bytes.length);
+    const task = { type: "encode", raw: block.bytes, target: target.bytes, ...plan, ...staging } as const;
+    const { targetBytes, ...encoding } = await this.#workers.run(task);
     for (const { method, codedBytes, ms } of encoding.coded) {
       this.#choice.learn(method, encoding.stagedBytes, codedBytes, ms);
     }
     if (staging) this.#judgeStage(staging.pages.length, encoding.inImageBytes / pageBytes);
-    return { ...encoding, chosen };
+    const [kept, spare] = targetBytes > 0 ? [target, block] : [block, target];
+    spare.release();
+    const bytes = targetBytes > 0 ? target.bytes.subarray(0, targetBytes) : block.bytes;
+    return { ...encoding, bytes, release: kept.release, chosen };
   }
 
   #judgeStage(pages: number, found: number): void {
@@ -72,30 +77,28 @@ export class AdaptiveEncoder implements BlockEncoder {
 
 export class ThreadedDecoder implements BlockDecoder {
   readonly #workers: CodingWorkers;
+  readonly #slabs: Slabs;
   readonly #pageSet: number | undefined;
 
-  constructor(deps: { readonly workers: CodingWorkers; readonly pageSet?: number | undefined }) {
+  constructor(deps: {
+    readonly workers: CodingWorkers;
+    readonly slabs: Slabs;
+    readonly pageSet?: number | undefined;
+  }) {
     this.#workers = deps.workers;
+    this.#slabs = deps.slabs;
     this.#pageSet = deps.pageSet;
   }
 
-  async decode({ data, rawLength: rawBytes, codec, staged, checksum }: Frame): Promise<Uint8Array> {
+  async decode({ data, rawLength, codec, staged, checksum }: Frame, message: Slab): Promise<Slab> {
     if (codec === Codec.NONE && !staged) {
-      if (data.length !== rawBytes || xxh64(data) !== checksum) throw corrupted("a checksum is wrong");
-      return data;
+      if (data.length !== rawLength || xxh64(data) !== checksum) throw corrupted("a checksum is wrong");
+      return { bytes: data, release: message.release };
     }
+    const raw = this.#slabs.take(rawLength);
     const pageSet = this.#pageSet === undefined ? {} : { pageSet: this.#pageSet };
-    const task = { type: "decode", rawBytes, codec, staged, checksum, ...pageSet } as const;
-    const own = ownMemory(data);
-    return await this.#workers.run({ ...task, data: own }, [own.buffer as ArrayBuffer]);
+    await this.#workers.run({ type: "decode", data, target: raw.bytes, codec, staged, checksum, ...pageSet });
+    message.release();
+    return raw;
   }
-}
-
-/** The bytes, in memory that nothing else is in and that can be handed over. */
-function ownMemory(data: Uint8Array): Uint8Array {
-  const slackBytes = 4096; // the rest of the message that they came in
-  if (data.buffer.byteLength - data.length < slackBytes) return data;
-  const own = Buffer.allocUnsafeSlow(data.length);
-  own.set(data);
-  return own;
 }

@@ -9,57 +9,38 @@ import type { Coded, DecodeTask, EncodeTask, Encoding } from "./tasks.ts";
 
 /** Checksum, page stage, codec. */
 export function encodeBlock(task: EncodeTask, codecs: Codecs, pageSet: PageSet | undefined): Encoding {
-  const raw = join(task.pieces, task.rawBytes);
+  const [raw, target] = [asBuffer(task.raw), asBuffer(task.target)];
   const checksum = xxh64(raw);
   const staged = task.pages && pageSet?.stage(raw, task.pages);
   const input = staged?.block ?? raw;
   const coded: Coded[] = [];
-  let best: Buffer | undefined;
-  let codec: Codec = Codec.NONE;
+  let [best, codec]: [number, Codec] = [0, Codec.NONE];
   for (const method of task.trial ? [task.method, task.trial] : [task.method]) {
     const startedAt = performance.now();
     const output = codecs.compress(method, input);
-    coded.push({
-      method,
-      codedBytes: output?.length ?? input.length,
-      ms: performance.now() - startedAt,
-    });
-    if (!output || output.length >= (best?.length ?? Infinity)) continue;
-    best = copyOf(output);
+    coded.push({ method, codedBytes: output?.length ?? input.length, ms: performance.now() - startedAt });
+    if (!output || (best > 0 && output.length >= best)) continue;
+    best = output.copy(target);
     codec = method.codec;
   }
-  const parts = best ? [best] : staged ? [copyOf(staged.block)] : task.pieces;
   return {
-    ...{ parts, codec, checksum, coded },
+    targetBytes: best === 0 && staged ? staged.block.copy(target) : best,
     staged: staged !== undefined,
     inImageBytes: (staged?.references ?? 0) * pageBytes,
     stagedBytes: input.length,
+    ...{ codec, checksum, coded },
   };
 }
 
 /** Codec, page stage, checksum. Throws MOVE_CORRUPTED. */
-export function decodeFrame(task: DecodeTask, codecs: Codecs, pageSet: PageSet | undefined): Uint8Array {
-  const data = asBuffer(task.data);
-  // A staged block is shorter than what it stands for; how much, only it knows.
-  const block = codecs.decompress(task.codec, data, task.rawBytes, task.staged);
-  if (task.staged && !pageSet) throw corrupted("a frame refers to files that were not offered");
-  const raw = task.staged && pageSet ? pageSet.unstage(block, task.rawBytes) : block;
-  if (raw.length !== task.rawBytes || xxh64(raw) !== task.checksum) throw corrupted("a checksum is wrong");
-  return raw;
-}
-
-function join(pieces: readonly Uint8Array[], bytes: number): Buffer {
-  const [first] = pieces;
-  return pieces.length === 1 && first ? asBuffer(first) : Buffer.concat(pieces, bytes);
+export function decodeFrame(task: DecodeTask, codecs: Codecs, pageSet: PageSet | undefined): void {
+  const [data, target] = [asBuffer(task.data), asBuffer(task.target)];
+  if (!task.staged) codecs.decompressInto(target, task.codec, data);
+  else if (!pageSet) throw corrupted("a frame refers to files that were not offered");
+  else pageSet.unstage(codecs.decompress(task.codec, data, target.length), target);
+  if (xxh64(target) !== task.checksum) throw corrupted("a checksum is wrong");
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}
-
-/** In memory of its own, which can be handed over. */
-function copyOf(bytes: Buffer): Buffer {
-  const copy = Buffer.allocUnsafeSlow(bytes.length);
-  bytes.copy(copy);
-  return copy;
 }

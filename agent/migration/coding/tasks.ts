@@ -1,4 +1,4 @@
-/** What the main thread asks of a coding thread. Buffers are handed over, not copied. */
+/** What the main thread asks of a coding thread. The bytes lie in memory that both share, and are not copied. */
 import type { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { FaultCode } from "#kernel/fault.ts";
 import type { Method } from "./codecs.ts";
@@ -6,8 +6,9 @@ import type { PageTable } from "../pages/table.ts";
 
 export interface EncodeTask {
   readonly type: "encode";
-  readonly pieces: readonly Uint8Array[];
-  readonly rawBytes: number;
+  readonly raw: Uint8Array;
+  /** Where the result goes; as long as `raw`. */
+  readonly target: Uint8Array;
   readonly method: Method;
   readonly trial?: Method;
   readonly pages?: Uint32Array;
@@ -21,7 +22,8 @@ export interface Coded {
 }
 
 export interface Encoding {
-  readonly parts: readonly Uint8Array[];
+  /** So many bytes are in the target; 0: the block stays as it is. */
+  readonly targetBytes: number;
   readonly codec: Codec;
   readonly staged: boolean;
   readonly checksum: bigint;
@@ -35,7 +37,8 @@ export interface Encoding {
 export interface DecodeTask {
   readonly type: "decode";
   readonly data: Uint8Array;
-  readonly rawBytes: number;
+  /** Where the hypervisor's bytes go; exactly as long as they are to be. */
+  readonly target: Uint8Array;
   readonly codec: Codec;
   readonly staged: boolean;
   readonly checksum: bigint;
@@ -72,7 +75,7 @@ export interface IndexTask {
 
 export interface Results {
   readonly encode: Encoding;
-  readonly decode: Uint8Array;
+  readonly decode: null;
   readonly "open-pages": null;
   readonly "close-pages": null;
   readonly index: PageTable;
@@ -89,7 +92,7 @@ export type Answer =
         readonly reason: string;
         readonly message: string;
         readonly retryable: boolean;
-        /** For operators. */
+        /** For operators; empty when there is none. */
         readonly cause: string;
       };
     };

@@ -1,5 +1,5 @@
 /** A coding thread: does one task after the other and answers each. */
-import { parentPort, type TransferListItem } from "node:worker_threads";
+import { parentPort } from "node:worker_threads";
 import { toFault } from "#kernel/fault.ts";
 import { PageSets } from "../pages/page-sets.ts";
 import { buildPageTable } from "../pages/table.ts";
@@ -15,7 +15,8 @@ async function perform(task: Task): Promise<Results[keyof Results]> {
     case "encode":
       return encodeBlock(task, codecs, pageSets.find(task.pageSet));
     case "decode":
-      return decodeFrame(task, codecs, pageSets.find(task.pageSet));
+      decodeFrame(task, codecs, pageSets.find(task.pageSet));
+      return null;
     case "open-pages":
       pageSets.open(task);
       return null;
@@ -27,22 +28,14 @@ async function perform(task: Task): Promise<Results[keyof Results]> {
   }
 }
 
-function answer(message: Answer): void {
-  const transfer: TransferListItem[] = [];
-  const result = "result" in message ? message.result : null;
-  if (result instanceof Uint8Array) transfer.push(result.buffer as ArrayBuffer);
-  else if (result && "parts" in result)
-    transfer.push(...result.parts.map((part) => part.buffer as ArrayBuffer));
-  parentPort?.postMessage(message, [...new Set(transfer)]);
-}
-
 parentPort?.on("message", ({ id, task }: { readonly id: number; readonly task: Task }) => {
   perform(task).then(
-    (result) => answer({ id, result }),
+    (result) => parentPort?.postMessage({ id, result } satisfies Answer),
     (thrown: unknown) => {
       const { code, reason, message, retryable, cause } = toFault(thrown);
       const why = cause instanceof Error ? (cause.stack ?? cause.message) : "";
-      answer({ id, fault: { code, reason, message, retryable, cause: why } });
+      const fault = { code, reason, message, retryable, cause: why };
+      parentPort?.postMessage({ id, fault } satisfies Answer);
     },
   );
 });

@@ -1,7 +1,7 @@
 /** The threads that code and decode frames, shared by all moves of this host. They run while somebody uses them. */
 import { availableParallelism } from "node:os";
 import { extname } from "node:path";
-import { Worker, type TransferListItem } from "node:worker_threads";
+import { Worker } from "node:worker_threads";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { Answer, Results, Task } from "./tasks.ts";
@@ -44,18 +44,15 @@ export class CodingWorkers implements AsyncDisposable {
   }
 
   /** Gives a task to the thread that has the least to do. */
-  async run<T extends Task>(
-    task: T,
-    transfer: readonly TransferListItem[] = [],
-  ): Promise<Results[T["type"]]> {
+  async run<T extends Task>(task: T): Promise<Results[T["type"]]> {
     const [thread] = [...this.#threads].sort((one, other) => one.pending.size - other.pending.size);
     if (!thread) throw failed("they do not run");
-    return await this.#ask(thread, task, transfer);
+    return await this.#ask(thread, task);
   }
 
   /** Gives a task to every thread. */
   async runOnAll(task: Task): Promise<void> {
-    await Promise.all(this.#threads.map((thread) => this.#ask(thread, task, [])));
+    await Promise.all(this.#threads.map((thread) => this.#ask(thread, task)));
   }
 
   /** A number for a set of page files that is used by no other. */
@@ -69,15 +66,11 @@ export class CodingWorkers implements AsyncDisposable {
     await Promise.all(threads.map(({ worker }) => worker.terminate()));
   }
 
-  #ask<T extends Task>(
-    { worker, pending }: Thread,
-    task: T,
-    transfer: readonly TransferListItem[],
-  ): Promise<Results[T["type"]]> {
+  #ask<T extends Task>({ worker, pending }: Thread, task: T): Promise<Results[T["type"]]> {
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
       pending.set(id, { resolve: resolve as Pending["resolve"], reject });
-      worker.postMessage({ id, task }, transfer);
+      worker.postMessage({ id, task });
     });
   }
 
@@ -90,7 +83,8 @@ export class CodingWorkers implements AsyncDisposable {
       if ("result" in answer) waiting?.resolve(answer.result);
       else {
         const { code, message, cause, ...options } = answer.fault;
-        waiting?.reject(new Fault(code, message, { ...options, cause: new Error(cause) }));
+        const told = cause === "" ? options : { ...options, cause: new Error(cause) };
+        waiting?.reject(new Fault(code, message, told));
       }
     });
     worker.on("error", (error) => this.#lost(thread, error));
@@ -114,7 +108,7 @@ export class CodingWorkers implements AsyncDisposable {
   }
 }
 
-/** Little, so that buffers that have been handed on are let go of soon. */
+/** They keep little of their own. */
 const resourceLimits = { maxYoungGenerationSizeMb: 4 };
 
 /** From source, the loader that runs TypeScript does not follow into threads by itself. */

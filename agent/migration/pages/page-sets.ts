@@ -77,25 +77,23 @@ export class PageSet {
     return { block, references: found.length };
   }
 
-  /** Puts the pages back. Throws MOVE_CORRUPTED for a block that makes no sense. */
-  unstage(block: Buffer, rawBytes: number): Buffer {
+  /** Puts the pages back; gives exactly as much as `raw` holds. Throws MOVE_CORRUPTED for a block that makes no sense. */
+  unstage(block: Buffer, raw: Buffer): void {
     const count = block.length >= wordBytes ? block.readUInt32LE(0) : 0;
     const headBytes = wordBytes * (1 + columns * count);
-    if (count === 0 || headBytes + rawBytes - count * pageBytes !== block.length) throw senseless();
-    const raw = Buffer.allocUnsafeSlow(rawBytes);
+    if (count === 0 || headBytes + raw.length - count * pageBytes !== block.length) throw senseless();
     let [kept, end, expected] = [headBytes, 0, 0];
     for (let index = 0; index < count; index++) {
       const word = (which: number) => block.readUInt32LE(wordBytes * (1 + which * count + index));
       const at = end + word(0);
       const number = (expected + word(2)) >>> 0;
-      if (at + pageBytes > rawBytes || kept + at - end > block.length) throw senseless();
+      if (at + pageBytes > raw.length || kept + at - end > block.length) throw senseless();
       kept += block.copy(raw, end, kept, kept + at - end);
       this.#read(this.#files[word(1)], number, raw, at);
       end = at + pageBytes;
       expected = number + 1;
     }
     block.copy(raw, end, kept);
-    return raw;
   }
 
   #lookUp(raw: Buffer, at: number): { file: number; block: number } | undefined {

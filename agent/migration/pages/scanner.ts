@@ -28,12 +28,11 @@ const streamVersion = 3;
 type Step = (bytes: Buffer, at: number) => void;
 
 export interface Cut {
-  readonly pieces: readonly Buffer[];
-  /** Offsets of whole pages in the pieces. */
+  /** How long the block is. What was scanned beyond is the beginning of a page whose end has not been read yet. */
+  readonly bytes: number;
+  /** Offsets of whole pages in the block. */
   readonly pages: Uint32Array;
   readonly zeroBytes: number;
-  /** The beginning of a page whose end has not been read yet: it belongs to the next block. */
-  readonly rest: Buffer | undefined;
 }
 
 export class PageScanner {
@@ -89,21 +88,20 @@ export class PageScanner {
   #position = 0;
 
   /**
-   * Ends a block with what was scanned so far.
-   * @param pieces everything since the last block's end
+   * Ends a block with what was scanned since the last one's end.
    * @param all also a page that is not complete
    */
-  cut(pieces: readonly Buffer[], all: boolean): Cut {
+  cut(all: boolean): Cut {
     const end = all ? this.#offset : Math.max(this.#openPage ?? this.#offset, this.#blockStart);
+    const bytes = end - this.#blockStart;
     const pages = this.#pages
       .filter((start) => start + pageBytes <= end)
       .map((start) => start - this.#blockStart);
-    const [kept, rest] = split(pieces, end - this.#blockStart);
     const zeroBytes = this.#zeroPages * pageBytes;
     this.#pages = this.#pages.filter((start) => start + pageBytes > end && start >= end);
     this.#zeroPages = 0;
     this.#blockStart = end;
-    return { pieces: kept, pages: Uint32Array.from(pages), zeroBytes, rest };
+    return { bytes, pages: Uint32Array.from(pages), zeroBytes };
   }
 
   #then(step: Step, needBytes: number, skipBytes = 0): void {
@@ -219,25 +217,4 @@ export class PageScanner {
     else if (this.#sizesLeft === 0) this.#then(this.#ramHeader, 8);
     else this.#leaveAlone();
   }
-}
-
-/** The first bytes of the pieces as they are, the others copied: whoever gets the first may take their memory along. */
-function split(pieces: readonly Buffer[], bytes: number): [Buffer[], Buffer | undefined] {
-  const kept: Buffer[] = [];
-  const rest: Buffer[] = [];
-  let left = bytes;
-  for (const piece of pieces) {
-    if (left >= piece.length) kept.push(piece);
-    else {
-      if (left > 0) kept.push(piece.subarray(0, left));
-      rest.push(piece.subarray(left));
-    }
-    left = Math.max(0, left - piece.length);
-  }
-  if (rest.length === 0) return [kept, undefined];
-  const restBytes = rest.reduce((sum, { length }) => sum + length, 0);
-  const copy = Buffer.allocUnsafeSlow(restBytes);
-  let at = 0;
-  for (const piece of rest) at += piece.copy(copy, at);
-  return [kept, copy];
 }

@@ -1,0 +1,43 @@
+/**
+ * Memory for blocks on their way, used again and again. It is shared with the coding threads, so nothing is copied or
+ * handed over; and it is no garbage: each few dozen megabytes of buffers that were let go make V8 look through its whole
+ * heap, which cost more CPU than the codec.
+ */
+
+/** The memory of one block, until it is given back. */
+export interface Slab {
+  readonly bytes: Buffer;
+  /** Back to its pool; not to be touched afterwards. Safe to repeat. */
+  readonly release: () => void;
+}
+
+export class Slabs {
+  readonly #slabBytes: number;
+  readonly #free: Buffer[] = [];
+
+  /** @param slabBytes what a slab holds when nothing larger is asked for */
+  constructor(slabBytes: number) {
+    this.#slabBytes = slabBytes;
+  }
+
+  /** A slab of so many bytes. How many are out at a time is up to who takes them. */
+  take(bytes = this.#slabBytes): Slab {
+    if (bytes > this.#slabBytes) return { bytes: sharedMemory(bytes), release: () => undefined };
+    const memory = this.#free.pop() ?? sharedMemory(this.#slabBytes);
+    let out = true;
+    const release = () => {
+      if (out) this.#free.push(memory);
+      out = false;
+    };
+    return { bytes: memory.subarray(0, bytes), release };
+  }
+}
+
+/** For a few bytes no slab is worth it. */
+export function ownSlab(bytes: Buffer): Slab {
+  return { bytes, release: () => undefined };
+}
+
+function sharedMemory(bytes: number): Buffer {
+  return Buffer.from(new SharedArrayBuffer(bytes));
+}

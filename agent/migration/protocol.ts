@@ -92,7 +92,7 @@ export const defaultLimits: MoveLimits = {
   blockBytes: 512 * 1024,
   inFlightBytes: 4 * 1024 * 1024,
   windowBytes: 8 * 1024 * 1024,
-  stallMs: 30_000,
+  stallMs: 12_000,
   openMs: 120_000,
   bytesPerSecond: 0,
 };

@@ -251,7 +251,11 @@ export class MachineMove {
       if (this.#pull) journal.traffic(this.#pull.stats());
       if (startsNow() && status.observed?.state === "running") onRun();
       await this.#tell(journal);
-      if (move.type !== MoveType.COLD && !status.isRunning) throw this.#pull?.end?.fault ?? lost();
+      if (move.type !== MoveType.COLD && !status.isRunning) {
+        // Its channels end with it, and say more than that it is gone.
+        if (this.#pull && !this.#pull.end) await this.#noticed.wait(lookMs, signal);
+        throw this.#pull?.end?.fault ?? lost();
+      }
       if (this.#pull?.end) {
         endedAt ??= performance.now();
         const { fault } = this.#pull.end;

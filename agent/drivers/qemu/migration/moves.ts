@@ -7,7 +7,7 @@ import { rm } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
-import { Fault } from "#kernel/fault.ts";
+import { Fault, isFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { GuestModel, LiveMigration, MachinePlan, PostCopy, SendProgress } from "../../driver.ts";
 import { findDiskBytes } from "../../hypervisor/disk.ts";
@@ -100,7 +100,8 @@ export class Moves implements LiveMigration {
     const entry = this.#options.machines.find(id);
     if (entry?.record.move?.role !== "destination") return false;
     if (entry.record.move.complete) return true;
-    if (!entry.running || !(await hasArrived(entry.running, this.#options.lifetime))) return false;
+    if (!entry.running || !(await unlessGone(hasArrived(entry.running, this.#options.lifetime))))
+      return false;
     await this.#noteArrival(entry, entry.running, { complete: true });
     return true;
   }
@@ -349,6 +350,14 @@ export class Moves implements LiveMigration {
     if (move && Object.entries(change).some(([key, value]) => move[key as keyof MoveRecord] !== value))
       await this.#options.machines.remember(entry, { move: { ...move, ...change } });
   }
+}
+
+/** A QEMU that ends while it is asked has nothing to show; why it ended others know better. */
+async function unlessGone(answer: Promise<boolean>): Promise<boolean> {
+  return await answer.catch((thrown: unknown) => {
+    if (isFault(thrown) && thrown.reason === "QMP_DISCONNECTED") return false;
+    throw thrown;
+  });
 }
 
 function moveOf(plan: MachinePlan, role: MoveRole): Move {

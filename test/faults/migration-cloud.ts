@@ -25,6 +25,11 @@ export const keepAliveMs = 1_000;
 
 type Knobs = Partial<FakeKnobs>;
 
+export interface MigrationCloudOptions {
+  readonly driver?: "fake" | "qemu";
+  readonly keepAliveMs?: number;
+}
+
 /** Killed and started again it is another process. */
 interface Server {
   postgres: EmbeddedPostgres;
@@ -61,7 +66,11 @@ export class MigrationCloud {
   }
 
   /** @param habits knobs that every host has at all times */
-  static async start(t: Teardown, habits: Knobs, driver: "fake" | "qemu" = "fake"): Promise<MigrationCloud> {
+  static async start(
+    t: Teardown,
+    habits: Knobs,
+    { driver = "fake", keepAliveMs: leaseMs = keepAliveMs }: MigrationCloudOptions = {},
+  ): Promise<MigrationCloud> {
     const directory = await mkdtemp(join(tmpdir(), "skm-"));
     await mkdir(join(directory, "knobs"));
     const ways = new Map<string, StallingProxy>();
@@ -90,10 +99,10 @@ export class MigrationCloud {
       dataDirectory: ({ name }) => join(directory, name),
       controlPlaneEnv: {
         SKERRY_OVERCOMMIT_CPUS: "100",
-        SKERRY_GATEWAY_KEEPALIVE_MS: String(keepAliveMs),
+        SKERRY_GATEWAY_KEEPALIVE_MS: String(leaseMs),
         SKERRY_SWEEP_MS: "1000",
       },
-      agentEnv: { SKERRY_AGENT_KEEP_ALIVE_SECONDS: String(keepAliveMs / 1000) },
+      agentEnv: { SKERRY_AGENT_KEEP_ALIVE_SECONDS: String(leaseMs / 1000) },
       placeAgent: ({ name }, { argv, env }) => ({
         argv,
         env: {

@@ -8,7 +8,7 @@
 import t from "tap";
 import { MiB, seededRandom } from "./faults-world.ts";
 import { type Fate, QemuStage } from "./qemu-stage.ts";
-import { points, strikes, type PointName } from "./qemu-strikes.ts";
+import { points, strikeLeaseMs, strikes, type PointName } from "./qemu-strikes.ts";
 
 /**
  * What has to become of the move: it `moves`, the guest `stays` where it is, or `either`; it `ends` with the only QEMU
@@ -16,7 +16,7 @@ import { points, strikes, type PointName } from "./qemu-strikes.ts";
  */
 const matrix = `
                           preparing  disk-copy  pre-copy  switchover  committed  finish
-from agent: kill -9       either     either*    stays+    either+     moves+     moves
+from agent: kill -9       either     either+    stays+    either+     moves+     moves
 from agent: hangs         either     either     either    either+     moves      moves
 to agent: kill -9         either     either     stays+    either+     moves+     moves
 to agent: hangs           either     either+    either    either      moves+     moves
@@ -31,6 +31,7 @@ control plane: hangs      either     either     either+   either      moves     
 PostgreSQL: kill -9       either     either     either+   either+     moves      moves+
 PostgreSQL: hangs         either     either     either    either+     moves      moves
 agents' way: cut          either     moves+     either+   either      moves      moves
+agents' way: lost         either     moves+     either    either      moves      moves
 agents' way: stalls       either     either     either    either      moves      moves
 agents' way: a wrong bit  either     either     either+   either      moves      moves
 gateway: cut              either     either     either    either+     moves+     moves
@@ -79,42 +80,54 @@ const cases = readMatrix()
   .map((one) => ({ one, place: random() }))
   .sort((a, b) => a.place - b.place)
   .map(({ one }) => one);
+/** As it is by default: nobody who is merely slow counts as dead. */
+const patientLeaseMs = 15_000;
 /** A machine that dies too often is not started again: every few strikes there is a new guest. */
 const casesOfGuest = 12;
 
-const stage = await QemuStage.set(t, seed);
-for (let at = 0; at < cases.length;) {
-  await t.test(`a guest, from case ${String(at)} of ${String(cases.length)} on`, async (t) => {
-    const end = Math.min(cases.length, at + casesOfGuest);
-    await using guest = await stage.boot(`guest-${String(at)}`);
-    // What fails ends this guest, and the next one goes on after it.
-    while (at < end) {
-      const { point, strike, fate } = cases[at++]!;
-      await stage.tryOne(t, guest, point, strike, fate);
+if (cases.length > 0) {
+  await t.test("struck", async (t) => {
+    const stage = await QemuStage.set(t, seed, strikeLeaseMs);
+    for (let at = 0; at < cases.length;) {
+      await t.test(`a guest, from case ${String(at)} of ${String(cases.length)} on`, async (t) => {
+        const end = Math.min(cases.length, at + casesOfGuest);
+        await using guest = await stage.boot(`guest-${String(at)}`);
+        // What fails ends this guest, and the next one goes on after it.
+        while (at < end) {
+          const { point, strike, fate } = cases[at++]!;
+          await stage.tryOne(t, guest, point, strike, fate);
+        }
+        // After all that it moves as if nothing had been.
+        await stage.move(t, guest, {});
+        await stage.end(t, guest);
+      });
     }
-    // After all that it moves as if nothing had been.
-    await stage.move(t, guest, {});
-    await stage.end(t, guest);
   });
 }
 
 /** Of each such guest. */
 const movesOfGuest = 20;
 const row = "moves in a row";
-for (let moved = 0; moved < moves && row.includes(only ?? row);) {
-  await t.test(`${row}, from ${String(moved)} of ${String(moves)} on`, async (t) => {
-    const end = Math.min(moves, moved + movesOfGuest);
-    const cpus = 1 + Math.floor(random() * 2);
-    const memoryBytes = (random() < 0.5 ? 128 : 256) * MiB;
-    t.comment(`${String(cpus)} CPUs, ${String(memoryBytes / MiB)} MiB`);
-    const shape = { cpus, memoryBytes, inMemory: 8, onDisk: 3, numbers: 60_000 };
-    await using guest = await stage.boot(`row-${String(moved)}`, shape);
-    while (moved < end) {
-      moved++;
-      const wan_optimization = (["auto", "on", "off"] as const)[Math.floor(random() * 3)];
-      const bandwidth_limit = random() < 0.5 ? null : 32 * MiB;
-      await stage.move(t, guest, { wan_optimization, bandwidth_limit });
+if (moves > 0 && row.includes(only ?? row)) {
+  await t.test(row, async (t) => {
+    const stage = await QemuStage.set(t, seed, patientLeaseMs);
+    for (let moved = 0; moved < moves;) {
+      await t.test(`a guest, from ${String(moved)} of ${String(moves)} on`, async (t) => {
+        const end = Math.min(moves, moved + movesOfGuest);
+        const cpus = 1 + Math.floor(random() * 2);
+        const memoryBytes = (random() < 0.5 ? 128 : 256) * MiB;
+        t.comment(`${String(cpus)} CPUs, ${String(memoryBytes / MiB)} MiB`);
+        const shape = { cpus, memoryBytes, inMemory: 8, onDisk: 3, numbers: 60_000 };
+        await using guest = await stage.boot(`row-${String(moved)}`, shape);
+        while (moved < end) {
+          moved++;
+          const wan_optimization = (["auto", "on", "off"] as const)[Math.floor(random() * 3)];
+          const bandwidth_limit = random() < 0.5 ? null : 32 * MiB;
+          // On a host that has much else to do it may take long; it is not to be given up for that.
+          await stage.move(t, guest, { wan_optimization, bandwidth_limit, on_unreachable: "force" });
+        }
+        await stage.end(t, guest);
+      });
     }
-    await stage.end(t, guest);
   });
 }

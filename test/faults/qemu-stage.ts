@@ -55,8 +55,9 @@ export class QemuStage {
     this.#hostNames = hostNames;
   }
 
-  static async set(t: Teardown, seed: number): Promise<QemuStage> {
-    const world = await MigrationCloud.start(t, {}, "qemu");
+  /** @param keepAliveMs a connection that is silent for so long counts as dead */
+  static async set(t: Teardown, seed: number, keepAliveMs: number): Promise<QemuStage> {
+    const world = await MigrationCloud.start(t, {}, { driver: "qemu", keepAliveMs });
     await installCommitHolds(world.databaseUrl);
     const skerry = clientOf(world.cloud);
     const names = new Map<string, string>();
@@ -140,9 +141,11 @@ export class QemuStage {
     const { phase, status } = await this.#settled(guest, await this.world.migrate(guest.id, how));
     const endedMs = performance.now();
     await guest.vouches();
-    const actual = { phase, ...guest.since(before), running: await guest.qemus.running() };
+    const error = status?.error ?? null;
+    const actual = { phase, error, ...guest.since(before), running: await guest.qemus.running() };
     const to = from === "site-1" ? "site-2" : "site-1";
-    t.same(actual, { phase: "complete", twice: [], gaps: [], damage: [], lives: 0, running: [to] });
+    const flawless = { error: null, twice: [], gaps: [], damage: [], lives: 0 };
+    t.same(actual, { phase: "complete", ...flawless, running: [to] }, `moved to ${to}`);
     const { downtime_ms = null, bytes_sent = 0 } = status?.receipt ?? {};
     const seconds = (endedMs - begunMs) / 1000;
     t.comment(`  ${seconds.toFixed(1)} s, ${String(bytes_sent)} bytes, down for ${String(downtime_ms)} ms`);

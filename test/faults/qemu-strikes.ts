@@ -5,7 +5,7 @@ import { sleep } from "#kernel/retry.ts";
 import type { QemuObserver } from "#test/support/qemu-observer.ts";
 import { until } from "#test/support/until.ts";
 import { CommitHold, type HeldCommit } from "./commit-hold.ts";
-import { keepAliveMs, type MigrationCloud } from "./migration-cloud.ts";
+import type { MigrationCloud } from "./migration-cloud.ts";
 
 /** One move, and what a strike needs to know of it. */
 export interface Scene {
@@ -93,8 +93,10 @@ export interface Strike {
   readonly needsDisk?: true;
 }
 
+/** A connection that is silent for so long counts as dead; guests under emulation leave others little time. */
+export const strikeLeaseMs = 1_500;
 /** Longer than a silent connection is believed in. */
-const longMs = 2.5 * keepAliveMs;
+const longMs = 2 * strikeLeaseMs;
 
 export const strikes: Readonly<Record<string, Strike>> = {
   ...Object.fromEntries(
@@ -165,6 +167,7 @@ export const strikes: Readonly<Record<string, Strike>> = {
     mend: ({ world }) => world.freezePostgres(false),
   },
   "agents' way: cut": { strike: async (scene) => way(scene)?.cut() },
+  "agents' way: lost": { strike: async (scene) => way(scene)?.lose() },
   "agents' way: stalls": {
     async strike(scene) {
       way(scene)?.stall();

@@ -9,6 +9,8 @@ export class StallingProxy implements AsyncDisposable {
   readonly port: number;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
+  /** Of connections that nothing passes any more, whatever is said later. */
+  readonly #dead = new Set<Socket>();
   #stalled = false;
   #damaging = false;
 
@@ -48,9 +50,18 @@ export class StallingProxy implements AsyncDisposable {
     for (const socket of this.#sockets) socket.resume();
   }
 
+  /** Loses every connection without a word to either end; new ones are as good as before. */
+  lose(): void {
+    for (const socket of this.#sockets) {
+      socket.pause();
+      this.#dead.add(socket);
+    }
+    this.#sockets.clear();
+  }
+
   /** Resets every connection. */
   cut(): void {
-    for (const socket of this.#sockets) socket.resetAndDestroy();
+    for (const socket of [...this.#sockets, ...this.#dead]) socket.resetAndDestroy();
   }
 
   /** Turns a bit round in the next bytes that pass, unless it is called off before there are any. */
@@ -77,13 +88,16 @@ export class StallingProxy implements AsyncDisposable {
         if (!to.write(data)) {
           from.pause();
           to.once("drain", () => {
-            if (!this.#stalled) from.resume();
+            if (!this.#stalled && this.#sockets.has(from)) from.resume();
           });
         }
       });
       from.on("end", () => to.end());
       from.on("error", () => to.destroy()); // one end is gone: the other has to learn it
-      from.on("close", () => this.#sockets.delete(from));
+      from.on("close", () => {
+        this.#sockets.delete(from);
+        this.#dead.delete(from);
+      });
       if (this.#stalled) from.pause();
     }
   }

@@ -87,7 +87,8 @@ export class MachineMove {
     } catch (thrown) {
       const fault = toFault(thrown);
       const isEarly = journal.status.phase === MovePhase.PREPARING;
-      if (signal.aborted || (fault.retryable && isEarly)) throw fault;
+      // What is committed has no other way than on.
+      if (signal.aborted || (fault.retryable && (isEarly || move.committed))) throw fault;
       await this.fail(move, fault);
     }
   }

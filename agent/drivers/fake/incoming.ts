@@ -17,10 +17,14 @@ export class Incoming {
   readonly #open = new Set<Duplex>();
   #hold: Hold;
   #closed = false;
+  /** In post-copy, once the guest's state is here. */
+  #missing: Set<number> | undefined;
+  #isSent = false;
 
   constructor(machine: FakeMachine, hold: Hold, log: Logger, onEnd: (arrived: boolean) => void) {
     this.#machine = machine;
     this.#hold = hold;
+    this.#missing = hold.missing && new Set(hold.missing);
     this.#log = log;
     this.#onEnd = onEnd;
   }
@@ -37,6 +41,13 @@ export class Incoming {
     return far;
   }
 
+  /** It was committed: the guest runs as soon as its state is here, which may be now. */
+  async run(): Promise<void> {
+    if (this.#hold.committed) return;
+    this.#hold = { ...this.#hold, committed: true };
+    await this.#follow();
+  }
+
   /** Lets go of the connections; the machine is as far as it came. */
   close(): void {
     this.#closed = true;
@@ -50,7 +61,8 @@ export class Incoming {
         if (this.#closed) break;
         if (channel === "memory") await this.#begin();
         if (record.type === "end") await this.#finish(channel, pages, record.digest);
-        else take(pages, record);
+        else if (record.type === "state") await this.#takeState(pages, record.missing);
+        else if (channel !== "memory" || this.#isMissing(pages, record)) take(pages, record);
         stream.write(encodeRecord({ type: "taken", count: ++count }));
         if (record.type === "end") stream.write(encodeRecord({ type: "done" }));
       }
@@ -60,22 +72,65 @@ export class Incoming {
     this.#open.delete(stream);
     stream.destroy();
     const { stage, memoryBegun } = this.#hold;
+    await this.#keep();
     if (!this.#closed && channel === "memory" && memoryBegun && stage === "incoming") this.#onEnd(false);
   }
 
   async #begin(): Promise<void> {
-    if (this.#hold.memoryBegun) return;
-    this.#hold = { ...this.#hold, memoryBegun: true };
-    await this.#machine.setHold(this.#hold);
+    if (!this.#hold.memoryBegun) await this.#set({ ...this.#hold, memoryBegun: true });
+  }
+
+  async #set(hold: Hold): Promise<void> {
+    this.#hold = hold;
+    await this.#machine.setHold(hold);
+  }
+
+  /** Told again by a new connection, it is known better here. */
+  async #takeState(pages: PageFile, bits: Buffer): Promise<void> {
+    if (this.#missing) return;
+    const isSet = (page: number) => ((bits[page >> 3] ?? 0) & (1 << (page & 7))) !== 0;
+    this.#missing = new Set(Array.from({ length: pages.pages }, (_, page) => page).filter(isSet));
+    // From here on what is dirty was written to here.
+    pages.markClean(pages.dirtyPages);
+    await this.#follow();
+  }
+
+  /** The guest runs once both are true: its state is here, and it was committed. */
+  async #follow(): Promise<void> {
+    const isReady = this.#missing !== undefined && this.#hold.committed && this.#hold.stage === "incoming";
+    const missing = this.#missing && { missing: [...this.#missing] };
+    await this.#set({ ...this.#hold, ...missing, ...(isReady && { stage: "following" }) });
+    if (isReady) this.#onEnd(true);
+    if (this.#isSent) await this.#finishFollowing();
+  }
+
+  async #finishFollowing(): Promise<void> {
+    this.#isSent = true;
+    if (this.#hold.stage !== "following") return;
+    const { missing: _, ...hold } = this.#hold;
+    await this.#set({ ...hold, stage: "followed" });
+    this.#onEnd(true);
+  }
+
+  /** In post-copy a page arrives once, and not over what the guest has written meanwhile. */
+  #isMissing({ dirtyPages }: PageFile, record: WireRecord): boolean {
+    if (!this.#missing || (record.type !== "page" && record.type !== "zero")) return true;
+    return this.#missing.delete(record.page) && !dirtyPages.includes(record.page);
+  }
+
+  /** What has come since the guest runs is known to whoever takes the machine up. */
+  async #keep(): Promise<void> {
+    if (this.#missing && this.#hold.stage === "following")
+      await this.#set({ ...this.#hold, missing: [...this.#missing] });
   }
 
   async #finish(channel: string, pages: PageFile, digest: Buffer): Promise<void> {
+    if (this.#missing && channel === "memory") return await this.#finishFollowing();
     if (!pages.digest().equals(digest)) {
       throw new Fault("conflict", "what arrived is not what was sent", { reason: "MOVE_CORRUPT" });
     }
     if (channel !== "memory" && this.#machine.isOn) return;
-    this.#hold = { ...this.#hold, stage: "arrived" };
-    await this.#machine.setHold(this.#hold);
+    await this.#set({ ...this.#hold, stage: "arrived" });
     this.#onEnd(true);
   }
 }

@@ -6,7 +6,9 @@
 import { Fault, type FaultCode, faultCodes } from "#kernel/fault.ts";
 
 /** What the driver does: its calls, and the parts of sending a machine away. */
-export const fakeCalls = ["ensure", "remove", "receive", "disk-copy", "pre-copy", "switchover"] as const;
+export const fakeCalls = [
+  ...(["ensure", "remove", "receive", "disk-copy", "pre-copy", "switchover", "post-copy"] as const),
+];
 export type FakeCall = (typeof fakeCalls)[number];
 
 /** The next `times` calls fail with this fault. `after`: the effect has happened, only the answer is lost. */
@@ -33,6 +35,8 @@ export interface FakeKnobs {
   /** Sizes of what a machine that is made now has to move, in pages of 4 KiB. */
   readonly memoryPages: number;
   readonly diskPages: number;
+  /** Guests may run here before all of their memory has arrived. */
+  readonly postCopy: boolean;
   /** How fast a machine leaves; 0: as fast as the other side takes it. */
   readonly pagesPerSecond: number;
   /** Ids of machines that die now; `*` is all of them. */
@@ -52,6 +56,7 @@ export const noKnobs: FakeKnobs = {
   dirtyPages: 1,
   memoryPages: 64,
   diskPages: 64,
+  postCopy: false,
   pagesPerSecond: 0,
   crash: [],
   powerOff: [],
@@ -90,6 +95,7 @@ const checks: Readonly<Record<string, (value: unknown) => boolean>> = {
   dirtyPages: isNumber(0, 100_000),
   memoryPages: isNumber(1, 100_000),
   diskPages: isNumber(1, 100_000),
+  postCopy: (value) => typeof value === "boolean",
   pagesPerSecond: isNumber(0, 1_000_000),
   crash: isIds,
   powerOff: isIds,

@@ -23,11 +23,22 @@ export interface Hold {
   readonly migrationId: string;
   /**
    * `incoming`: it has not arrived whole; `arrived`: it has. `switchover`: its last pages are under way;
-   * `handed-over`: the other host has them all.
+   * `handed-over`: the other host has them all. In post-copy, `offered`: stopped, with memory that is to follow;
+   * `following`: it runs, and memory is still to come; `followed`: nothing is.
    */
-  readonly stage: "incoming" | "arrived" | "switchover" | "handed-over";
+  readonly stage:
+    "incoming" | "arrived" | "switchover" | "offered" | "handed-over" | "following" | "followed";
   /** Its memory has begun to arrive: a connection that is lost now is the machine lost. */
   readonly memoryBegun: boolean;
+  /** Of a post-copy: the guest is the destination's from here on. */
+  readonly committed?: boolean;
+  /** At the destination, once its state is here: pages that are not. */
+  readonly missing?: readonly number[];
+}
+
+/** It stands still. */
+function isStill(hold: Hold | undefined): boolean {
+  return hold !== undefined && hold.stage !== "following" && hold.stage !== "followed";
 }
 
 /** How a guest behaves, where there is to be one. */
@@ -44,7 +55,7 @@ interface State {
   readonly running: (Size & { readonly startedAtMs: number }) | undefined;
   readonly diskBytes: string;
   readonly forwards: DriverMachine["forwards"];
-  /** While this is set nothing runs, whatever `running` says. */
+  /** While this is set nothing runs, whatever `running` says, unless it is a post-copy's. */
   readonly hold?: Hold;
 }
 
@@ -98,7 +109,7 @@ export class FakeMachine {
   }
 
   get isRunning(): boolean {
-    return this.isOn && this.#state.hold === undefined;
+    return this.isOn && !isStill(this.#state.hold);
   }
 
   /** There is more of it than a folder: it has been on, or was told to be. */
@@ -155,7 +166,11 @@ export class FakeMachine {
   /** Converges to the plan: a larger size is plugged in live, a smaller one waits for the next start. */
   async apply(plan: MachinePlan, nowMs: number): Promise<void> {
     const { diskBytes, power } = plan.spec;
-    if (this.#state.hold?.stage === "incoming") {
+    const { hold, running: runs } = this.#state;
+    if (hold?.committed && (hold.stage === "offered" || hold.stage === "handed-over")) {
+      throw new Fault("conflict", "the guest has gone on at the other host", { reason: "MOVE_COMMITTED" });
+    }
+    if (hold?.stage === "incoming" || (hold?.stage === "following" && runs)) {
       throw new Fault("conflict", "the machine has not arrived whole", { reason: "MOVE_INCOMPLETE" });
     }
     if (diskBytes < BigInt(this.#state.diskBytes)) {
@@ -211,7 +226,7 @@ export class FakeMachine {
     ];
     return {
       id: this.id,
-      state: running ? (hold ? "paused" : "running") : "stopped",
+      state: running ? (isStill(hold) ? "paused" : "running") : "stopped",
       vcpus: size.vcpus,
       memoryBytes: BigInt(size.memoryMiB) * MiB,
       diskBytes: BigInt(diskBytes),

@@ -7,7 +7,14 @@ import type { Duplex } from "node:stream";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { GuestModel, LiveMigration, MachineEvent, MachinePlan, SendProgress } from "../driver.ts";
+import type {
+  GuestModel,
+  LiveMigration,
+  MachineEvent,
+  MachinePlan,
+  PostCopy,
+  SendProgress,
+} from "../driver.ts";
 import type { Gate } from "./gate.ts";
 import { Incoming } from "./incoming.ts";
 import type { FakeKnobs } from "./knobs.ts";
@@ -33,6 +40,11 @@ export class FakeLiveMigration implements LiveMigration {
     this.#deps = deps;
   }
 
+  get postCopy(): PostCopy | undefined {
+    if (!this.#deps.knobs().postCopy) return undefined;
+    return { run: (plan) => this.#run(plan), giveUp: (id) => this.#giveUp(id) };
+  }
+
   async guestModel(): Promise<GuestModel> {
     return { machineTypes: ["fake-2", "fake-1"], cpuModel: "fake" };
   }
@@ -48,7 +60,7 @@ export class FakeLiveMigration implements LiveMigration {
     if (known?.stage === "incoming" && known.memoryBegun && !this.#incoming.has(plan.id)) throw lost();
     if (!known) await this.#await(machine, plan, isOn);
     const hold = known ?? machine.hold;
-    if (hold?.stage === "incoming" && !this.#incoming.has(plan.id)) {
+    if ((hold?.stage === "incoming" || hold?.stage === "following") && !this.#incoming.has(plan.id)) {
       this.#incoming.set(plan.id, this.#makeIncoming(machine, hold));
     }
     gate.leave("receive");
@@ -62,7 +74,8 @@ export class FakeLiveMigration implements LiveMigration {
   }
 
   async hasArrived(id: string): Promise<boolean> {
-    return this.#deps.find(id)?.hold?.stage === "arrived";
+    const stage = this.#deps.find(id)?.hold?.stage;
+    return stage === "arrived" || stage === "followed";
   }
 
   async listChannels(id: string): Promise<readonly string[]> {
@@ -92,10 +105,33 @@ export class FakeLiveMigration implements LiveMigration {
       if (signal.aborted) throw fault;
       log.warn("fake.move-failed", { machine: plan.id, fault });
       this.end(plan.id);
-      await machine.setHold(undefined);
+      // What may have been handed over goes on only when somebody says so.
+      if (machine.hold?.stage !== "offered") await machine.setHold(undefined);
       keep(machine);
       throw fault;
     }
+  }
+
+  async #run({ id }: MachinePlan): Promise<void> {
+    const incoming = this.#incoming.get(id);
+    if (incoming) return await incoming.run();
+    if (!(await this.hasArrived(id))) throw lost();
+  }
+
+  async #giveUp(id: string): Promise<boolean> {
+    const { find, tell } = this.#deps;
+    const machine = find(id);
+    if (machine?.hold?.committed !== true || !this.#isDestination(machine.hold)) return false;
+    const wasOn = machine.isOn;
+    this.end(id);
+    await machine.end();
+    await machine.setHold(undefined);
+    if (wasOn) tell({ id, type: "ended", clean: false, detail: "its memory was lost" });
+    return true;
+  }
+
+  #isDestination({ stage }: Hold): boolean {
+    return stage === "incoming" || stage === "following" || stage === "followed";
   }
 
   /** After the agent's death: the connections are gone. Whatever needed them starts over, or is over. */
@@ -125,6 +161,7 @@ export class FakeLiveMigration implements LiveMigration {
     const { log, tell } = this.#deps;
     const { id } = machine;
     return new Incoming(machine, hold, log, (arrived) => {
+      this.#deps.keep(machine); // it may run now
       if (arrived) return tell({ id, type: "changed" });
       this.#incoming.delete(id);
       machine.end().then(

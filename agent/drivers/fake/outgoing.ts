@@ -62,6 +62,15 @@ export class OutgoingChannel {
     }
   }
 
+  /** The guest may run there, without the pages that are dirty now. Its counter goes first. */
+  async sendState(signal: AbortSignal): Promise<void> {
+    await this.send([0], signal);
+    const missing = Buffer.alloc(Math.ceil(this.pages.pages / 8));
+    for (const page of this.pages.dirtyPages) missing[page >> 3]! |= 1 << (page & 7);
+    this.#write(encodeRecord({ type: "state", missing }));
+    await this.#until(() => this.#taken >= this.#sent, signal);
+  }
+
   /** Nothing is written to any more and all has been sent: resolves when the other end has it all, unharmed. */
   async finish(signal: AbortSignal): Promise<void> {
     this.#done = false;

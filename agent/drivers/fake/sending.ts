@@ -2,8 +2,8 @@
  * Sends a fake machine to another host: its disk, its memory in rounds while the guest goes on writing, and with the
  * guest stopped what is left. It lives as long as the move: the passes that drive it come and go.
  */
-import { Fault } from "#kernel/fault.ts";
-import { sleep } from "#kernel/retry.ts";
+import { Fault, isFault } from "#kernel/fault.ts";
+import { backoffMs, sleep } from "#kernel/retry.ts";
 import { cancelled } from "#kernel/stall.ts";
 import { MoveType, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { MachinePlan, SendProgress } from "../driver.ts";
@@ -30,6 +30,8 @@ const tellMs = 500;
 /** So many rounds that leave no less than the one before: it will not get there by itself. */
 const stallRounds = 5;
 const reconnectLimitMs = 30_000;
+/** Pages that follow a guest go in small numbers: it may be waiting for one. */
+const followingBatch = 8;
 
 export class Sending {
   readonly migrationId: string;
@@ -45,6 +47,12 @@ export class Sending {
   #dirtyPerSecond = 0;
   #toldAt = 0;
   #stoppedAtMs: number | undefined;
+  #stoppedMs: number | undefined;
+  /** What is left of its memory is to follow the guest. */
+  #follows = false;
+  #stalls = 0;
+  #recoveries = 0;
+  #followedPages = 0;
 
   constructor(move: Move, deps: SendingDeps) {
     const { guest } = deps.machine;
@@ -53,15 +61,17 @@ export class Sending {
     if (move.type !== MoveType.COLD) guest.boot();
     this.#disk = new OutgoingChannel(guest.disk);
     this.#memory =
-      move.type === MoveType.COLD
-        ? undefined
-        : new OutgoingChannel(guest.memory, () => this.#over.abort(lost()));
+      move.type === MoveType.COLD ? undefined : new OutgoingChannel(guest.memory, () => this.#loseMemory());
   }
 
   /** As `LiveMigration.send` says; each call carries on from where the last one was left. */
   async *run(move: Move, socketOf: SocketOf, until: AbortSignal): AsyncGenerator<SendProgress> {
     const { gate, machine } = this.#deps;
     const signal = AbortSignal.any([until, this.#over.signal]);
+    if (machine.hold?.stage === "offered") {
+      yield* this.#follow(move, socketOf, signal);
+      return;
+    }
     this.#stalled = 0;
     this.#leastLeft = Infinity;
     if (machine.hold === undefined) {
@@ -77,13 +87,22 @@ export class Sending {
     await this.#stop();
     yield this.#tell("switchover");
     await gate.enter("switchover", signal);
-    await this.#handOver(socketOf, signal);
+    if (this.#follows) {
+      await this.#flush(this.#disk, socketOf, signal);
+      await machine.setHold({ migrationId: this.migrationId, stage: "offered", memoryBegun: true });
+      yield* this.#follow(move, socketOf, signal);
+      return;
+    }
+    for (const channel of this.#channels) await this.#flush(channel, socketOf, signal);
+    await machine.setHold({ migrationId: this.migrationId, stage: "handed-over", memoryBegun: false });
+    this.close();
     yield this.#tell("handed-over");
   }
 
   /** The move is over; whoever still works on it is told so. */
   close(): void {
-    this.#over.abort(ended());
+    // What was offered goes on as soon as somebody takes it up again.
+    this.#over.abort(this.#deps.machine.hold?.stage === "offered" ? lost() : ended());
     for (const channel of this.#channels) channel.close();
   }
 
@@ -96,10 +115,11 @@ export class Sending {
     let near = false;
     for (;;) {
       yield* this.#copy(near ? "converged" : "pre-copy", this.#channels, socketOf, signal);
-      const isNear = this.#leftMs() <= nearMs;
+      const isNear = this.#follows || this.#leftMs() <= nearMs;
       if (near !== isNear) yield this.#tell(isNear ? "converged" : "pre-copy");
       near = isNear;
-      const mayStop = move.switchOver && this.#leftMs() <= (move.maxDowntimeMs || nearMs);
+      const isShort = this.#follows || this.#leftMs() <= (move.maxDowntimeMs || nearMs);
+      const mayStop = move.switchOver && isShort;
       if (mayStop) return;
       const isWaiting = near && !move.switchOver;
       if (!isWaiting && this.#stalled >= stallRounds && this.#forced(move)) return;
@@ -143,7 +163,6 @@ export class Sending {
     signal: AbortSignal,
   ): Promise<void> {
     const name = channel === this.#disk ? "disk:root" : "memory";
-    const { pagesPerSecond } = this.#deps.knobs();
     const giveUpAt = performance.now() + reconnectLimitMs;
     for (;;) {
       try {
@@ -156,7 +175,12 @@ export class Sending {
         await sleep(pollMs, signal);
       }
     }
-    if (pagesPerSecond > 0) await sleep((batch.length * 1000) / pagesPerSecond, signal);
+    await this.#keepPace(batch.length, signal);
+  }
+
+  async #keepPace(pages: number, signal: AbortSignal): Promise<void> {
+    const { pagesPerSecond } = this.#deps.knobs();
+    if (pagesPerSecond > 0) await sleep((pages * 1000) / pagesPerSecond, signal);
   }
 
   async #stop(): Promise<void> {
@@ -166,22 +190,64 @@ export class Sending {
     await machine.setHold({ migrationId: this.migrationId, stage: "switchover", memoryBegun: false });
   }
 
-  async #handOver(socketOf: SocketOf, signal: AbortSignal): Promise<void> {
-    for (const channel of this.#channels) {
-      await this.#send(channel, channel.pages.dirtyPages, socketOf, signal);
-      await channel.finish(signal);
+  async #flush(channel: OutgoingChannel, socketOf: SocketOf, signal: AbortSignal): Promise<void> {
+    await this.#send(channel, channel.pages.dirtyPages, socketOf, signal);
+    await channel.finish(signal);
+  }
+
+  /** The guest is stopped and its disk is there. Once it is committed, its memory follows, by as many connections as it takes. */
+  async *#follow(move: Move, socketOf: SocketOf, signal: AbortSignal): AsyncGenerator<SendProgress> {
+    const { machine, gate } = this.#deps;
+    const memory = this.#memory;
+    this.#follows = true;
+    yield this.#tell("post-copy");
+    if (!move.committed || !memory) return;
+    const { migrationId } = this;
+    await machine.setHold({ migrationId, stage: "offered", memoryBegun: true, committed: true });
+    await gate.enter("post-copy", signal);
+    for (;;) {
+      try {
+        if (!memory.isConnected) await memory.connect(socketOf("memory"), signal);
+        await memory.sendState(signal);
+        while (memory.pages.dirtyPages.length > 0) {
+          const batch = memory.pages.dirtyPages.slice(0, followingBatch);
+          await memory.send(batch, signal);
+          await this.#keepPace(batch.length, signal);
+          this.#followedPages += batch.length;
+          if (performance.now() - this.#toldAt >= tellMs) yield this.#tell("post-copy");
+        }
+        await memory.finish(signal);
+        break;
+      } catch (thrown) {
+        if (signal.aborted) throw cancelled(signal);
+        if (!isFault(thrown, "unavailable")) throw thrown;
+        this.#recoveries++;
+        yield { ...this.#tell("post-copy"), interrupted: true };
+        await sleep(backoffMs(0, { baseMs: pollMs * 2, capMs: pollMs * 2 }), signal);
+      }
     }
-    const { machine } = this.#deps;
-    await machine.setHold({ migrationId: this.migrationId, stage: "handed-over", memoryBegun: false });
+    gate.leave("post-copy");
+    await machine.setHold({ migrationId, stage: "handed-over", memoryBegun: false, committed: true });
     this.close();
+    yield { ...this.#tell("handed-over"), interrupted: false };
+  }
+
+  #loseMemory(): void {
+    if (this.#deps.machine.hold?.stage !== "offered") this.#over.abort(lost());
   }
 
   /** It does not converge: whether it is to stop the guest all the same. Throws when it is to give up. */
-  #forced({ onUnreachable, switchOver }: Move): boolean {
+  #forced({ onUnreachable, switchOver, type }: Move): boolean {
+    this.#stalls++;
+    this.#stalled = 0;
     if (onUnreachable === OnUnreachable.FORCE) return switchOver;
     if (onUnreachable === OnUnreachable.THROTTLE) {
       this.#deps.machine.throttle();
       return false;
+    }
+    if (type === MoveType.POSTCOPY) {
+      this.#follows = true;
+      return switchOver;
     }
     throw new Fault("conflict", "the guest writes faster than the link carries", {
       reason: "MAX_DOWNTIME_UNREACHABLE",
@@ -199,7 +265,14 @@ export class Sending {
 
   #tell(phase: SendProgress["phase"]): SendProgress {
     this.#toldAt = performance.now();
-    const stopped = phase === "switchover" || phase === "handed-over" ? this.#stoppedAtMs : undefined;
+    const isStopped = phase === "switchover" || phase === "post-copy" || phase === "handed-over";
+    const stopped = isStopped ? this.#stoppedAtMs : undefined;
+    if (stopped !== undefined && phase !== "switchover") this.#stoppedMs ??= this.#deps.now() - stopped;
+    const convergence = {
+      ...{ stalls: this.#stalls, recoveries: this.#recoveries, throttlePercent: 0, forced: false },
+      ...{ postCopyBytes: this.#followedPages * pageBytes, pageRequests: 0 },
+    };
+    this.#stalls = this.#recoveries = 0;
     const total = this.#channels.reduce((sum, { pages }) => sum + pages.pages, 0);
     return {
       phase,
@@ -211,7 +284,8 @@ export class Sending {
       rounds: this.#rounds,
       predictedDowntimeMs: Math.round(this.#leftMs()),
       ...(stopped !== undefined && { stoppedAtMs: stopped }),
-      ...(stopped !== undefined && phase === "handed-over" && { stoppedMs: this.#deps.now() - stopped }),
+      ...(this.#stoppedMs !== undefined && { stoppedMs: this.#stoppedMs }),
+      convergence,
     };
   }
 }

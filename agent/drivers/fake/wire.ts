@@ -1,6 +1,6 @@
 /**
  * What one fake machine tells another about its pages. To the destination: pages, and at the end the digest of
- * them all; back: how many records were taken, and `done` when the digest was right. Each record is its length, a
+ * them all, or, in post-copy, before the last pages which those are; back: how many records were taken, and `done` when the digest was right. Each record is its length, a
  * letter and what the letter says.
  */
 import type { Duplex } from "node:stream";
@@ -11,11 +11,13 @@ export type WireRecord =
   | { readonly type: "page"; readonly page: number; readonly bytes: Buffer }
   | { readonly type: "zero"; readonly page: number }
   | { readonly type: "end"; readonly digest: Buffer }
+  /** The guest may run: pages whose bit is set will follow. */
+  | { readonly type: "state"; readonly missing: Buffer }
   | { readonly type: "taken"; readonly count: number }
   | { readonly type: "done" };
 
-const letters = { page: 80, zero: 90, end: 69, taken: 84, done: 68 } as const;
-const longest = 16 + pageBytes;
+const letters = { page: 80, zero: 90, end: 69, state: 83, taken: 84, done: 68 } as const;
+const longest = 16 + 4 * pageBytes;
 
 export function encodeRecord(record: WireRecord): Buffer {
   const body = bodyOf(record);
@@ -33,6 +35,8 @@ function bodyOf(record: WireRecord): Buffer {
       return uint32(record.page);
     case "end":
       return record.digest;
+    case "state":
+      return record.missing;
     case "taken":
       return uint32(record.count);
     case "done":
@@ -63,6 +67,8 @@ function decodeRecord(letter: number, body: Buffer): WireRecord {
       return { type: "zero", page: body.readUInt32BE(0) };
     case letters.end:
       return { type: "end", digest: body };
+    case letters.state:
+      return { type: "state", missing: body };
     case letters.taken:
       return { type: "taken", count: body.readUInt32BE(0) };
     case letters.done:

@@ -54,6 +54,7 @@ await t.test("a guest moves and notices nothing", async (t) => {
     await b.driver.liveMigration.receive(moving(b, MoveRole.DESTINATION), signal);
     t.equal((await b.driver.inspect(id))?.state, "paused", "it is awaited");
     t.equal(await b.driver.liveMigration.hasArrived(id), false);
+    t.equal(await reasonOf(b.driver.ensure(b.plan, signal)), "MOVE_INCOMPLETE", "half a machine is not run");
     const phases = await send(a, pipes, { switchOver: false }, signal, ({ phase }) => phase !== "converged");
     t.match(phases, ["disk-copy", "converged"]);
     const before = counts(await consoleOf(a)).length;
@@ -80,6 +81,22 @@ await t.test("a guest moves and notices nothing", async (t) => {
     t.equal((await a.driver.inspect(id))?.state, "running");
   });
 
+  await t.test("a daemon that is killed at the source leaves the guest running", async (t) => {
+    await b.driver.remove(id, b.plan.directory, signal);
+    await b.driver.liveMigration.receive(moving(b, MoveRole.DESTINATION), signal);
+    const process = await a.host.virsh("domid", id);
+    let alive = true;
+    const broken = send(a, pipes, { switchOver: true }, signal, async ({ phase }) => {
+      if (alive && phase === "pre-copy") await a.host.kill();
+      alive &&= phase !== "pre-copy";
+      return true;
+    });
+    t.equal(await reasonOf(broken), "MOVE_ABORTED");
+    t.equal((await a.driver.inspect(id))?.state, "running");
+    t.equal(await a.host.virsh("domid", id), process, "the same one");
+    await b.driver.remove(id, b.plan.directory, signal);
+  });
+
   await t.test("handed over, it stands still on both sides until it is said where it runs", async (t) => {
     let last: SendProgress | undefined;
     await b.driver.liveMigration.receive(moving(b, MoveRole.DESTINATION), signal);
@@ -100,6 +117,15 @@ await t.test("a guest moves and notices nothing", async (t) => {
       ["handed-over"],
       "asked again, it says so again",
     );
+    await using heir = await driverOf(a.host);
+    const again = heir.liveMigration.send(moving(a, MoveRole.SOURCE), pipes.socketOf, signal);
+    t.match((await again.next()).value, { phase: "handed-over" }, "and so does an agent that was killed");
+    const other = heir.liveMigration.send(
+      moving(a, MoveRole.SOURCE, { migrationId: "other" }),
+      pipes.socketOf,
+      signal,
+    );
+    t.equal(await reasonOf(other.next()), "MACHINE_NOT_RUNNING", "but of this move only");
     const begun = performance.now();
     t.equal((await b.driver.ensure(b.plan, signal)).state, "running", "without the move it runs");
     t.comment(`runs after ${String(Math.round(performance.now() - begun))} ms`);
@@ -122,10 +148,7 @@ interface Side {
 
 async function side(name: string): Promise<Side> {
   const host = await startLibvirtHost(name);
-  const { uri, runtime, machines } = host;
-  const driver = await createLibvirtDriver({
-    ...{ uri, runtime, stateDirectory: host.directory, log: silentLogger },
-  });
+  const driver = await driverOf(host);
   t.teardown(async () => {
     await driver[Symbol.asyncDispose]();
     await host[Symbol.asyncDispose]();
@@ -134,7 +157,11 @@ async function side(name: string): Promise<Side> {
     ...{ name: id, hostname: "web-1", vcpus: 1, memoryBytes: 128n * MiB, diskBytes: 64n * MiB },
     ...{ power: Power.ON, stopTimeoutSeconds: 0 },
   });
-  return { host, driver, plan: { id, spec, image, directory: join(machines, id) } };
+  return { host, driver, plan: { id, spec, image, directory: join(host.machines, id) } };
+}
+
+function driverOf({ uri, runtime, directory }: LibvirtHost): Promise<LibvirtDriver> {
+  return createLibvirtDriver({ uri, runtime, stateDirectory: directory, log: silentLogger });
 }
 
 function moving({ plan }: Side, role: MoveRole, change: Partial<Move> = {}): MachinePlan {

@@ -22,6 +22,8 @@ export interface LibvirtHost extends AsyncDisposable {
   virsh(...args: string[]): Promise<string>;
   /** Kills the QEMU of a domain. */
   crash(name: string): Promise<void>;
+  /** Kills the daemon at once; machines run on, and it is started again. Resolves when it answers. */
+  kill(): Promise<void>;
   /** Stops the daemon; machines run on. `start` brings it back. */
   stop(): Promise<void>;
   start(): Promise<void>;
@@ -115,6 +117,10 @@ export async function startLibvirtHost(name: string): Promise<LibvirtHost> {
     crash: (domain) => {
       const folder = privileged ? "/run/libvirt/qemu" : "/run/libvirt/qemu/run";
       return inside("KILL", `${folder}/${domain}.pid`);
+    },
+    kill: async () => {
+      await inside("KILL", at("libvirtd.pid"));
+      await until(answers, 60_000);
     },
     stop: async () => {
       await writeFile(at("stopped"), "");

@@ -130,7 +130,7 @@ export class LibvirtDriver implements MachineDriver {
     if (spec.adoption) return await this.#ensureAdopted(entry, signal);
     // What moves is neither started nor let run by us, and is left as it is.
     if (spec.move) return present(await this.#observe(entry, signal));
-    await this.liveMigration.conclude(id, signal);
+    await this.liveMigration.conclude(plan, signal);
     let found = await this.#domains.find(id, signal);
     const diskBytes = await findDiskBytes(machineFiles(plan.directory).rootDisk);
     if (diskBytes !== undefined) refuseShrinking(diskBytes, spec.diskBytes);

@@ -10,6 +10,7 @@ export class Gate implements AsyncDisposable {
   readonly #sockets = new Set<Socket>();
   readonly #onKnock: () => void;
   #behind: string | undefined;
+  #hasKnocked = false;
 
   private constructor(onKnock: () => void) {
     this.#onKnock = onKnock;
@@ -30,8 +31,9 @@ export class Gate implements AsyncDisposable {
     return gate;
   }
 
+  /** Somebody has connected, once. */
   get hasKnocked(): boolean {
-    return this.#sockets.size > 0;
+    return this.#hasKnocked;
   }
 
   get isOpen(): boolean {
@@ -52,6 +54,7 @@ export class Gate implements AsyncDisposable {
 
   #take(socket: Socket): void {
     this.#sockets.add(socket);
+    this.#hasKnocked = true;
     // That it broke is libvirt's to tell: the move fails.
     socket.on("error", () => socket.destroy());
     socket.once("close", () => this.#sockets.delete(socket));

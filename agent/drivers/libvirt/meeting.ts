@@ -2,7 +2,7 @@
  * Where the two libvirts of a move meet: sockets that have the same path on both hosts, as libvirt asks for. At the
  * source, whoever carries the bytes listens behind them; at the destination, libvirt and its QEMU do.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { dirname, basename, join } from "node:path";
 import { Fault } from "#kernel/fault.ts";
@@ -38,6 +38,25 @@ export async function clearMeeting(meeting: Meeting): Promise<void> {
   const folder = dirname(meeting.here(daemonChannel));
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true, mode: 0o700 });
+}
+
+/** Notes which move it is that meets here. Gone with the host's memory, as is what libvirt knows of a move. */
+export async function noteMove(meeting: Meeting, migrationId: string): Promise<void> {
+  await writeFile(noteOf(meeting), migrationId);
+}
+
+/** Whether this move was the last that met here. */
+export async function wasMetBy(meeting: Meeting, migrationId: string): Promise<boolean> {
+  try {
+    return (await readFile(noteOf(meeting), "utf8")) === migrationId;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw error;
+  }
+}
+
+function noteOf(meeting: Meeting): string {
+  return join(dirname(meeting.here(daemonChannel)), "migration");
 }
 
 /** Leads a channel of the source to the socket where its bytes are taken. */

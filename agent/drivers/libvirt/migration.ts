@@ -6,8 +6,9 @@
 import { rm } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
-import { Fault } from "#kernel/fault.ts";
+import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import { deadline, retry } from "#kernel/retry.ts";
 import type { GuestModel, LiveMigration, MachinePlan, SendProgress } from "../driver.ts";
 import { connectSocket, machineFiles } from "../hypervisor/files.ts";
 import { type Domains, uuidOf } from "./domains.ts";
@@ -19,11 +20,12 @@ import {
   daemonSocket,
   meetingOf,
   moveChannels,
+  wasMetBy,
 } from "./meeting.ts";
 import { parseStats } from "./metrics.ts";
 import { isOn } from "./observe.ts";
-import { Outgoing } from "./outgoing.ts";
-import { prepareFolder } from "./prepare.ts";
+import { abortJob, Outgoing } from "./outgoing.ts";
+import { isMarkedIncoming, markIncoming, prepareFolder, unmarkIncoming } from "./prepare.ts";
 import { deriveProgress } from "./progress.ts";
 import { ensureLinks, type RuntimeFolder } from "./runtime.ts";
 import type { Virsh } from "./virsh.ts";
@@ -42,12 +44,16 @@ export interface MovesOptions {
 }
 
 const tellMs = 500;
+/** A daemon that was killed is started again by the system in a moment. */
+const daemonBackMs = 15_000;
 
 export class Moves implements LiveMigration {
   readonly guestModel: () => Promise<GuestModel>;
   readonly #options: MovesOptions;
   readonly #outgoing = new Map<string, Outgoing>();
   readonly #incoming = new Map<string, MachinePlan>();
+  /** Machines that nobody before us moves any more. */
+  readonly #examined = new Set<string>();
 
   constructor(options: MovesOptions) {
     this.#options = options;
@@ -58,6 +64,7 @@ export class Moves implements LiveMigration {
     const { domains, runtime } = this.#options;
     refuseUnlessLive(plan);
     if (!(await domains.isOn(plan.id, signal)) && !this.#incoming.has(plan.id)) {
+      await markIncoming(plan.directory);
       await prepareFolder(plan, signal);
       await clearMeeting(meetingOf(runtime, plan.id));
     }
@@ -82,9 +89,9 @@ export class Moves implements LiveMigration {
   }
 
   async hasArrived(id: string): Promise<boolean> {
-    const { domains, lifetime } = this.#options;
-    if (!(await domains.isOn(id, lifetime))) return false;
-    if (/\((migrating|starting up)\)/.test(await this.#reasonOf(id))) return false;
+    if (!(await this.#arrived(id))) return false;
+    const plan = this.#incoming.get(id);
+    if (plan) await unmarkIncoming(plan.directory);
     this.#incoming.delete(id);
     return true;
   }
@@ -107,18 +114,24 @@ export class Moves implements LiveMigration {
     }
     if (move.switchOver) outgoing.release(socketOf("memory"));
     for (;;) {
-      const progress = await this.#look(id, outgoing, signal);
+      const progress = await this.#look(id, move, outgoing, signal);
       yield progress;
       if (progress.phase === "handed-over") return;
       await outgoing.changed(tellMs, signal);
     }
   }
 
-  /** Ends whatever move the machine is in, as the intent without one says. */
-  async conclude(id: string, signal: AbortSignal): Promise<void> {
-    const outgoing = this.#outgoing.get(id);
+  /** Ends whatever move the machine is in, as the intent without one says. Throws MOVE_INCOMPLETE for half a machine. */
+  async conclude({ id, directory }: MachinePlan, signal: AbortSignal): Promise<void> {
+    if (await isMarkedIncoming(directory)) {
+      if (!(await this.#arrived(id)) && !(await this.#isDefined(id, signal))) {
+        throw new Fault("conflict", "the machine has not arrived whole", { reason: "MOVE_INCOMPLETE" });
+      }
+      await unmarkIncoming(directory);
+    }
     this.#incoming.delete(id);
-    if (!outgoing) return;
+    const outgoing = this.#outgoing.get(id);
+    if (!outgoing) return await this.#endInherited(id, signal);
     await outgoing.callOff(signal);
     this.#outgoing.delete(id);
     const { domains, log } = this.#options;
@@ -145,9 +158,9 @@ export class Moves implements LiveMigration {
     const { uri, virsh, domains, runtime, log, lifetime } = this.#options;
     const known = this.#outgoing.get(id);
     if (known?.migrationId === move.migrationId) return known;
-    await known?.callOff(signal);
+    await (known ? known.callOff(signal) : this.#endInherited(id, signal));
     if (!isOn(await domains.find(id, signal))) {
-      if ((await this.#reasonOf(id)).includes("(migrated)")) return undefined;
+      if (await this.#hasLeftBy(id, move)) return undefined;
       throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
     }
     const meeting = meetingOf(runtime, id);
@@ -158,14 +171,77 @@ export class Moves implements LiveMigration {
     return outgoing;
   }
 
-  async #look(id: string, outgoing: Outgoing, signal: AbortSignal): Promise<SendProgress> {
+  async #look(id: string, move: Move, outgoing: Outgoing, signal: AbortSignal): Promise<SendProgress> {
     try {
       return await outgoing.look(signal);
     } catch (thrown) {
-      // A failed attempt is over, whoever asks next; one that was only not asked for goes on.
-      if (!signal.aborted) this.#outgoing.delete(id);
+      // A failed attempt is over, whoever asks next; one that could only not be looked at goes on.
+      if (!outgoing.hasFailed || signal.aborted) throw thrown;
+      this.#outgoing.delete(id);
+      if (await this.#outlived(id, move, signal)) return await this.#handedOver(id, move, signal);
       throw thrown;
     }
+  }
+
+  /**
+   * A daemon that was killed says nothing of the attempt's end, or the wrong thing: what it says of the machine once it
+   * is back is what counts. True when the guest has left all the same. Else it runs on here, as after every failure.
+   */
+  async #outlived(id: string, move: Move, signal: AbortSignal): Promise<boolean> {
+    const { domains, virsh, log } = this.#options;
+    using limit = deadline(daemonBackMs, "libvirt's return", signal);
+    try {
+      const options = { attempts: 1000, baseMs: 100, capMs: 1000, signal: limit };
+      // Whoever gave the command may have been killed, and the daemon still be about it.
+      await retry(() => this.#endJob(id, limit), options);
+      const found = await domains.find(id, limit);
+      if (!isOn(found)) return await this.#hasLeftBy(id, move);
+      // Not handed over, so nobody else will ever run it under this migration.
+      if (found.state === "paused") await virsh.run(["resume", uuidOf(id)], { signal: limit });
+    } catch (thrown) {
+      if (signal.aborted) throw thrown;
+      log.warn("move.outcome_unclear", { machine: id, fault: toFault(thrown) }); // the next command looks again
+    }
+    return false;
+  }
+
+  /** Whether the guest left this host by this very move, as far as libvirt remembers. */
+  async #hasLeftBy(id: string, { migrationId }: Move): Promise<boolean> {
+    if (!(await wasMetBy(meetingOf(this.#options.runtime, id), migrationId))) return false;
+    return (await this.#reasonOf(id)).includes("(migrated)");
+  }
+
+  async #arrived(id: string): Promise<boolean> {
+    const { domains, lifetime } = this.#options;
+    if (!(await domains.isOn(id, lifetime))) return false;
+    return !/\((migrating|starting up)\)/.test(await this.#reasonOf(id));
+  }
+
+  /** libvirt keeps a machine that is off only if it had arrived whole: its disk has all, whatever ended it since. */
+  async #isDefined(id: string, signal: AbortSignal): Promise<boolean> {
+    const { virsh, domains } = this.#options;
+    const found = await domains.find(id, signal);
+    if (!found || isOn(found)) return false;
+    const info = parseStats(await virsh.run(["dominfo", uuidOf(id)], { signal }));
+    return info.get("Persistent") === "yes";
+  }
+
+  /** Gives up what an agent that was killed had begun and libvirt may still be about. Looked for once. */
+  async #endInherited(id: string, signal: AbortSignal): Promise<void> {
+    if (this.#examined.has(id)) return;
+    await this.#endJob(id, signal);
+    this.#examined.add(id);
+  }
+
+  /** Returns when libvirt is about no move of the machine from here. */
+  async #endJob(id: string, signal: AbortSignal): Promise<void> {
+    const { virsh, domains, log } = this.#options;
+    const uuid = uuidOf(id);
+    const isOver = async () => {
+      if (!(await domains.isOn(id, signal))) return true;
+      return !(await virsh.run(["domjobinfo", uuid], { signal })).includes("Outgoing migration");
+    };
+    await abortJob({ virsh, uuid, log }, isOver, signal);
   }
 
   /** An agent that was killed after it handed over finds it done; libvirt remembers how long it took. */

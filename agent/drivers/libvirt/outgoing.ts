@@ -6,7 +6,7 @@
 import { type Move, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
-import { sleep } from "#kernel/retry.ts";
+import { deadline, sleep } from "#kernel/retry.ts";
 import type { SendProgress } from "../driver.ts";
 import { rootTarget } from "./domain-xml.ts";
 import { Gate } from "./gate.ts";
@@ -18,8 +18,9 @@ import {
   leadTo,
   type Meeting,
   memoryChannel,
+  noteMove,
 } from "./meeting.ts";
-import { parseStats } from "./metrics.ts";
+import { parseStats, statOf } from "./metrics.ts";
 import { deriveProgress, isStalled } from "./progress.ts";
 import type { Virsh } from "./virsh.ts";
 
@@ -36,6 +37,7 @@ export interface OutgoingOptions {
 
 /** Whoever gave the move up long ago has said so; this only keeps a forgotten one from staying for ever. */
 const moveLimitMs = 7 * 24 * 3600_000;
+const abortPollMs = 100;
 const defaultDowntimeMs = 300;
 /** What a guest that must move at any price may be stopped for. */
 const forcedDowntimeMs = 60_000;
@@ -46,7 +48,8 @@ export class Outgoing {
   readonly #gate: Gate;
   readonly #ending: Promise<void>;
   #wake: () => void = () => undefined;
-  #end: { readonly fault?: Fault } | undefined;
+  #end: { readonly fault?: Fault; readonly atMs: number } | undefined;
+  #stats: ReadonlyMap<string, string> = new Map();
   #downtimeMs = 0;
   #stoppedAtMs: number | undefined;
 
@@ -61,6 +64,7 @@ export class Outgoing {
   static async begin(options: OutgoingOptions): Promise<Outgoing> {
     const { meeting, socketOf } = options;
     await clearMeeting(meeting);
+    await noteMove(meeting, options.move.migrationId);
     for (const channel of [daemonChannel, diskChannel]) await leadTo(meeting, channel, socketOf(channel));
     const wake: { now?: () => void } = {};
     const gate = await Gate.listen(meeting.here(memoryChannel), () => wake.now?.());
@@ -80,31 +84,42 @@ export class Outgoing {
     this.#wake();
   }
 
+  /** It is over and the guest has not left by it. */
+  get hasFailed(): boolean {
+    return this.#end?.fault !== undefined;
+  }
+
   /** Gives the attempt up; the guest runs on here unless it was already gone. */
   async callOff(signal: AbortSignal): Promise<void> {
-    const { virsh, uuid, log } = this.#options;
-    for (let attempt = 0; !this.#end; attempt++) {
-      await virsh.run(["domjobabort", uuid], { signal }).catch((thrown: unknown) => {
-        // There is no job yet, or none any more: the end tells which.
-        log.debug("libvirt.no_job", { attempt, fault: toFault(thrown) });
-      });
-      await Promise.race([this.#ending, sleep(200, signal)]);
-    }
+    await abortJob(this.#options, () => this.#end !== undefined, signal);
   }
 
   /** How it stands. Throws what made it fail; the guest runs on here then. */
   async look(signal: AbortSignal): Promise<SendProgress> {
     this.#refuseFailure();
-    const { virsh, uuid, move } = this.#options;
-    const completed = this.#end ? ["--completed", "--keep-completed"] : [];
-    const stats = parseStats(await virsh.run(["domjobinfo", uuid, "--rawstats", ...completed], { signal }));
+    const stats = await this.#ask(signal);
+    if (this.#phase() === "pre-copy") await this.#press(stats, signal);
     // It may have failed while libvirt was asked: an end is a hand-over only if it is not that.
     this.#refuseFailure();
+    const { maxDowntimeMs } = this.#options.move;
+    const end = this.#end && { atMs: this.#end.atMs - statOf(stats, "downtime") };
+    const stoppedAtMs = this.#stoppedAtMs ?? end?.atMs;
     const phase = this.#phase();
-    if (phase === "pre-copy") await this.#press(stats, signal);
-    const maxDowntimeMs = move.maxDowntimeMs || defaultDowntimeMs;
-    const stoppedAtMs = this.#stoppedAtMs ?? (this.#end ? Date.now() : undefined);
-    return deriveProgress({ phase, stats, maxDowntimeMs, stoppedAtMs });
+    return deriveProgress({ phase, stats, maxDowntimeMs: maxDowntimeMs || defaultDowntimeMs, stoppedAtMs });
+  }
+
+  /** How far the job is. A daemon that does not answer leaves it as it was: how the attempt ends is told by its command. */
+  async #ask(signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+    const { virsh, uuid, log } = this.#options;
+    const completed = this.#end ? ["--completed", "--keep-completed"] : [];
+    try {
+      const told = await virsh.run(["domjobinfo", uuid, "--rawstats", ...completed], { signal });
+      this.#stats = parseStats(told);
+    } catch (thrown) {
+      if (signal.aborted) throw thrown;
+      log.debug("libvirt.job_unknown", { fault: toFault(thrown) });
+    }
+    return this.#stats;
   }
 
   #refuseFailure(): void {
@@ -132,7 +147,7 @@ export class Outgoing {
 
   /** Tells QEMU how long the guest may stand still, and does what was asked for when that is not to be had. */
   async #press(stats: ReadonlyMap<string, string>, signal: AbortSignal): Promise<void> {
-    const { virsh, uuid, move } = this.#options;
+    const { virsh, uuid, move, log } = this.#options;
     const stalled = isStalled(stats);
     if (
       stalled &&
@@ -140,6 +155,8 @@ export class Outgoing {
       move.onUnreachable !== OnUnreachable.THROTTLE
     ) {
       await this.callOff(signal);
+      // It was too late: the guest has gone after all.
+      if (!this.hasFailed) return;
       throw new Fault("conflict", "the guest writes faster than the link carries", {
         reason: "MOVE_STALLED",
       });
@@ -148,20 +165,45 @@ export class Outgoing {
     const wanted = forced ? forcedDowntimeMs : move.maxDowntimeMs || defaultDowntimeMs;
     if (wanted === this.#downtimeMs) return;
     this.#downtimeMs = wanted;
-    await virsh.run(["migrate-setmaxdowntime", uuid, String(wanted)], { signal });
+    try {
+      await virsh.run(["migrate-setmaxdowntime", uuid, String(wanted)], { signal });
+    } catch (thrown) {
+      if (signal.aborted) throw thrown;
+      // There is no job any more, or nobody answers: the next look tells.
+      log.debug("libvirt.downtime_not_set", { fault: toFault(thrown) });
+      this.#downtimeMs = 0;
+    }
   }
 
   async #run(): Promise<void> {
     const { virsh, lifetime } = this.#options;
     try {
       await virsh.run(migrateCommand(this.#options), { signal: lifetime, timeoutMs: moveLimitMs });
-      this.#end = {};
+      this.#end = { atMs: Date.now() };
     } catch (thrown) {
-      this.#end = { fault: moveFault(thrown) };
+      this.#end = { fault: moveFault(thrown), atMs: Date.now() };
     } finally {
       await this.#gate[Symbol.asyncDispose]();
       this.#wake();
     }
+  }
+}
+
+const abortLimitMs = 60_000;
+
+/** Has libvirt give a job up, until it is over. */
+export async function abortJob(
+  { virsh, uuid, log }: Pick<OutgoingOptions, "virsh" | "uuid" | "log">,
+  isOver: () => boolean | Promise<boolean>,
+  signal: AbortSignal,
+): Promise<void> {
+  using limit = deadline(abortLimitMs, "calling the move off", signal);
+  for (let attempt = 0; !(await isOver()); attempt++) {
+    await virsh.run(["domjobabort", uuid], { signal: limit }).catch((thrown: unknown) => {
+      // There is no job yet, or none any more: the end tells which.
+      log.debug("libvirt.no_job", { attempt, fault: toFault(thrown) });
+    });
+    await sleep(abortPollMs, limit);
   }
 }
 

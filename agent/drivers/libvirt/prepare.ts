@@ -1,5 +1,6 @@
 /** What a machine has on this host before libvirt hears of it: its folder, disk and seed. */
-import { mkdir, rename, rm } from "node:fs/promises";
+import { access, mkdir, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import type { MachinePlan } from "../driver.ts";
 import { ensureDisk } from "../hypervisor/disk.ts";
 import { machineFiles } from "../hypervisor/files.ts";
@@ -23,6 +24,30 @@ export async function prepareFolder(
     ensureDisk({ path: files.rootDisk, image, bytes: spec.diskBytes }, signal),
     ensureSeed(files, { id, macAddress: deriveIdentity(id).macAddress }, spec, signal),
   ]);
+}
+
+/** Notes, before its disk is made, that the machine is to arrive from another host: until it has, there is half of it. */
+export async function markIncoming(directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await writeFile(incomingMark(directory), "");
+}
+
+export async function unmarkIncoming(directory: string): Promise<void> {
+  await rm(incomingMark(directory), { force: true });
+}
+
+export async function isMarkedIncoming(directory: string): Promise<boolean> {
+  return await access(incomingMark(directory)).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      unlessAbsent(error);
+      return false;
+    },
+  );
+}
+
+function incomingMark(directory: string): string {
+  return join(directory, "incoming");
 }
 
 /** Sets the disk aside. libvirt copies all that was written, so nothing is made of it yet. */

@@ -7,9 +7,11 @@ import t from "tap";
 import { deriveDomain, type Domain, type DomainFacts } from "#agent/drivers/libvirt/domain-xml.ts";
 import { createLibvirtDriver } from "#agent/drivers/libvirt/driver.ts";
 import { parseEvent } from "#agent/drivers/libvirt/events.ts";
+import { readSerialPort } from "#agent/drivers/libvirt/foreign-console.ts";
+import { describeForeign, parseDomainStats } from "#agent/drivers/libvirt/foreign.ts";
 import { Gate } from "#agent/drivers/libvirt/gate.ts";
 import { deriveRunAs } from "#agent/drivers/libvirt/host.ts";
-import { type Binding, Library, loadBinding } from "#agent/drivers/libvirt/library.ts";
+import { type Binding, type FoundDomain, Library, loadBinding } from "#agent/drivers/libvirt/library.ts";
 import { daemonSocket, destinationUri, meetingOf } from "#agent/drivers/libvirt/meeting.ts";
 import { parseStats } from "#agent/drivers/libvirt/metrics.ts";
 import { derivePendingRestart, observe, readSize, readStart } from "#agent/drivers/libvirt/observe.ts";
@@ -175,6 +177,48 @@ await t.test("a machine is told from its description", async (t) => {
   t.equal(await seen({}, asked), "stopping", "asked to stop by an agent that is gone");
 });
 
+await t.test("what others made is told with every reason against adopting it", async (t) => {
+  const web = (change: (text: string) => string = (text) => text): FoundDomain => ({
+    ...{ uuid: "u", name: "it's", state: "running" },
+    description: parse(
+      change(`<domain type='kvm'><memory unit='KiB'>1048576</memory><vcpu>2</vcpu><devices>
+        <disk type='file' device='disk'><driver type='qcow2'/><source file='/d/w'/><target dev='sda'/></disk>
+        <disk type='file' device='cdrom'><target dev='sdb'/><readonly/></disk>
+        <interface type='network'/><graphics type='vnc'/>
+        <serial type='pty'><source path='/dev/pts/7'/></serial>
+        </devices></domain>`),
+    ),
+  });
+  const stats = (bytes = "2000000000") =>
+    parseDomainStats(
+      `Domain: 'other'\n  block.0.name=sda\n  block.0.capacity=1\n\nDomain: 'it's'\n  block.count=2\n` +
+        `  block.0.name=sdb\n  block.0.capacity=5\n  block.1.name=sda\n  block.1.capacity=${bytes}\n\n`,
+    );
+  t.same(describeForeign(web(), stats()), {
+    ...{ uuid: "u", name: "it's", state: "running", vcpus: 2, memoryBytes: 1024n * MiB },
+    disks: [{ target: "sda", format: "qcow2", sizeBytes: 2_000_000_000n }],
+    obstacles: [],
+  });
+  t.same(readSerialPort(web()), { type: "pty", path: "/dev/pts/7" });
+  t.equal(readSerialPort({ ...web(), state: "off" }), undefined);
+  const add = (devices: string) => web((text) => text.replace("<devices>", `<devices>${devices}`));
+  const codes = (found: FoundDomain, all = stats()) =>
+    describeForeign(found, all).obstacles.map(({ code }) => code);
+  const mark = `<metadata><skerry:machine id='vm-other'/></metadata><memory`;
+  for (const [found, wanted] of [
+    [add("<hostdev mode='subsystem' type='pci'/>"), ["passthrough"]],
+    [add("<interface type='bridge'/><filesystem/>"), ["shared_folders", "nics"]],
+    [web((text) => text.replace("'file' device='disk'", "'network' device='disk'")), ["disk_type"]],
+    [add("<disk type='block' device='disk'><target dev='sdc'/></disk>"), ["disks", "disk_size"]],
+    [{ ...web(), state: "paused" }, ["paused"]],
+    [web((text) => text.replace("'kvm'", "'xen'").replace("1048576", "4096")), ["memory", "hypervisor"]],
+    [web((text) => text.replace("<memory", mark)), ["adopted"]],
+  ] as const)
+    t.same(codes(found), wanted, wanted.join());
+  t.same(codes(web(), new Map()), ["transient", "disk_size"], "libvirt would forget it");
+  t.same(codes(web(), stats("0")), ["disk_size"]);
+});
+
 await t.test("events and statistics are read from what virsh prints", async (t) => {
   const table: readonly (readonly [string, unknown])[] = [
     [
@@ -274,6 +318,7 @@ await t.test("the gate takes a connection at once and lets nothing through until
   behind[0]?.destroy();
   await ended;
   t.pass("a break on one side is one on the other");
+  t.equal(gate.hasKnocked, true, "that somebody came is not forgotten");
   await gate[Symbol.asyncDispose]();
 });
 

@@ -9,7 +9,8 @@ import { Duplex } from "node:stream";
 import { Fault } from "#kernel/fault.ts";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { DriverMachine, DriverMetrics, MachinePlan } from "../driver.ts";
-import { FakeGuest, guestFiles, type GuestSize, loseMemory } from "./guest.ts";
+import { FakeGuest, type GuestSize, loseMemory } from "./guest.ts";
+import { keepStaleDisk, takeStaleDisk } from "./stale-disk.ts";
 
 const MiB = 1024n ** 2n;
 
@@ -30,6 +31,8 @@ export interface Hold {
     "incoming" | "arrived" | "switchover" | "offered" | "handed-over" | "following" | "followed";
   /** Its memory has begun to arrive: a connection that is lost now is the machine lost. */
   readonly memoryBegun: boolean;
+  /** The migration since which the disk was kept that it has taken; absent: it is new. */
+  readonly baseline?: string;
   /** Of a post-copy: the guest is the destination's from here on. */
   readonly committed?: boolean;
   /** At the destination, once its state is here: pages that are not. */
@@ -83,7 +86,8 @@ export class FakeMachine {
   /** Makes the folder of a machine that was not there; it is off. */
   static async make(plan: MachinePlan): Promise<FakeMachine> {
     await mkdir(plan.directory, { recursive: true });
-    await rm(join(plan.directory, "stale.bin"), { force: true });
+    // What arrives may take what is kept; whatever is made anew does not.
+    if (!plan.spec.move) await takeStaleDisk(plan.directory, "");
     const wanted = sizeOf(plan);
     const state: State = { wanted, running: undefined, diskBytes: "0", forwards: [] };
     return new FakeMachine(plan.id, plan.directory, state);
@@ -127,8 +131,11 @@ export class FakeMachine {
     await this.#save(hold ? { ...state, hold } : state);
   }
 
-  /** Makes it stand ready for what another host sends. */
-  async await(plan: MachinePlan, hold: Hold, on: boolean, nowMs: number): Promise<void> {
+  /** Makes it stand ready for what another host sends. @param baseline the disk that it may take, if that is kept */
+  async await(plan: MachinePlan, { baseline, ...wait }: Hold, on: boolean, nowMs: number): Promise<void> {
+    this[Symbol.dispose]();
+    const taken = baseline !== undefined && (await takeStaleDisk(this.directory, baseline));
+    const hold = taken ? { ...wait, baseline } : wait;
     const wanted = sizeOf(plan);
     const running = on ? { ...wanted, startedAtMs: nowMs } : undefined;
     const diskBytes = String(plan.spec.diskBytes);
@@ -190,6 +197,8 @@ export class FakeMachine {
       diskBytes: String(diskBytes),
       forwards: forwardsOf(plan),
     };
+    const arrived = this.#state.hold?.stage === "arrived" ? this.#state.hold : undefined;
+    if (arrived) this.guest.disk.rememberSince(arrived.migrationId);
     if (running && !before) await this.print(`fake machine ${this.id} started\r\n`);
     await this.#save(next);
   }
@@ -205,16 +214,22 @@ export class FakeMachine {
     await rm(this.directory, { recursive: true, force: true });
   }
 
-  /** It is no machine any more; its disk stays, as nobody's. */
+  /** It is no machine any more; a disk that a move has taken away stays, as nobody's. */
   async leaveDisk(): Promise<void> {
+    const { hold } = this.#state;
+    if (hold?.stage !== "handed-over") return this.erase();
     this[Symbol.dispose]();
     await this.#saving;
     await rm(join(this.directory, "fake.json"), { force: true });
     loseMemory(this.directory);
-    const { disk } = guestFiles(this.directory);
-    await rename(disk, join(this.directory, "stale.bin")).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ENOENT") throw error; // it never had one, or this was done before
-    });
+    await keepStaleDisk(this.directory, hold.migrationId);
+  }
+
+  /** As a hypervisor that is killed, it forgets since when it knew with the process. */
+  get #baseline(): string | undefined {
+    const { hold } = this.#state;
+    const arriving = hold?.stage === "incoming" || hold?.stage === "arrived";
+    return arriving ? hold.baseline : this.#guest?.disk.since;
   }
 
   view(): DriverMachine {
@@ -235,6 +250,7 @@ export class FakeMachine {
       forwards,
       startedAt: running && new Date(running.startedAtMs),
       acceleration: "none",
+      ...(this.#baseline !== undefined && { baseline: this.#baseline }),
     };
   }
 

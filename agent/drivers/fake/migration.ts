@@ -150,11 +150,12 @@ export class FakeLiveMigration implements LiveMigration {
   }
 
   async #await(machine: FakeMachine, plan: MachinePlan, isOn: boolean): Promise<void> {
-    const { migrationId } = moveOf(plan);
+    const { migrationId, baseline } = moveOf(plan);
     // A machine that is here for good must not be written over by one that arrives.
     if (machine.isMade && machine.hold?.stage !== "incoming") throw occupied();
     this.end(plan.id);
-    await machine.await(plan, { migrationId, stage: "incoming", memoryBegun: false }, isOn, this.#deps.now());
+    const hold: Hold = { migrationId, stage: "incoming", memoryBegun: false, baseline };
+    await machine.await(plan, hold, isOn, this.#deps.now());
   }
 
   #makeIncoming(machine: FakeMachine, hold: Hold): Incoming {

@@ -17,17 +17,25 @@ export class OutgoingChannel {
   readonly pages: PageFile;
   readonly #onLost: () => void;
   zeroPages = 0;
+  /** What the other end had and still has; undefined: it had to have all. */
+  readonly keptPages: number | undefined;
   #socket: Socket | undefined;
   #sent = 0;
   #taken = 0;
   #done = false;
   #wake = () => undefined as void;
 
-  /** @param onLost the connection broke or ended */
-  constructor(pages: PageFile, onLost: () => void = () => undefined) {
+  /**
+   * @param baseline the other end has the pages as that migration left them; empty: it has none
+   * @param onLost the connection broke or ended
+   */
+  constructor(pages: PageFile, baseline: string, onLost: () => void = () => undefined) {
     this.pages = pages;
     this.#onLost = onLost;
-    pages.markAll();
+    if (baseline !== "" && pages.since === baseline) {
+      pages.markChanged();
+      this.keptPages = pages.pages - pages.dirtyPages.length;
+    } else pages.markAll();
   }
 
   get isConnected(): boolean {

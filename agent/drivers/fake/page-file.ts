@@ -12,6 +12,7 @@ export class PageFile implements Disposable {
   readonly pages: number;
   readonly #file: number;
   readonly #dirty = new Set<number>();
+  #since: { readonly migrationId: string; readonly changed: Set<number> } | undefined;
   #open = true;
 
   private constructor(file: number, pages: number) {
@@ -42,6 +43,23 @@ export class PageFile implements Disposable {
   write(page: number, bytes: Uint8Array): void {
     writeSync(this.#file, bytes, 0, bytes.length, page * pageBytes);
     this.#dirty.add(page);
+    this.#since?.changed.add(page);
+  }
+
+  /** Remembers from here on, for as long as this process lives, what is written. */
+  rememberSince(migrationId: string): void {
+    this.#since = { migrationId, changed: new Set() };
+  }
+
+  /** The migration since which it is known what was written. */
+  get since(): string | undefined {
+    return this.#since?.migrationId;
+  }
+
+  /** As if all had been copied but what was written since. */
+  markChanged(): void {
+    this.#dirty.clear();
+    this.markDirty(this.#since?.changed ?? []);
   }
 
   markClean(pages: Iterable<number>): void {

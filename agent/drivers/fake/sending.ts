@@ -59,9 +59,11 @@ export class Sending {
     this.migrationId = move.migrationId;
     this.#deps = deps;
     if (move.type !== MoveType.COLD) guest.boot();
-    this.#disk = new OutgoingChannel(guest.disk);
+    this.#disk = new OutgoingChannel(guest.disk, move.baseline);
     this.#memory =
-      move.type === MoveType.COLD ? undefined : new OutgoingChannel(guest.memory, () => this.#loseMemory());
+      move.type === MoveType.COLD
+        ? undefined
+        : new OutgoingChannel(guest.memory, "", () => this.#loseMemory());
   }
 
   /** As `LiveMigration.send` says; each call carries on from where the last one was left. */
@@ -273,7 +275,8 @@ export class Sending {
       ...{ postCopyBytes: this.#followedPages * pageBytes, pageRequests: 0 },
     };
     this.#stalls = this.#recoveries = 0;
-    const total = this.#channels.reduce((sum, { pages }) => sum + pages.pages, 0);
+    const { keptPages } = this.#disk;
+    const total = this.#channels.reduce((sum, { pages }) => sum + pages.pages, 0) - (keptPages ?? 0);
     return {
       phase,
       bytesTotal: total * pageBytes,
@@ -281,6 +284,7 @@ export class Sending {
       zeroBytes: (this.#memory?.zeroPages ?? 0) * pageBytes,
       dirtyRate: Math.round(this.#dirtyPerSecond * pageBytes),
       throughput: Math.round(this.#pagesPerSecond * pageBytes),
+      ...(keptPages !== undefined && { diskKeptBytes: keptPages * pageBytes }),
       rounds: this.#rounds,
       predictedDowntimeMs: Math.round(this.#leftMs()),
       ...(stopped !== undefined && { stoppedAtMs: stopped }),

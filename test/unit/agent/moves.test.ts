@@ -535,23 +535,50 @@ await t.test("a machine that is off moves with its disk", async (t) => {
   t.equal(await world.source.runs(), false);
 });
 
-await t.test("disks that are kept for a while", async (t) => {
-  await using world = await World.start({ tickMs: 3 });
-  const { source } = world;
-  await world.ensure(source);
-  await source.counts();
-  t.equal(await world.remove(source, 60), true);
-  t.equal(source.view, undefined, "no machine any more");
-  const folder = join(source.directory, "machines", id);
-  t.ok((await readdir(folder)).includes("stale.bin"));
-  await source.kill();
-  await source.start();
-  t.ok((await readdir(folder)).includes("stale.bin"), "a restart of the agent keeps them");
-  await source.kill();
-  source.nowMs = () => Date.now() + 61_000;
-  await source.start();
-  await until(async () => (await readdir(join(source.directory, "machines"))).length === 0);
-  t.match(await world.ensure(source), { state: RUNNING }, "the id can be used again");
+await t.test("disks that are kept for a while, and moves back to them", async (t) => {
+  await using world = await World.start({ tickMs: 3, diskPages: 4000 });
+  const { source: first, destination: second } = world;
+  const folders = (host: Host) => readdir(join(host.directory, "machines"));
+  const stale = async (host: Host) =>
+    (await folders(host)).length > 0 &&
+    (await readdir(join(host.directory, "machines", id))).includes("stale.bin");
+  /** Moves it, with what the destination says that it has taken and how much of the disk was not sent. */
+  const move = async (migrationId: string, [source, destination]: [Host, Host], baseline = "") => {
+    Object.assign(world, { migrationId, source, destination, change: { baseline } });
+    await world.begin();
+    const taken = destination.view?.move?.baseline;
+    const { move: sent } = await world.handOver();
+    const arrived = await world.ensure(destination);
+    t.equal(arrived.diskBaseline, migrationId, "it knows what is written from here on");
+    t.equal(await world.remove(source, 60), true);
+    return { taken, kept: Number(sent?.bytes?.diskKept) / 4096 };
+  };
+
+  t.same(await move("mig-1", [first, second]), { taken: "", kept: 0 });
+  t.equal(first.view, undefined, "no machine any more");
+  t.ok(await stale(first));
+  await first.kill();
+  await first.start();
+  t.ok(await stale(first), "a restart of the agent keeps them");
+  t.equal(await first.runs(), false);
+
+  const back = await move("mig-2", [second, first], "mig-1");
+  t.equal(back.taken, "mig-1");
+  t.ok(back.kept > 2000 && back.kept < 4000, `${String(back.kept)} of 4000 pages were kept`);
+
+  await first.driver.end(id, false);
+  await until(() => first.view?.state === RUNNING && first.view.crashes === 1n);
+  t.equal(first.view?.diskBaseline, "", "after a crash nothing is known");
+  t.same(await move("mig-3", [first, second], "mig-2"), { taken: "mig-2", kept: 0 }, "so all of it is sent");
+
+  t.same(await move("mig-4", [second, first], "mig-1"), { taken: "", kept: 0 }, "kept since another move");
+
+  t.ok(await stale(second));
+  await second.kill();
+  second.nowMs = () => Date.now() + 61_000;
+  await second.start();
+  await until(async () => (await folders(second)).length === 0);
+  await first.counts();
 });
 
 await t.test("what a command must look like, and what the ledger keeps of it", async (t) => {

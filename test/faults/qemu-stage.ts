@@ -223,11 +223,12 @@ export class QemuStage {
     return outcome;
   }
 
-  /** Processes, sockets and records of a machine on a host that does not own it. */
+  /** What a host has of a machine that is not its own, but for disks that are kept for a move back. */
   async #findDebris(id: string, host: string): Promise<string[]> {
     const processes = await findProcessesOf(this.world.folderOf(host, id));
     const files = await readdir(this.world.folderOf(host, id)).catch(() => []); // best of all there is no folder
-    return [...processes.map(({ commandLine }) => commandLine), ...files];
+    const left = files.filter((file) => !/^kept-.*\.qcow2$/.test(file));
+    return [...processes.map(({ commandLine }) => commandLine), ...left];
   }
 
   async #hostsIn(table: "reservation" | "incarnation", id: string): Promise<string[]> {

@@ -94,7 +94,7 @@ export interface Strike {
 }
 
 /** A connection that is silent for so long counts as dead; guests under emulation leave others little time. */
-export const strikeLeaseMs = 1_500;
+export const strikeLeaseMs = 2_500;
 /** Longer than a silent connection is believed in. */
 const longMs = 2 * strikeLeaseMs;
 

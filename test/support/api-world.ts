@@ -217,3 +217,11 @@ const hostRow = () => ({
   observed: undefined,
   refs: {},
 });
+
+/** Asks for an instance and gives its id. */
+export async function createInstance(world: World, name = "web"): Promise<string> {
+  const wish = { name, spec: { image: "micro", cpus: 1 } };
+  const { status, body } = await world.call("POST", "/skerry/v1/instances", wish);
+  if (status !== 201) throw new Error(`${String(status)} ${JSON.stringify(body)}`);
+  return String(body["id"]);
+}

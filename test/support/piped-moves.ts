@@ -94,7 +94,11 @@ export class PipedMoves implements MoveTransport {
     const pullOne = async (channel: string) => {
       do {
         const socket = await this.#lane(move.migrationId, channel).take(stop.signal);
-        await this.#pipe(channel, socket, await connect(channel, stop.signal), stop.signal);
+        const end = await connect(channel, stop.signal).catch((thrown: unknown) => {
+          socket.destroy();
+          throw thrown;
+        });
+        await this.#pipe(channel, socket, end, stop.signal);
         // The disk's connection may come back for as long as the memory is on its way.
         isWhole ||= !goesOn && (channel === "memory" || channels.length === 1);
       } while (!isWhole);

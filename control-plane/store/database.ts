@@ -213,7 +213,7 @@ function isContention(error: unknown): error is PgError {
 // Class 08: connection; 57P: shutdown, crash, starting up; 53: out of connections, memory or disk.
 const outage = /^(08|57P0|53|ECONN|EPIPE|ENOENT|ETIMEDOUT|EAI_)/;
 const outageMessage =
-  /connection terminated|timeout exceeded when trying to connect|timeout expired|query read timeout|client has encountered a connection error|not queryable/i;
+  /connection terminated|pool after calling end|timeout exceeded when trying to connect|timeout expired|query read timeout|client has encountered a connection error|not queryable/i;
 
 /** Raised by `assert_claim`. */
 const claimLost = "SK001";

@@ -3,7 +3,6 @@
  * inside them. Replicas can be made to die after any commit; replies of agents can get lost.
  */
 import { create } from "@bufbuild/protobuf";
-import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { HostFactsSchema } from "#gen/skerry/agent/v1/host_pb.js";
 import { ResourceService } from "#cp/app/resource-service.ts";
 import type { Reply } from "#cp/app/resource-api.ts";
@@ -26,6 +25,7 @@ import { silentLogger, type Logger } from "#kernel/log.ts";
 import { MortalDatabase } from "./mortal-database.ts";
 import { until } from "./until.ts";
 import { WorldHost } from "./world-host.ts";
+import { reportTo } from "./world-reports.ts";
 
 const GiB = 1024 ** 3;
 const never = new AbortController().signal;
@@ -38,7 +38,7 @@ export interface WorldOptions {
 }
 
 /** The agent's side of a host: what it has behind its transport. */
-export interface WorldAgent extends Pick<WorldHost, "id" | "connected" | "loseReplies" | "commands"> {
+export interface WorldAgent extends Pick<WorldHost, "id" | "connected" | "commands"> {
   readonly manager: Pick<WorldHost["manager"], "ensure" | "remove" | "list">;
   readonly changes: Pick<WorldHost["changes"], "subscribe">;
   reply<T>(value: T): T;
@@ -58,6 +58,8 @@ export interface Replica {
   readonly engine: Engine;
   readonly resources: ResourceService;
   readonly died: Promise<void>;
+  /** One that may die does so right after its next commit. */
+  doom(): void;
   stop(): Promise<void>;
 }
 
@@ -192,31 +194,25 @@ export class World<Agent extends WorldAgent = WorldHost> {
       sweepMs: 200,
     });
     const resources = new ResourceService({ database, events: engine.events, onChange: () => engine.hint() });
-    const reporting = works ? this.hosts.map((host) => this.#report(host, engine)) : [];
-    if (works) await engine.start();
-    return {
+    const reporting = works ? this.hosts.map((host) => reportTo(engine, host, this.#log)) : [];
+    const replica: Replica = {
       engine,
       resources,
       died: mortal?.died ?? new Promise(() => undefined),
+      doom: () => mortal?.doom(),
       async stop() {
         for (const subscription of reporting) subscription[Symbol.dispose]();
         await engine[Symbol.asyncDispose]();
         await database[Symbol.asyncDispose]();
       },
     };
-  }
-
-  /** Each change is told at once, as the reporter would. */
-  #report(host: WorldAgent, engine: Engine): Disposable {
-    return host.changes.subscribe((change) => {
-      const report =
-        "changed" in change
-          ? create(ReportRequestSchema, { machines: [change.changed] })
-          : create(ReportRequestSchema, { removed: [change.removed] });
-      engine.reports.report(host.id, report).catch((error: unknown) => {
-        this.#log.debug("world.report_lost", { error });
-      });
-    });
+    try {
+      if (works) await engine.start();
+    } catch (fault) {
+      await replica.stop();
+      throw fault;
+    }
+    return replica;
   }
 
   #port(mortal: MortalDatabase | undefined): AgentPort {

@@ -17,6 +17,11 @@ export class MortalDatabase extends Database {
     this.died = new Promise((resolve) => (this.#die = resolve));
   }
 
+  /** Its next commit is its last. */
+  doom(): void {
+    this.#commitsLeft = Math.min(this.#commitsLeft, 1);
+  }
+
   override async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
     this.#assertAlive();
     let fenced = false;

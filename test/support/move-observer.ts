@@ -6,7 +6,8 @@
  * one, and a number that is missing means time lost. A folder may go at any moment: consoles are held open, so that
  * their last lines are read all the same.
  */
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { pageBytes } from "#agent/drivers/fake/page-file.ts";
 
@@ -78,6 +79,32 @@ export class MoveObserver implements Disposable {
     return [...expected].filter(([page, mark]) => !holds(page, mark)).map(([, mark]) => mark.trim());
   }
 
+  /**
+   * Pages of its memory that are not what the guest made them; it runs in this process, and stands still meanwhile.
+   * @param memory the file with its pages @param dirtyPages that each tick changes
+   */
+  findWrongMemory(memory: string, dirtyPages: number): string[] {
+    const content = readFileSync(memory);
+    const pages = content.length / pageBytes;
+    const counter = Number(content.readBigUInt64BE(0));
+    const token = content.toString("latin1", 8, 44);
+    const known = this.lives.at(-1);
+    const wrong = token === known?.token ? [] : [`its token is ${token}`];
+    const expected = bootedMemory(token, pages);
+    for (let count = Math.max(1, counter - pages); count <= counter; count++) {
+      for (let i = 0; i < dirtyPages; i++) {
+        const page = 1 + ((count * dirtyPages + i) % (pages - 1));
+        expected.write(`${token} ${String(count)}\n`, page * pageBytes, "latin1");
+      }
+    }
+    for (let at = pageBytes; at < content.length; at += pageBytes) {
+      if (content.compare(expected, at, at + pageBytes, at, at + pageBytes) !== 0) {
+        wrong.push(`page ${String(at / pageBytes)} at ${String(counter)}`);
+      }
+    }
+    return wrong;
+  }
+
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
     for (const one of this.#watched) one[Symbol.dispose]();
@@ -119,6 +146,8 @@ class Watched {
   #console: { readonly file: number; readonly inode: number } | undefined;
   #offset = 0;
   #rest = "";
+  /** As it was when it was last read; a state is written beside and renamed. */
+  #state = { version: "0 0", runs: false };
   readonly #buffer = Buffer.alloc(64 * 1024);
 
   constructor(host: string, folder: string, hear: ((line: string) => void) | undefined) {
@@ -128,9 +157,15 @@ class Watched {
   }
 
   runs(): boolean {
-    const text = ifThere(() => readFileSync(join(this.#folder, "fake.json"), "utf8")) ?? "{}";
-    const { running, hold } = JSON.parse(text) as { running?: object; hold?: object };
-    return running !== undefined && hold === undefined;
+    const path = join(this.#folder, "fake.json");
+    const { ino = 0n, mtimeNs = 0n } = statSync(path, { bigint: true, throwIfNoEntry: false }) ?? {};
+    const version = `${String(ino)} ${String(mtimeNs)}`;
+    if (version !== this.#state.version) {
+      const text = ifThere(() => readFileSync(path, "utf8")) ?? "{}";
+      const { running, hold } = JSON.parse(text) as { running?: object; hold?: object };
+      this.#state = { version, runs: running !== undefined && hold === undefined };
+    }
+    return this.#state.runs;
   }
 
   /** What was printed since the last time. */
@@ -146,7 +181,9 @@ class Watched {
 
   /** A console that was begun anew is read from its beginning. */
   #follow(): Tick[] {
-    const file = ifThere(() => openSync(join(this.#folder, "console.log"), "r"));
+    const path = join(this.#folder, "console.log");
+    if (statSync(path, { throwIfNoEntry: false })?.ino === this.#console?.inode) return [];
+    const file = ifThere(() => openSync(path, "r"));
     if (file === undefined) return [];
     const inode = fstatSync(file).ino;
     if (inode === this.#console?.inode) {
@@ -177,6 +214,16 @@ class Watched {
       return [];
     });
   }
+}
+
+/** As a guest's boot fills it, but for its first page. */
+function bootedMemory(token: string, pages: number): Buffer {
+  const memory = Buffer.alloc(pages * pageBytes);
+  for (let page = 2; page < pages; page += 2) {
+    const content = createHash("shake256", { outputLength: pageBytes }).update(`${token}/${String(page)}`);
+    content.digest().copy(memory, page * pageBytes);
+  }
+  return memory;
 }
 
 /** Undefined when there is no such file. */

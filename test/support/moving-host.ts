@@ -1,35 +1,54 @@
 /**
- * A host of a world of engines whose machines move: real managers and ledgers on a folder, with the fake driver, that
- * can be killed and started again, lose its connection to the control plane, and spoil what arrives.
+ * A host of a world of engines whose machines move: real managers and ledgers on a folder, over fake machines that
+ * live on when the agent is killed, as a hypervisor's do. What goes in and out can be lost, doubled, late and spoilt.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { duplexPair, type Duplex } from "node:stream";
+import type { MachineDriver, MachinePlan } from "#agent/drivers/driver.ts";
 import { FakeDriver } from "#agent/drivers/fake/driver.ts";
 import type { FakeKnobs } from "#agent/drivers/fake/knobs.ts";
 import { ChangeFeed, type Change } from "#agent/machines/change-feed.ts";
 import { Ledger } from "#agent/machines/ledger.ts";
 import { defaultTiming, type MachineDeps } from "#agent/machines/machine-deps.ts";
 import { MachineManager } from "#agent/machines/manager.ts";
-import type { MoveTransport } from "#agent/machines/move-transport.ts";
+import type { MoveOffer, MovePull, MoveTransport } from "#agent/machines/move-transport.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
 import { Fault } from "#kernel/fault.ts";
 import { silentLogger } from "#kernel/log.ts";
 import type { WorldAgent } from "./engine-world.ts";
+import { Life } from "./life.ts";
 
 const never = new AbortController().signal;
+
+/** What may happen to the next of what goes in or out. */
+export const mishaps = [
+  "command lost",
+  "command late, its sender gone",
+  "command doubled",
+  "answer lost",
+  "no room for a command",
+  "report late",
+  "report doubled",
+  "bit turned",
+] as const;
+export type Mishap = (typeof mishaps)[number];
 
 export interface MovingHostOptions {
   readonly moves: MoveTransport;
   readonly knobs: Partial<FakeKnobs>;
+  /** Told of each mishap when it has happened. */
+  readonly onMishap?: (mishap: Mishap) => void;
+  /** How late something is, in milliseconds. */
+  readonly lateMs?: () => number;
 }
 
-/** One life of its agent. */
-interface Life {
-  readonly driver: FakeDriver;
+interface Agent {
+  readonly life: Life;
+  readonly ledger: Ledger;
   readonly manager: MachineManager;
-  readonly stop: AbortController;
+  readonly open: Set<MoveOffer | MovePull>;
 }
 
 export class MovingHost implements WorldAgent {
@@ -37,12 +56,13 @@ export class MovingHost implements WorldAgent {
   readonly changes = new ChangeFeed();
   readonly commands: string[] = [];
   readonly manager: WorldAgent["manager"];
-  loseReplies = 0;
-  /** The next bytes of a machine that arrive here have a wrong bit. */
-  damaging = false;
+  readonly driver: FakeDriver;
   readonly #directory: string;
   readonly #options: MovingHostOptions;
-  #life: Life | undefined;
+  readonly #due = new Map<Mishap, number>();
+  readonly #late = new Set<NodeJS.Timeout>();
+  #agent: Agent | undefined;
+  #lives = 0;
   #connected = true;
   /** What was not told while nobody was connected. */
   readonly #untold = new Map<string, Change>();
@@ -51,10 +71,11 @@ export class MovingHost implements WorldAgent {
     this.id = id;
     this.#directory = directory;
     this.#options = options;
+    this.driver = new FakeDriver({ log: silentLogger, knobs: options.knobs });
     this.manager = {
-      ensure: (command, signal) => this.#answer(({ manager }) => manager.ensure(command, signal)),
-      remove: (command, signal) => this.#answer(({ manager }) => manager.remove(command, signal)),
-      list: () => this.#life?.manager.list() ?? [],
+      ensure: (command, signal) => this.#answer((manager) => manager.ensure(command, signal)),
+      remove: (command, signal) => this.#answer((manager) => manager.remove(command, signal)),
+      list: () => this.#agent?.manager.list() ?? [],
     };
   }
 
@@ -65,7 +86,7 @@ export class MovingHost implements WorldAgent {
   }
 
   get connected(): boolean {
-    return this.#connected && this.#life !== undefined;
+    return this.#connected && this.#agent !== undefined;
   }
 
   /** Connected again, it tells what had to wait. */
@@ -76,86 +97,152 @@ export class MovingHost implements WorldAgent {
     this.#untold.clear();
   }
 
-  get driver(): FakeDriver {
-    return this.#alive().driver;
+  /** So much happens to the next that comes by. */
+  suffer(mishap: Mishap, times = 1): void {
+    this.#due.set(mishap, Math.min(3, (this.#due.get(mishap) ?? 0) + times));
+  }
+
+  /** Nothing more happens to it. */
+  calm(): void {
+    this.#due.clear();
+    this.driver.set({ failures: [] });
   }
 
   folderOf(id: string): string {
     return join(this.#directory, "machines", id);
   }
 
-  /** As `kill -9` leaves it. */
+  /** As `kill -9` leaves it: only its machines and its ledger live on. */
   async kill(): Promise<void> {
-    const life = this.#life;
-    this.#life = undefined;
-    if (!life) return;
-    life.stop.abort();
-    await life.driver[Symbol.asyncDispose]();
-    await life.manager.close({ pullPlugs: false }, never);
+    const agent = this.#agent;
+    this.#agent = undefined;
+    if (!agent) return;
+    const ended = agent.life.kill();
+    for (const stream of agent.open) await stream[Symbol.asyncDispose]();
+    await ended;
+    await agent.ledger.settled();
   }
 
   /** A new agent on what the last one left behind. */
   async revive(): Promise<void> {
     const log = silentLogger;
+    const life = new Life();
+    const open: Agent["open"] = new Set();
     const changes = new ChangeFeed();
-    const driver = new FakeDriver({ log, knobs: this.#options.knobs });
+    const ledger = await Ledger.open({ directory: join(this.#directory, "ledger"), log });
     const deps: MachineDeps = {
-      driver,
+      driver: life.share(this.#found()),
       images: { ensure: async () => ({ type: "disk", path: "/nowhere", format: "raw" }) },
-      ledger: await Ledger.open({ directory: join(this.#directory, "ledger"), log }),
-      moves: this.#transport(),
-      timing: { ...defaultTiming, backoff: { baseMs: 10, capMs: 20 }, attempts: 4, progressMs: 20 },
+      ledger: life.share(this.#mayBeFull(ledger)),
+      moves: this.#transport(life, open),
+      timing: { ...defaultTiming, backoff: { baseMs: 10, capMs: 20 }, attempts: 4, progressMs: 100 },
       now: Date.now,
       directoryOf: (id) => this.folderOf(id),
       ...{ changes, log },
     };
-    const life = { driver, manager: new MachineManager(deps), stop: new AbortController() };
+    const manager = new MachineManager(deps);
     changes.subscribe((change) => {
-      if (!life.stop.signal.aborted) this.#tell(change);
+      if (!life.isOver) this.#tell(change);
     });
-    void life.manager.run(life.stop.signal);
-    await recoverMachines(life.manager, deps, never);
-    this.#life = life; // an agent serves when it has recovered, and not before
+    void manager.run(life.signal);
+    await recoverMachines(manager, deps, never);
+    this.#lives++;
+    this.#agent = { life, ledger, manager, open }; // an agent serves when it has recovered, and not before
   }
 
   reply<T>(value: T): T {
-    if (this.loseReplies <= 0) return value;
-    this.loseReplies--;
+    if (!this.#happens("answer lost")) return value;
     throw cutOff();
   }
 
   async stop(): Promise<void> {
+    for (const timer of this.#late) clearTimeout(timer);
     await this.kill();
+    await this.driver[Symbol.asyncDispose]();
     await rm(this.#directory, { recursive: true, force: true });
   }
 
-  #alive(): Life {
-    if (this.#life) return this.#life;
-    throw cutOff();
+  /** Its machines as the first agent finds them in their folders, and every later one as they go on. */
+  #found(): MachineDriver {
+    const { driver } = this;
+    if (this.#lives === 0) return driver;
+    const recover = async (plans: readonly MachinePlan[]) => {
+      const found = await Promise.all(plans.map(({ id }) => driver.inspect(id)));
+      return found.filter((machine) => machine !== undefined);
+    };
+    return replace(driver, { recover });
+  }
+
+  #mayBeFull(ledger: Ledger): Ledger {
+    const accept: Ledger["accept"] = async (...command) => {
+      if (!this.#happens("no room for a command")) return ledger.accept(...command);
+      throw new Fault("exhausted", "the host's disk is full", { reason: "HOST_DISK_FULL" });
+    };
+    return replace(ledger, { accept });
   }
 
   /** An agent that dies meanwhile has not answered. */
-  async #answer<T>(work: (life: Life) => Promise<T>): Promise<T> {
-    const life = this.#alive();
-    const answer = await work(life);
-    if (this.#life === life && this.#connected) return answer;
+  async #answer<T>(work: (manager: MachineManager) => Promise<T>): Promise<T> {
+    const agent = this.#alive();
+    if (this.#happens("command lost")) throw cutOff();
+    if (this.#happens("command late, its sender gone")) {
+      this.#later(() => void (this.#agent && refused(work(this.#agent.manager))));
+      throw cutOff();
+    }
+    if (this.#happens("command doubled")) void refused(work(agent.manager));
+    const answer = await Promise.race([work(agent.manager), agent.life.ended.then(() => undefined)]);
+    if (agent.life.isOver || answer === undefined) throw cutOff();
+    if (this.#connected) return answer;
+    throw cutOff();
+  }
+
+  #alive(): Agent {
+    if (this.#agent) return this.#agent;
     throw cutOff();
   }
 
   #tell(change: Change): void {
-    if (this.connected) return this.changes.publish(change);
-    this.#untold.set("changed" in change ? change.changed.id : change.removed.id, change);
+    if (!this.connected) {
+      this.#untold.set("changed" in change ? change.changed.id : change.removed.id, change);
+      return;
+    }
+    if (this.#happens("report late")) return this.#later(() => this.changes.publish(change));
+    if (this.#happens("report doubled")) this.#later(() => this.changes.publish(change));
+    this.changes.publish(change);
   }
 
-  #transport(): MoveTransport {
+  #happens(mishap: Mishap): boolean {
+    const left = this.#due.get(mishap) ?? 0;
+    if (left === 0) return false;
+    this.#due.set(mishap, left - 1);
+    this.#options.onMishap?.(mishap);
+    return true;
+  }
+
+  #later(work: () => void): void {
+    const timer = setTimeout(() => {
+      this.#late.delete(timer);
+      work();
+    }, this.#options.lateMs?.() ?? 0);
+    this.#late.add(timer);
+  }
+
+  #transport(life: Life, open: Agent["open"]): MoveTransport {
     const { moves } = this.#options;
+    const keep = <T extends MoveOffer | MovePull>(stream: T): T => {
+      open.add(stream);
+      if (life.isOver) void life.hold(Promise.resolve(stream[Symbol.asyncDispose]()));
+      return stream;
+    };
     return {
-      offer: (...cargo) => moves.offer(...cargo),
+      offer: (...cargo) => life.hold(moves.offer(...cargo).then(keep)),
       pull: (cargo) =>
-        moves.pull({
-          ...cargo,
-          connect: async (channel, signal) => this.#spoil(await cargo.connect(channel, signal)),
-        }),
+        keep(
+          moves.pull({
+            ...cargo,
+            connect: async (channel, signal) => this.#spoil(await cargo.connect(channel, signal)),
+          }),
+        ),
     };
   }
 
@@ -169,8 +256,7 @@ export class MovingHost implements WorldAgent {
     };
     for (const one of [near, far, end]) one.on("error", close).once("close", close);
     far.on("data", (data: Buffer) => {
-      if (this.damaging) data[data.length >> 1]! ^= 1;
-      this.damaging = false;
+      if (this.#happens("bit turned")) data[data.length >> 1]! ^= 1;
       if (end.write(data)) return;
       far.pause();
       end.once("drain", () => far.resume());
@@ -183,4 +269,20 @@ export class MovingHost implements WorldAgent {
 
 function cutOff(): Fault {
   return new Fault("unavailable", "the connection was cut off", { reason: "HOST_NOT_CONNECTED" });
+}
+
+/** Its sender hears nothing of it: that it is refused is an answer as good as another. */
+async function refused(command: Promise<unknown>): Promise<void> {
+  await command.catch(() => undefined);
+}
+
+/** The same thing with some of its methods replaced. */
+function replace<T extends object>(thing: T, methods: Partial<T>): T {
+  return new Proxy(thing, {
+    get: (_, name) => {
+      if (name in methods) return methods[name as keyof T];
+      const member: unknown = Reflect.get(thing, name, thing);
+      return typeof member === "function" ? (member.bind(thing) as unknown) : member;
+    },
+  });
 }

@@ -30,7 +30,7 @@ class Lane {
     if (signal.aborted) return Promise.reject(cancelled(signal));
     const socket = this.#waiting;
     this.#waiting = undefined;
-    if (socket) return Promise.resolve(socket);
+    if (socket?.destroyed === false) return Promise.resolve(socket);
     return new Promise((resolve, reject) => {
       this.#taker = resolve;
       const leave = () => {
@@ -42,14 +42,35 @@ class Lane {
   }
 }
 
+interface Flow {
+  readonly migrationId: string;
+  readonly channel: string;
+}
+
 export class PipedMoves implements MoveTransport {
   readonly #lanes = new Map<string, Lane>();
-  readonly #flowing = new Map<Socket, string>();
+  readonly #flowing = new Map<Socket, Flow>();
+  #ends = 0;
 
-  /** Cuts the connections of a channel that bytes flow through now; how many there were. */
-  cut(channel: string): number {
-    const sockets = [...this.#flowing].filter(([, name]) => name === channel);
+  /** Cuts the connections of a channel, of one migration or of all, that bytes flow through now; how many there were. */
+  cut(channel: string, migrationId?: string): number {
+    const sockets = this.#find(migrationId).filter(([, flow]) => flow.channel === channel);
     for (const [socket] of sockets) socket.destroy();
+    return sockets.length;
+  }
+
+  /** Channels that somebody offers, pulls or has bytes flowing through. */
+  get open(): number {
+    return this.#ends + this.#flowing.size;
+  }
+
+  /** Nothing passes for a while; how many connections that holds up. */
+  stall(forMs: number, migrationId?: string): number {
+    const sockets = this.#find(migrationId);
+    for (const [socket] of sockets) socket.pause();
+    setTimeout(() => {
+      for (const [socket] of sockets) socket.resume();
+    }, forMs);
     return sockets.length;
   }
 
@@ -73,6 +94,7 @@ export class PipedMoves implements MoveTransport {
       await once(server, "listening");
       servers.push(server);
     }
+    const close = this.#begin();
     return {
       fault: undefined,
       socketOf,
@@ -80,6 +102,7 @@ export class PipedMoves implements MoveTransport {
         until(() => signal.aborted || channels.every((channel) => this.#isPulled(move.migrationId, channel))),
       stats: () => counters.snapshot(),
       [Symbol.asyncDispose]: async () => {
+        close();
         for (const socket of sockets) socket.destroy();
         for (const server of servers) server.close();
       },
@@ -89,16 +112,18 @@ export class PipedMoves implements MoveTransport {
   pull({ move, channels, connect }: Parameters<MoveTransport["pull"]>[0]): MovePull {
     const stop = new AbortController();
     const counters = new MoveCounters();
+    const close = this.#begin();
     let isWhole = false;
     let goesOn = false;
+    const { migrationId } = move;
     const pullOne = async (channel: string) => {
       do {
-        const socket = await this.#lane(move.migrationId, channel).take(stop.signal);
+        const socket = await this.#lane(migrationId, channel).take(stop.signal);
         const end = await connect(channel, stop.signal).catch((thrown: unknown) => {
           socket.destroy();
           throw thrown;
         });
-        await this.#pipe(channel, socket, end, stop.signal);
+        await this.#pipe({ migrationId, channel }, socket, end, stop.signal);
         // The disk's connection may come back for as long as the memory is on its way.
         isWhole ||= !goesOn && (channel === "memory" || channels.length === 1);
       } while (!isWhole);
@@ -112,13 +137,24 @@ export class PipedMoves implements MoveTransport {
       enterPostCopy: () => void (goesOn = true),
       stats: () => counters.snapshot(),
       [Symbol.asyncDispose]: async () => {
+        close();
         stop.abort(new Fault("unavailable", "the move is over here", { reason: "MOVE_OVER" }));
       },
     };
   }
 
-  async #pipe(channel: string, from: Socket, to: Duplex, signal: AbortSignal): Promise<void> {
-    this.#flowing.set(from, channel);
+  /** An end is open until it is closed, once or more. */
+  #begin(): () => void {
+    let open = true;
+    this.#ends++;
+    return () => {
+      if (open) this.#ends--;
+      open = false;
+    };
+  }
+
+  async #pipe(flow: Flow, from: Socket, to: Duplex, signal: AbortSignal): Promise<void> {
+    this.#flowing.set(from, flow);
     const close = () => {
       from.destroy();
       to.destroy();
@@ -132,7 +168,13 @@ export class PipedMoves implements MoveTransport {
   }
 
   #isPulled(migrationId: string, channel: string): boolean {
-    return this.#lane(migrationId, channel).isTaken || [...this.#flowing.values()].includes(channel);
+    const flows = this.#find(migrationId).some(([, flow]) => flow.channel === channel);
+    return flows || this.#lane(migrationId, channel).isTaken;
+  }
+
+  #find(migrationId: string | undefined): readonly (readonly [Socket, Flow])[] {
+    const wanted = (flow: Flow) => migrationId === undefined || flow.migrationId === migrationId;
+    return [...this.#flowing].filter(([, flow]) => wanted(flow));
   }
 
   #lane(migrationId: string, channel: string): Lane {

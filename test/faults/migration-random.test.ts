@@ -22,7 +22,7 @@ const random = seededRandom(seed);
 if (all) t.setTimeout(3_600_000);
 
 /** Of the strikes, not counting the start of the cloud. */
-const timeMs = all ? Infinity : 20_000;
+const timeMs = all ? Infinity : 10_000;
 const settleLimitMs = 90_000;
 const openPhases = ["preparing", "disk-copy", "pre-copy", "switchover", "post-copy"];
 

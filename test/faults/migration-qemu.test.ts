@@ -2,7 +2,7 @@
  * A real guest moves to and fro while each part that its move stands on is struck, at each point of the way. Somebody
  * who watches from outside never sees two copies; in the end exactly one runs, with its memory, its disk and its
  * journal whole, nothing is left over, and the migration tells what became of it. SKERRY_FAULTS=ci tries what is marked
- * with + and *, SKERRY_FAULTS=all everything; without it what is marked with * is tried. Then guests move in a row with
+ * with + and *, SKERRY_FAULTS=all everything; without it what is marked with * is tried; SKERRY_ONLY names a part. Then guests move in a row with
  * nobody in the way, as fast as they can, and not a bit of their memory and disks may change.
  */
 import t from "tap";
@@ -22,7 +22,7 @@ to agent: kill -9         either     either     stays+    either+     moves+    
 to agent: hangs           either     either+    either    either      moves+     moves
 from QEMU: kill -9        ends+      ends       ends+     either      moves+     moves
 from QEMU: hangs          either     either+    either    either      moves      moves
-to QEMU: kill -9          stays      stays      stays+    survives+   ends       ends
+to QEMU: kill -9          stays      stays      stays+    survives+   survives   ends
 to QEMU: hangs            either     either     either    either      moves+     moves
 to disk: full             either     either+    either    either      moves      moves
 from disk: full           either     either     either    either      moves      moves

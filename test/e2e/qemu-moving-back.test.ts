@@ -3,6 +3,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
+import { MoveRole } from "#gen/skerry/agent/v1/migration_pb.js";
 import { deadline } from "#kernel/retry.ts";
 import { GuestShell } from "#test/support/guest-shell.ts";
 import { makeWorld, type MoveWorld } from "#test/support/move-world.ts";
@@ -39,10 +40,17 @@ await t.test("a guest moves away and back, and back again", async (t) => {
     there.type(
       "while true; do dd if=/dev/urandom of=/data/busy bs=64k count=4 conv=notrunc,fsync; done 2>/dev/null\n",
     );
-    await world.receive({ migrationId: "mig-2", baseline: "mig-1" }, signal);
+    const told = { migrationId: "mig-2", baseline: "mig-1" };
+    await world.receive(told, signal);
     t.equal((await destination.driver.inspect(world.id))?.baseline, "mig-1", "the kept disk was taken");
-    const { last, phases } = await world.send({ migrationId: "mig-2", baseline: "mig-1" }, signal);
-    t.equal(phases.at(-1), "handed-over");
+    world.held.add("disk:root");
+    await world.send(told, signal, () => false);
+    world.cut();
+    await source.succeed();
+    await source.driver.recover([world.withMove(source, MoveRole.SOURCE, told)], signal);
+    world.held.clear();
+    const { last, phases } = await world.send(told, signal);
+    t.equal(phases.at(-1), "handed-over", "whatever happens to the agent and its connection");
     const kept = last?.diskKeptBytes ?? 0;
     t.ok(kept > 4 * MiB, `what was there was kept: ${String(kept)} bytes`);
     t.match(await compareDisks(world), /Images are identical/);

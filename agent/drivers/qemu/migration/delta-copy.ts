@@ -49,6 +49,7 @@ export class DeltaCopy implements AsyncDisposable {
   #finished = false;
   #copiedBytes = 0;
   #changedBytes = 0;
+  #rounds = 0;
   #roundBytes = 0;
   #writtenBytes = 0;
 
@@ -142,7 +143,7 @@ export class DeltaCopy implements AsyncDisposable {
 
   async #run(): Promise<void> {
     while (!this.#last.signal.aborted) {
-      await this.#catchUp(this.#caughtUp ? littleBytes : 0);
+      await this.#catchUp(littleBytes);
       this.#caughtUp = true;
       const pause = AbortSignal.any([this.#stop.signal, this.#last.signal]);
       await sleep(lookMs, pause).catch(() => undefined); // woken to do the last round, or to end
@@ -150,20 +151,27 @@ export class DeltaCopy implements AsyncDisposable {
     }
   }
 
-  /** One round, if more than so many bytes were written; and before that one that somebody else had begun. */
+  /** Copies what a round has begun with, if there is one, and then in another what was written, if that is too much. */
   async #catchUp(toleratedBytes: number): Promise<void> {
     const { machine, disk } = this.#options;
-    const { node } = disk;
     const signal = this.#stop.signal;
-    for (;;) {
-      const found = await readBitmaps(machine, node, signal);
-      const [written, round] = [find(found, bitmaps.written), find(found, bitmaps.round)];
-      if (!written) throw lost();
-      this.#writtenBytes = written.count;
-      if (round) await this.#copyRound(round.count, signal);
-      else if (written.count <= toleratedBytes) return;
-      else await machine.execute("transaction", { actions: nextRound(node) }, signal);
-    }
+    const begun = await this.#look(signal);
+    if (begun) await this.#copyRound(begun.count, signal);
+    if (begun) await this.#look(signal);
+    if (this.#writtenBytes <= toleratedBytes) return;
+    await machine.execute("transaction", { actions: nextRound(disk.node) }, signal);
+    const round = await this.#look(signal);
+    if (round) await this.#copyRound(round.count, signal);
+  }
+
+  /** Sees what was written; gives the bitmap of a round that is not copied yet. */
+  async #look(signal: AbortSignal): Promise<DirtyBitmap | undefined> {
+    const { machine, disk } = this.#options;
+    const found = await readBitmaps(machine, disk.node, signal);
+    const written = found.find(({ name }) => name === bitmaps.written);
+    if (!written) throw lost();
+    this.#writtenBytes = written.count;
+    return found.find(({ name }) => name === bitmaps.round);
   }
 
   async #copyRound(bytes: number, signal: AbortSignal): Promise<void> {
@@ -190,13 +198,14 @@ export class DeltaCopy implements AsyncDisposable {
       await copyDirty(source, target, ({ length, zero }) => {
         this.#copiedBytes += length;
         this.#roundBytes = Math.max(0, this.#roundBytes - length);
-        if (!this.#caughtUp && !zero) this.#changedBytes += length;
+        if (this.#rounds === 0 && !zero) this.#changedBytes += length;
       });
       await target.flush();
     } finally {
       signal.removeEventListener("abort", close);
     }
     this.#roundBytes = 0;
+    this.#rounds++;
     source[Symbol.dispose]();
     await stopServer(machine, signal);
     await machine.execute("block-dirty-bitmap-remove", { node, name: bitmaps.round }, signal);
@@ -237,10 +246,6 @@ function nextRound(node: string) {
     { type: "block-dirty-bitmap-merge", data: { node, target: round, bitmaps: [written] } },
     { type: "block-dirty-bitmap-clear", data: { node, name: written } },
   ] as const;
-}
-
-function find(found: readonly DirtyBitmap[], wanted: string): DirtyBitmap | undefined {
-  return found.find(({ name }) => name === wanted);
 }
 
 function lost(): Fault {

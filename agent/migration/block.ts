@@ -24,6 +24,8 @@ export interface EncodedBlock extends Slab {
 /** Encodes the blocks of one channel. A block belongs to the encoder from then on, and what it gives to the caller. */
 export interface BlockEncoder {
   encode(block: RawBlock): Promise<EncodedBlock>;
+  /** What it encoded has left. */
+  sent(block: EncodedBlock, rawBytes: number): void;
 }
 
 /** Gives the hypervisor's bytes of a frame, whose message belongs to the decoder. Throws MOVE_CORRUPTED. */

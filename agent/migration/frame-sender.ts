@@ -186,7 +186,7 @@ export class FrameSender {
   }
 
   #write({ rawBytes, zeroBytes }: Job, encoded: EncodedBlock): void {
-    const { channel, counters } = this.#deps;
+    const { channel, counters, encoder } = this.#deps;
     const { codec, staged, checksum, bytes: data, inImageBytes } = encoded;
     const frame = { data, rawLength: rawBytes, codec, staged, checksum, end: false };
     const head = encodeFrameHead({ ...frame, sequence: ++this.#sequence });
@@ -194,6 +194,7 @@ export class FrameSender {
     counters.count(channel, { rawBytes, wireBytes: data.length + head.length, zeroBytes, inImageBytes });
     this.#hand([head, data], () => {
       encoded.release();
+      encoder.sent(encoded, rawBytes);
       this.#heldBytes -= rawBytes;
       this.#heldBlocks--;
       if (!this.#isFull(1 / 2) && this.hypervisor.isPaused()) this.hypervisor.resume();

@@ -1,7 +1,9 @@
 /**
  * Which codec the next frame gets: the one with which the most of the hypervisor's bytes get through per second. The link
- * carries `link / ratio`, the threads code `threads * speed`, and the smaller of the two is what gets through; all three
- * are measured while the move runs. Peers that always compress lose on fast links, peers that never do on slow ones.
+ * carries `link / ratio`, the threads code `threads * speed`, and the smaller of the two is what should get through; all
+ * three are measured while the move runs. Should: cores are shared with guests and with the network, and the other host
+ * may be the slow one. So another codec is taken on trial, and kept only when more has really got through with it.
+ * Peers that always compress lose on fast links, peers that never do on slow ones.
  */
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Method } from "./codecs.ts";
@@ -38,8 +40,12 @@ const margins = {
   strong: { comfortable: 0.999, bearable: 0.96 },
 } as const satisfies Record<string, Margins>;
 
-/** A choice stands for so long, and twice as long after each change: what keeps changing makes little difference. */
-const dwell = { firstMs: 1000, mostMs: 30_000 };
+/** A choice stands for so long, and twice as long after each trial: what keeps changing makes little difference. */
+const dwell = { trialMs: 400, firstMs: 800, mostMs: 30_000 };
+/** With less than this share of what should get through, a cheaper codec may do better. */
+const disappointing = 0.75;
+/** What a codec on trial has to get through, against the one before: something dearer more, something cheaper as good as. */
+const worthwhile = { dearer: 1.05, cheaper: 0.97 };
 /** Another codec is tried on every so manieth block, to know what it would do now. */
 const trialEvery = 32;
 /** How many blocks an estimate remembers; the first one replaces what was only assumed. */
@@ -70,15 +76,19 @@ export interface Plan {
 
 export class CodecChoice {
   readonly #threads: number;
-  readonly #margins: Margins;
-  readonly #now: () => number;
+  /** Bytes are dear: the fewest are wanted even if less gets through. */
+  readonly #strong: boolean;
   readonly #candidates: Candidate[];
   readonly #seen: number[];
   #current: number;
   #blocks = 0;
   #trials = 0;
   #dwellMs = dwell.firstMs;
-  #chosenAt: number | undefined;
+  /** What there was before the codec that is on trial. */
+  #before: { readonly index: number; readonly rate: number } | undefined;
+  /** What the last trial was against. */
+  #refused: number | undefined;
+  readonly #flow: Flow;
 
   /** @param options.codecs what the receiver can decode */
   constructor(options: {
@@ -88,8 +98,8 @@ export class CodecChoice {
     readonly now?: () => number;
   }) {
     this.#threads = options.threads;
-    this.#margins = margins[options.strong ? "strong" : "normal"];
-    this.#now = options.now ?? (() => performance.now());
+    this.#strong = options.strong;
+    this.#flow = new Flow(options.now ?? (() => performance.now()));
     this.#candidates = initial.filter(
       ({ method }) => method.codec === Codec.NONE || options.codecs.includes(method.codec),
     );
@@ -99,6 +109,7 @@ export class CodecChoice {
 
   /** @param linkRate undefined while it is not known */
   next(linkRate: number | undefined): Plan {
+    this.#flow.begin();
     this.#choose(linkRate);
     const method = this.#methodAt(this.#current);
     if (this.#blocks++ % trialEvery !== 1 || this.#candidates.length < 3) return { method };
@@ -107,6 +118,11 @@ export class CodecChoice {
     );
     const trial = others[this.#trials++ % others.length]?.method;
     return trial ? { method, trial } : { method };
+  }
+
+  /** So many of the hypervisor's bytes have left, as one block that {@link next} was asked for. */
+  sent(rawBytes: number): void {
+    this.#flow.end(rawBytes);
   }
 
   /** What came of a block. */
@@ -128,14 +144,33 @@ export class CodecChoice {
   }
 
   #choose(linkRate: number | undefined): void {
-    const now = this.#now();
-    this.#chosenAt ??= now;
-    if (linkRate === undefined || now - this.#chosenAt < this.#dwellMs) return;
-    const [candidates, current] = [this.#candidates, this.#current];
-    this.#current = chooseCandidate(candidates, current, linkRate, this.#threads, this.#margins);
-    if (this.#current === current) return;
-    this.#chosenAt = now;
-    this.#dwellMs = Math.min(dwell.mostMs, 2 * this.#dwellMs);
+    if (linkRate === undefined || this.#flow.ms < (this.#before ? dwell.trialMs : this.#dwellMs)) return;
+    const { rate } = this.#flow;
+    this.#flow.restart();
+    if (rate === undefined) return;
+    const [before, current] = [this.#before, this.#current];
+    this.#before = undefined;
+    if (before) {
+      const least = before.index < current ? worthwhile.dearer : worthwhile.cheaper;
+      this.#refused = rate < least * before.rate ? current : undefined;
+      if (this.#refused !== undefined) this.#current = before.index;
+      this.#dwellMs = Math.min(dwell.mostMs, 2 * this.#dwellMs);
+      return;
+    }
+    this.#current = this.#wanted(linkRate, rate);
+    if (this.#current !== current && !this.#strong) this.#before = { index: current, rate };
+  }
+
+  #wanted(linkRate: number, rate: number): number {
+    const [candidates, current, threads] = [this.#candidates, this.#current, this.#threads];
+    const strictness = margins[this.#strong ? "strong" : "normal"];
+    const wanted = chooseCandidate(candidates, current, linkRate, threads, strictness);
+    const refused = this.#refused;
+    this.#refused = undefined; // it may be tried again, but not twice in a row
+    if ((wanted !== current && wanted !== refused) || this.#strong) return wanted;
+    const { ratio = 1, speed = Infinity } = candidates[current] ?? {};
+    const expected = Math.min(linkRate / ratio, threads * speed);
+    return rate < disappointing * expected ? Math.max(0, current - 1) : current;
   }
 
   #methodAt(index: number): Method {
@@ -145,4 +180,48 @@ export class CodecChoice {
 
 function same({ method }: Candidate, other: Method): boolean {
   return method.codec === other.codec && method.level === other.level;
+}
+
+/** How much gets through while more waits than one block; what comes in drops tells nothing of the codec. */
+class Flow {
+  readonly #now: () => number;
+  #startedAt: number;
+  #outstanding = 0;
+  #busySince: number | undefined;
+  #busyMs = 0;
+  #bytes = 0;
+
+  constructor(now: () => number) {
+    this.#now = now;
+    this.#startedAt = now();
+  }
+
+  begin(): void {
+    if (++this.#outstanding === 2) this.#busySince = this.#now();
+  }
+
+  end(rawBytes: number): void {
+    if (this.#busySince !== undefined) this.#bytes += rawBytes;
+    if (--this.#outstanding >= 2 || this.#busySince === undefined) return;
+    this.#busyMs += this.#now() - this.#busySince;
+    this.#busySince = undefined;
+  }
+
+  restart(): void {
+    this.#startedAt = this.#now();
+    if (this.#busySince !== undefined) this.#busySince = this.#startedAt;
+    this.#busyMs = this.#bytes = 0;
+  }
+
+  /** Since the last restart. */
+  get ms(): number {
+    return this.#now() - this.#startedAt;
+  }
+
+  /** Bytes per second; undefined when for most of the time too little waited. */
+  get rate(): number | undefined {
+    const now = this.#now();
+    const busyMs = this.#busyMs + (this.#busySince === undefined ? 0 : now - this.#busySince);
+    return busyMs > this.ms / 2 ? (this.#bytes * 1000) / busyMs : undefined;
+  }
 }

@@ -68,6 +68,10 @@ export class AdaptiveEncoder implements BlockEncoder {
     return { ...encoding, bytes, release: kept.release, chosen };
   }
 
+  sent({ chosen }: EncodedBlock, rawBytes: number): void {
+    if (chosen !== undefined) this.#choice.sent(rawBytes);
+  }
+
   #judgeStage(pages: number, found: number): void {
     if (this.#pageSet === undefined || this.#yield.pays(pages, found)) return;
     this.#pageSet = undefined;

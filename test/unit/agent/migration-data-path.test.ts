@@ -12,7 +12,7 @@ import {
   PullResponseSchema,
 } from "#gen/skerry/agent/v1/migration_pb.js";
 import { chooseCandidate, CodecChoice, type Candidate } from "#agent/migration/coding/choice.ts";
-import { Codecs } from "#agent/migration/coding/codecs.ts";
+import { Codecs, type Method } from "#agent/migration/coding/codecs.ts";
 import { AdaptiveEncoder } from "#agent/migration/coding/coders.ts";
 import type { Task } from "#agent/migration/coding/tasks.ts";
 import { decodeFrame as decodeStages, encodeBlock } from "#agent/migration/coding/stages.ts";
@@ -366,42 +366,71 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
   const strong = { comfortable: 0.999, bearable: 0.96 };
   t.equal(chooseCandidate(candidates, 2, 100 * mbit, 2, strong), 3, "the fewest bytes when they are dear");
 
+  const [{ method: none }, { method: lz4 }, { method: fast }] = candidates as [
+    Candidate,
+    Candidate,
+    Candidate,
+  ];
+  const codecs = [Codec.LZ4, Codec.ZSTD];
+  const even = { link: () => 1000 * mbit, through: () => 200e6, ratio: () => 0.5, seconds: 10 };
+  t.equal(new CodecChoice({ codecs, threads: 2, strong: false }).next(undefined).method.codec, Codec.LZ4);
+
+  const shrinkless = playChoice({ ...even, link: () => 100 * mbit, ratio: () => 0.998 });
+  t.equal(shrinkless.last.codec, Codec.NONE, "what does not shrink is not compressed");
+  t.equal(shrinkless.tried.size, 3, "all were tried");
+  t.equal(
+    playChoice({ ...even, codecs: [] }).last.codec,
+    Codec.NONE,
+    "the receiver decides what may be used",
+  );
+
+  const wide = { ...even, link: () => 1000 * mbit, ratio: ratioOf };
+  const byLink = (method: Method) => (1000 * mbit) / ratioOf(method);
+  t.same(playChoice({ ...wide, through: byLink }).last, fast, "as it should be");
+  const short = ({ codec }: Method) =>
+    ({ [Codec.NONE]: 100e6, [Codec.LZ4]: 150e6, [Codec.ZSTD]: 90e6 })[codec];
+  t.same(playChoice({ ...wide, through: short }).last, lz4, "cores are short: what should be better was not");
+  const shorter = ({ codec }: Method) => (codec === Codec.NONE ? 90e6 : 40e6);
+  t.same(playChoice({ ...wide, through: shorter }).last, none, "so short that coding does not pay");
+  t.same(playChoice({ ...wide, through: short, strong: true }).last.codec, Codec.ZSTD, "bytes are dear");
+  const leaping = (atMs: number) => (atMs % 1000 < 500 ? 50 : 20_000) * mbit;
+  const { changes } = playChoice({ ...wide, link: leaping, seconds: 60 });
+  t.ok(changes <= 12, `${changes} changes in a minute of a link that leaps each half second`);
+});
+
+function ratioOf({ codec }: Method): number {
+  return { [Codec.NONE]: 1, [Codec.LZ4]: 0.57, [Codec.ZSTD]: 0.44 }[codec];
+}
+
+/** Plays a move through a choice: one block after the other, as fast as the world lets them through. */
+function playChoice(world: {
+  readonly link: (atMs: number) => number;
+  /** The hypervisor's bytes per second. */
+  readonly through: (method: Method) => number;
+  readonly ratio: (method: Method) => number;
+  readonly seconds: number;
+  readonly strong?: boolean;
+  readonly codecs?: readonly Codec[];
+}): { readonly last: Method; readonly changes: number; readonly tried: ReadonlySet<string> } {
+  const { codecs = [Codec.LZ4, Codec.ZSTD], strong = false } = world;
+  const blockBytes = 500_000;
   let now = 0;
-  const all = { codecs: [Codec.LZ4, Codec.ZSTD], threads: 2, strong: false, now: () => now };
-  const choice = new CodecChoice(all);
-  t.equal(choice.next(undefined).method.codec, Codec.LZ4, "before anything is known");
+  const choice = new CodecChoice({ codecs, threads: 2, strong, now: () => now });
   const tried = new Set<string>();
-  for (let block = 0; block < 600; block++) {
-    now += 10;
-    const { method, trial } = choice.next(100 * mbit);
+  let [last, changes] = [choice.next(undefined).method, 0];
+  while (now < world.seconds * 1000) {
+    const { method, trial } = choice.next(world.link(now)); // one waits while the one before is under way
+    if (method.codec !== last.codec || method.level !== last.level) changes++;
+    last = method;
+    now += (blockBytes * 1000) / world.through(method);
+    choice.sent(blockBytes);
     for (const each of trial ? [method, trial] : [method]) {
-      tried.add(`${each.codec}:${each.level}`);
-      choice.learn(each, 500_000, 499_000, 5); // nothing shrinks
+      if (each.codec !== Codec.NONE) tried.add(`${each.codec}:${each.level}`);
+      choice.learn(each, blockBytes, blockBytes * world.ratio(each), each.codec === Codec.LZ4 ? 1 : 2);
     }
   }
-  t.equal(choice.next(100 * mbit).method.codec, Codec.NONE, "what does not shrink is not compressed");
-  t.ok(tried.has(`${Codec.LZ4}:0`) && tried.has(`${Codec.ZSTD}:1`) && tried.has(`${Codec.ZSTD}:3`));
-
-  const restless = new CodecChoice(all);
-  let [changes, before] = [0, restless.next(undefined).method];
-  for (let turn = 0; turn < 6000; turn++) {
-    now += 10;
-    const { method } = restless.next((turn % 100 < 50 ? 50 : 20_000) * mbit);
-    if (method !== before) changes++;
-    before = method;
-  }
-  t.ok(changes >= 3 && changes <= 7, `${changes} changes in a minute of a link that leaps each half second`);
-
-  const waiting = new CodecChoice({ ...all, codecs: [Codec.LZ4] });
-  for (let turn = 0; turn < 600; turn++) {
-    now += 10;
-    const { method } = waiting.next(1000 * mbit);
-    waiting.learn(method, 500_000, 250_000, turn % 3 ? 12 : 1); // for two in three blocks it had no core
-  }
-  t.equal(waiting.next(1000 * mbit).method.codec, Codec.LZ4, "waiting for a core is not the codec's fault");
-  const plain = new CodecChoice({ codecs: [], threads: 2, strong: true });
-  t.equal(plain.next(1 * mbit).method.codec, Codec.NONE, "the receiver decides what may be used");
-});
+  return { last, changes, tried };
+}
 
 await t.test(
   "rates: the link counts only while something waits, the throttle shares its limit",

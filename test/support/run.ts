@@ -1,6 +1,6 @@
 /**
- * `npm test`: one database server and one folder for all, the files that need few processes first, real
- * machines last, then a look for anything left running. The last line is `N passed, N failed`.
+ * `npm test`: one database server and one folder for all, the longest files first, then a look for anything left
+ * running. The last line is `N passed, N failed`.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,9 +14,8 @@ import { serverVariable, startTestServer } from "./postgres.ts";
 import { killProcessesOf } from "./processes.ts";
 import { TapReport, type Counts } from "./tap-report.ts";
 
-/** Real machines, measured waits: one file at a time. */
-const isAlone = (file: string) =>
-  file.startsWith(`test${path.sep}e2e${path.sep}`) || file.endsWith("-qemu.test.ts");
+/** Two at a time wait for each other the least when the long ones do not come last. */
+const longestFirst = ["e2e", "faults", "integration", "dialects", "unit"];
 const jobs = 2;
 
 async function main(given: readonly string[]): Promise<number> {
@@ -25,7 +24,7 @@ async function main(given: readonly string[]): Promise<number> {
   const directory = await mkdtemp(path.join(tmpdir(), "skt-")); // short: sockets are made below it
   const counts: Counts[] = [];
   try {
-    counts.push(...(await runAll(await listTests(given), directory, stopping.signal)));
+    counts.push(await runAll(await listTests(given), directory, stopping.signal));
   } catch (error) {
     say(`The run itself failed: ${inspect(error)}`);
     counts.push({ passed: 0, failed: 1 });
@@ -38,16 +37,11 @@ async function main(given: readonly string[]): Promise<number> {
   return failed === 0 ? 0 : 1;
 }
 
-async function runAll(files: readonly string[], directory: string, signal: AbortSignal): Promise<Counts[]> {
+async function runAll(files: readonly string[], directory: string, signal: AbortSignal): Promise<Counts> {
   if (files.length === 0) throw new Error("there are no tests of that name");
   await using server = await startTestServer(path.join(directory, "pg"));
   const env = { ...testEnvironment(directory), [serverVariable]: server.url };
-  const together = files.filter((file) => !isAlone(file));
-  const oneByOne = files.filter(isAlone);
-  const counts: Counts[] = [];
-  if (together.length > 0) counts.push(await runTap(together, jobs, env, signal));
-  if (oneByOne.length > 0) counts.push(await runTap(oneByOne, 1, env, signal));
-  return counts;
+  return await runTap(files, env, signal);
 }
 
 /** The files named, folders opened; without names, all. */
@@ -63,7 +57,8 @@ async function listTests(given: readonly string[]): Promise<string[]> {
         .map((entry) => path.relative(root, path.join(absolute, entry)));
     }),
   );
-  return [...new Set(lists.flat())].sort();
+  const turn = (file: string) => longestFirst.indexOf(file.split(path.sep)[1] ?? "");
+  return [...new Set(lists.flat())].sort((a, b) => turn(a) - turn(b) || (a < b ? -1 : 1));
 }
 
 /** What a run of the tests may be told: where the guest is, how many faults, and the seed that repeats a run. */
@@ -78,7 +73,6 @@ function testEnvironment(directory: string): NodeJS.ProcessEnv {
 
 async function runTap(
   files: readonly string[],
-  parallel: number,
   env: NodeJS.ProcessEnv,
   signal: AbortSignal,
 ): Promise<Counts> {
@@ -88,7 +82,7 @@ async function runTap(
     "--reporter=tap",
     "--fail-skip",
     "--fail-todo",
-    `--jobs=${String(parallel)}`,
+    `--jobs=${String(jobs)}`,
   ];
   const child = spawn(tap, ["run", ...flags, ...files], {
     cwd: root,

@@ -43,6 +43,8 @@ export interface LibvirtDriverOptions {
   readonly stateDirectory: string;
   readonly log: Logger;
   readonly runtime?: RuntimeFolder;
+  /** Loads the binding. */
+  readonly load?: () => Promise<unknown>;
   /** The guest that proves acceleration; asked for only when there is something to prove. */
   readonly probeGuest?: (signal: AbortSignal) => Promise<KernelImage | undefined>;
 }

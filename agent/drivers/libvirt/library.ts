@@ -18,6 +18,15 @@ export interface FoundDomain {
 
 export type DomainState = "running" | "paused" | "stopping" | "off";
 
+/** The reading side of libvirt, however it is reached. */
+export interface Reader {
+  /** The domain with this uuid; undefined when there is none. */
+  find(uuid: string, signal: AbortSignal): Promise<FoundDomain | undefined>;
+  /** Every domain of the host, whoever made it. */
+  list(signal: AbortSignal): Promise<readonly FoundDomain[]>;
+  close(): Promise<void>;
+}
+
 /** The part of the binding's types that is used; it may not be there to compile against. */
 export interface Binding {
   readonly Hypervisor: new (options: { readonly uri: string }) => Connection;
@@ -48,7 +57,7 @@ const states: Readonly<Record<number, DomainState>> = {
   7: "paused",
 };
 
-/** Loads the binding, an optional package; a host where it could not be built is told so. */
+/** Loads the binding, an optional package. Throws LIBVIRT_LIBRARY_MISSING where it could not be built. */
 export async function loadBinding(
   load: () => Promise<unknown> = () => import(packageName),
 ): Promise<Binding> {
@@ -64,7 +73,7 @@ export async function loadBinding(
   }
 }
 
-export class Library {
+export class Library implements Reader {
   readonly #open: () => Connection;
   readonly #limitMs: number;
   #connection: Connection | undefined;

@@ -1,9 +1,11 @@
 /**
  * A real guest moves to and fro while each part that its move stands on is struck, at each point of the way. Somebody
  * who watches from outside never sees two copies; in the end exactly one runs, with its memory, its disk and its
- * journal whole, nothing is left over, and the migration tells what became of it. SKERRY_FAULTS=ci tries what is marked
- * with + and *, SKERRY_FAULTS=all everything; without it what is marked with * is tried; SKERRY_ONLY names a part. Then guests move in a row with
- * nobody in the way, as fast as they can, and not a bit of their memory and disks may change.
+ * journal whole, nothing is left over, and the migration tells what became of it. Then guests move in a row with nobody
+ * in the way, as fast as they can, and not a bit of their memory and disks may change.
+ *
+ * SKERRY_FAULTS=ci tries what is marked with + and *, SKERRY_FAULTS=all everything, and without it what is marked with
+ * * is tried; SKERRY_ONLY names a part of that.
  */
 import t from "tap";
 import { MiB, seededRandom } from "./faults-world.ts";

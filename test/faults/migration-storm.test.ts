@@ -172,6 +172,16 @@ async function moveOnce({ id, observer, random }: Guest): Promise<void> {
   observer.seen.push(...observer.findWrongMemory(memory, knobs.dirtyPages));
 }
 
+/** Nobody runs what the record does not let him: a destination before the commit, a source after it handed over. */
+function watchRights(life: readonly Guest[]): NodeJS.Timeout {
+  const look = ({ id, observer }: Guest) => {
+    for (const host of observer.running()) {
+      if (hostOf(host)?.mayRun(id) === false) observer.seen.push(`${host} runs it without the right to`);
+    }
+  };
+  return setInterval(() => life.forEach(look), lookMs);
+}
+
 /** What hosts have of a machine that is not their own: at most a disk that is kept for a move back. */
 async function findDebris(id: string, owner: MovingHost | undefined): Promise<string[]> {
   const found: string[] = [];
@@ -195,6 +205,7 @@ await t.test("moves in a storm of faults", async (t) => {
     return { id, observer, random: seededRandom(seed + 1 + n) };
   });
 
+  const watching = watchRights(life);
   const over = new AbortController();
   const reigning = Promise.all([reign(over.signal), hurryClocks(over.signal)]);
   const stopAt = performance.now() + timeMs;
@@ -226,6 +237,7 @@ await t.test("moves in a storm of faults", async (t) => {
     t.strictSame(actual, { seen: [], gaps: [], lives: 1, lost: [], debris: [] }, "one life, without a gap");
     observer[Symbol.dispose]();
   }
+  clearInterval(watching);
   t.strictSame(await world.lastingViolations(settleLimitMs), [], "nothing is left over");
   t.equal(moves.open, 0, "no channel is kept");
   await last.stop();

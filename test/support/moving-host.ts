@@ -15,6 +15,7 @@ import { defaultTiming, type MachineDeps } from "#agent/machines/machine-deps.ts
 import { MachineManager } from "#agent/machines/manager.ts";
 import type { MoveOffer, MovePull, MoveTransport } from "#agent/machines/move-transport.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
+import { MovePhase, MoveRole } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { silentLogger } from "#kernel/log.ts";
 import type { WorldAgent } from "./engine-world.ts";
@@ -106,6 +107,15 @@ export class MovingHost implements WorldAgent {
   calm(): void {
     this.#due.clear();
     this.driver.set({ failures: [] });
+  }
+
+  /** Whether the record lets the machine run here, as far as its agent has written down. */
+  mayRun(id: string): boolean {
+    const { intent, progress } = this.#agent?.ledger.find(id) ?? {};
+    const move = intent?.spec?.move;
+    if (!move) return true;
+    if (move.role === MoveRole.DESTINATION) return move.committed;
+    return progress?.move?.phase !== MovePhase.HANDED_OVER;
   }
 
   folderOf(id: string): string {

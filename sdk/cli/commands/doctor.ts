@@ -7,7 +7,7 @@ import { checkCertificate } from "../doctor/certificates.ts";
 import { canConnect, checkAccess, checkApi, checkPort } from "../doctor/cloud.ts";
 import { fail, ok, warn, type Finding } from "../doctor/finding.ts";
 import { checkKvm } from "../doctor/kvm.ts";
-import { checkDisk, checkNode, checkQemu, checkTools } from "../doctor/machine.ts";
+import { checkDisk, checkNode, checkQemu, checkTools, findLibvirt } from "../doctor/machine.ts";
 import { Output } from "../output.ts";
 import type { Run, Session } from "../session.ts";
 
@@ -49,6 +49,7 @@ async function examine(session: Session): Promise<readonly Finding[]> {
     qemu,
     await checkTools(runsGuests, signal),
     ...(qemu.status === "ok" ? [await checkKvm(signal)] : []),
+    ...(await findLibvirt(signal)),
     await checkDisk(agentHomes[0] ?? homes[0] ?? process.cwd()),
     ...(await Promise.all(agentHomes.map(checkCertificate))),
     ...(await examineCloud(session)),

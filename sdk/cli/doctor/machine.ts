@@ -61,6 +61,30 @@ export async function checkTools(needed: boolean, signal: AbortSignal): Promise<
   );
 }
 
+const bindingName: string = "@unraid/libvirt";
+
+/** Where libvirt is: whether an agent with the driver `libvirt` would do well here. */
+export async function findLibvirt(
+  signal: AbortSignal,
+  load: () => Promise<unknown> = () => import(bindingName),
+): Promise<readonly Finding[]> {
+  let version: string;
+  try {
+    version = (await exec("virsh", ["--version"], { timeoutMs: programLimitMs, signal })).trim();
+  } catch {
+    return []; // nobody needs it who does not have it
+  }
+  try {
+    await load();
+    return [ok("libvirt", `${version}, with its binding`)];
+  } catch {
+    const remedy = "apt-get install libvirt-dev g++ make python3 pkg-config, then run npm install again";
+    return [
+      warn("libvirt", `${version}, without its binding: its driver reads by virsh, which costs more`, remedy),
+    ];
+  }
+}
+
 const GiB = 1024 ** 3;
 
 /** Room on the disk of a folder, or of the nearest one above it that exists. */

@@ -4,7 +4,7 @@ import { generatedPath, generateSdk } from "#test/support/generate-sdk.ts";
 import { Output, printable } from "#sdk/cli/output.ts";
 import { judgeCertificate } from "#sdk/cli/doctor/certificates.ts";
 import { checkClock } from "#sdk/cli/doctor/cloud.ts";
-import { checkNode } from "#sdk/cli/doctor/machine.ts";
+import { checkNode, findLibvirt } from "#sdk/cli/doctor/machine.ts";
 import { formatEnvironment, parseEnvironment, renderUnit } from "#sdk/cli/systemd.ts";
 import {
   collectPair,
@@ -83,6 +83,10 @@ await t.test(
 );
 
 await t.test("what the doctor makes of what it finds", async (t) => {
+  const unbuilt = await findLibvirt(AbortSignal.timeout(10_000), () =>
+    Promise.reject(new Error("not built")),
+  );
+  for (const finding of unbuilt) t.match(finding, { status: "warn", remedy: /libvirt-dev/ });
   t.match(checkNode("20.18.3"), { status: "fail", remedy: /20\.19/ });
   t.match(checkNode("20.19.0"), { status: "ok" });
   t.match(checkNode("24.1.0"), { status: "ok" });

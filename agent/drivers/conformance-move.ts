@@ -37,9 +37,11 @@ export async function moveConformance(t: Suite, options: ConformanceOptions): Pr
 
 /** Two hosts, and one machine that is to move from the first to the second. */
 class Pair implements AsyncDisposable {
-  readonly source: Bench;
-  readonly destination: Bench;
+  source: Bench;
+  destination: Bench;
   readonly signal: AbortSignal;
+  /** Which move it is. */
+  #move: Partial<Move> = { migrationId: "mig-conformance" };
   readonly #servers: Server[] = [];
   readonly #sockets = new Set<Socket>();
 
@@ -61,16 +63,28 @@ class Pair implements AsyncDisposable {
   }
 
   async sourceMove(change: Partial<Move> = {}): Promise<MachinePlan> {
-    return this.plan(this.source, { role: MoveRole.SOURCE, ...(await this.#model()), ...change });
+    return this.plan(this.source, {
+      role: MoveRole.SOURCE,
+      ...this.#move,
+      ...(await this.#model()),
+      ...change,
+    });
   }
 
   async destinationMove(): Promise<MachinePlan> {
     const guestShape = (await this.source.driver.inspect("vm-mover"))?.guestShape ?? "";
     return this.plan(this.destination, {
       role: MoveRole.DESTINATION,
+      ...this.#move,
       ...(await this.#model()),
       guestShape,
     });
+  }
+
+  /** From here on it moves the other way, to disks that may be kept since the last move. */
+  turn(baseline: string): void {
+    [this.source, this.destination] = [this.destination, this.source];
+    this.#move = { migrationId: "mig-back", baseline };
   }
 
   /** Makes both machines and joins their channels. */
@@ -189,6 +203,25 @@ const cases: Record<string, Case> = {
     await pair.clean();
   },
 
+  "a machine moves back to the disk that was kept, or all of it does": async (t, pair) => {
+    const { source, destination, signal } = pair;
+    const arrive = async () => {
+      await pair.begin();
+      await pair.sendUntil("handed-over", await pair.sourceMove({ switchOver: true }));
+      await pair.destination.driver.ensure(pair.plan(pair.destination), signal);
+      const { id, directory } = pair.plan(pair.source);
+      await pair.source.driver.remove(id, directory, signal, { keepDisks: true });
+    };
+    await arrive();
+    t.same(await source.driver.recover([pair.plan(source)], signal), [], "what is kept is no machine");
+    const { baseline = "" } = (await destination.driver.inspect("vm-mover")) ?? {};
+    t.ok(["", "mig-conformance"].includes(baseline), "it counts from the move, or says that it does not");
+    pair.turn(baseline);
+    await arrive();
+    t.equal(await pair.state(source), "running", "it is back");
+    await pair.clean();
+  },
+
   "half a machine is not run": async (t, pair) => {
     const { destination, signal } = pair;
     await pair.begin();
@@ -204,7 +237,6 @@ const cases: Record<string, Case> = {
 
 function withMove(spec: MachineSpec, change: Partial<Move>): MachineSpec {
   const move = create(MoveSchema, {
-    migrationId: "mig-conformance",
     type: MoveType.LIVE,
     peerHostId: "host-peer",
     ticket: new Uint8Array(32),

@@ -240,5 +240,10 @@ await t.test("moves in a storm of faults", async (t) => {
   clearInterval(watching);
   t.strictSame(await world.lastingViolations(settleLimitMs), [], "nothing is left over");
   t.equal(moves.open, 0, "no channel is kept");
+  t.strictSame(
+    world.hosts.flatMap(({ seen }) => seen),
+    [],
+    "no command took the place of a newer one",
+  );
   await last.stop();
 });

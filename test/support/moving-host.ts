@@ -10,11 +10,13 @@ import type { MachineDriver, MachinePlan } from "#agent/drivers/driver.ts";
 import { FakeDriver } from "#agent/drivers/fake/driver.ts";
 import type { FakeKnobs } from "#agent/drivers/fake/knobs.ts";
 import { ChangeFeed, type Change } from "#agent/machines/change-feed.ts";
+import { compareFences, type Fence } from "#agent/machines/fence.ts";
 import { Ledger } from "#agent/machines/ledger.ts";
 import { defaultTiming, type MachineDeps } from "#agent/machines/machine-deps.ts";
 import { MachineManager } from "#agent/machines/manager.ts";
 import type { MoveOffer, MovePull, MoveTransport } from "#agent/machines/move-transport.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
+import type { Machine } from "#gen/skerry/agent/v1/machine_pb.js";
 import { MovePhase, MoveRole } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { silentLogger } from "#kernel/log.ts";
@@ -58,6 +60,9 @@ export class MovingHost implements WorldAgent {
   readonly commands: string[] = [];
   readonly manager: WorldAgent["manager"];
   readonly driver: FakeDriver;
+  /** What it told and must never tell: that a command counts which is older than one that counted before. */
+  readonly seen: string[] = [];
+  readonly #fences = new Map<string, Fence>();
   readonly #directory: string;
   readonly #options: MovingHostOptions;
   readonly #due = new Map<Mishap, number>();
@@ -152,7 +157,9 @@ export class MovingHost implements WorldAgent {
     };
     const manager = new MachineManager(deps);
     changes.subscribe((change) => {
-      if (!life.isOver) this.#tell(change);
+      if (life.isOver) return;
+      if ("changed" in change) this.#checkFence(change.changed);
+      this.#tell(change);
     });
     void manager.run(life.signal);
     await recoverMachines(manager, deps, never);
@@ -219,6 +226,13 @@ export class MovingHost implements WorldAgent {
     if (this.#happens("report late")) return this.#later(() => this.changes.publish(change));
     if (this.#happens("report doubled")) this.#later(() => this.changes.publish(change));
     this.changes.publish(change);
+  }
+
+  #checkFence({ id, fence }: Machine): void {
+    const before = this.#fences.get(id);
+    if (!fence) return;
+    if (before && compareFences(fence, before) < 0) this.seen.push(`${id} went back to an older command`);
+    this.#fences.set(id, fence);
   }
 
   #happens(mishap: Mishap): boolean {

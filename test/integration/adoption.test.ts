@@ -7,8 +7,12 @@ import type { Resource } from "#cp/resources/definition.ts";
 import { host as hostKind, type Host } from "#cp/resources/host/host.resource.ts";
 import { instance } from "#cp/resources/instance/instance.resource.ts";
 import { migration } from "#cp/resources/migration/migration.resource.ts";
+import { toForeignMachines } from "#cp/engine/host-facts.ts";
+import type { ForeignMachines } from "#gen/skerry/agent/v1/machine_pb.js";
 import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { silentLogger } from "#kernel/log.ts";
+import { Skerry } from "#sdk/client.ts";
+import { hostId, startApi } from "#test/support/api-world.ts";
 import { createInstance, quietly, testCtx, World } from "#test/support/engine-world.ts";
 import { withDatabase } from "#test/support/postgres.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
@@ -135,10 +139,33 @@ await t.test("what cannot be is refused, and leaves the machine alone", async (t
   t.match(await host.driver.foreign.list(), [{ name: "old-5", state: "running" }], "it runs on");
 });
 
+await t.test("over HTTP, by the SDK", async (t) => {
+  const api = await startApi(t);
+  const machines = toForeignMachines(await told());
+  await api.database.query(
+    `update resource set observed = coalesce(observed, '{}') || jsonb_build_object('foreign_machines', $2::jsonb, 'connected', true,
+       'capacity', '{"cpus": 4, "memory_bytes": 1, "disk_bytes": 1}'::jsonb)
+     where id = $1`,
+    [hostId, JSON.stringify([{ ...machines[0], obstacles: [] }])],
+  );
+  const { hosts } = new Skerry({ url: api.url, token: api.pair.access_token });
+  t.match((await hosts.get(hostId)).status?.foreign_machines, [
+    { name: "old-5", disks: [{ target: "vda" }] },
+  ]);
+  const made = await hosts.adopt(hostId, { machine: "old-5", name: "web" });
+  t.match(made, { name: "web", phase: "pending", spec: { image: null, adopted: { name: "old-5" } } });
+  t.equal(await reasonOf(hosts.adopt(hostId, { machine: "old-5" })), "ALREADY_ADOPTED");
+});
+
 /** What the agent's reporter would tell. */
 async function report(): Promise<void> {
+  await engine.reports.report(host.id, create(ReportRequestSchema, { foreign: await told() }));
+}
+
+async function told(): Promise<ForeignMachines> {
   const foreign = await listForeign(host.driver, silentLogger);
-  await engine.reports.report(host.id, create(ReportRequestSchema, foreign ? { foreign } : {}));
+  if (foreign) return foreign;
+  throw new Error("the driver cannot tell");
 }
 
 async function adopt(wish: AdoptionWish): Promise<string> {

@@ -2,6 +2,7 @@
 import type { AgentPort } from "#cp/agents/port.ts";
 import { SqlAccountStore } from "#cp/app/account-store.ts";
 import { Accounts, apiKeyOwners } from "#cp/app/accounts.ts";
+import { Adoption } from "#cp/app/adoption.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
@@ -10,6 +11,7 @@ import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
 import { EventFeed } from "#cp/engine/events.ts";
 import { CachedFleet } from "#cp/engine/fleet.ts";
 import { changeResource, insertResource, lockResource } from "#cp/engine/rows.ts";
+import { adoptionRoutes } from "#cp/http/adoptions.ts";
 import { consoleRoutes } from "#cp/http/console.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
@@ -83,6 +85,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         issueOperatorCertificate: async (_ctx, request) => ({ certificate: request, authorities: "" }),
       }),
       ...migrationRoutes({ resources, planner }),
+      ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
         resources,
         agents: { attachConsole: noConsole, readConsoleLog: noConsole, ...options.agents },

@@ -1,4 +1,4 @@
-/** The threads that code and decode frames, shared by all moves of this host. They run while somebody uses them. */
+/** The threads that code and decode frames, shared by all moves of this host. They run while there are any. */
 import { availableParallelism } from "node:os";
 import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
@@ -8,6 +8,9 @@ import type { Answer, Results, Task } from "./tasks.ts";
 
 /** One is too slow for fast links; but a core is left to the guests and the network. */
 export const codingThreads = Math.max(1, Math.min(2, availableParallelism() - 1));
+
+/** They stay for so long after the last move: a host is left by one machine after the other, and starting costs. */
+const idleMs = 30_000;
 
 interface Pending {
   readonly resolve: (result: Results[keyof Results]) => void;
@@ -23,6 +26,7 @@ export class CodingWorkers implements AsyncDisposable {
   readonly #log: Logger;
   #threads: Thread[] = [];
   #users = 0;
+  #idle: NodeJS.Timeout | undefined;
   #lastId = 0;
   #lastPageSet = 0;
 
@@ -33,11 +37,12 @@ export class CodingWorkers implements AsyncDisposable {
   /** Starts the threads, so that they are ready when they are needed, and keeps them until it is disposed. */
   use(): Disposable {
     this.#users++;
+    clearTimeout(this.#idle);
     while (this.#threads.length < codingThreads) this.#threads.push(this.#start());
     let used = true;
     return {
       [Symbol.dispose]: () => {
-        if (used && --this.#users === 0) this.#end();
+        if (used && --this.#users === 0) this.#idle = setTimeout(() => this.#end(), idleMs).unref();
         used = false;
       },
     };
@@ -62,6 +67,7 @@ export class CodingWorkers implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     const threads = this.#threads;
+    clearTimeout(this.#idle);
     this.#end();
     await Promise.all(threads.map(({ worker }) => worker.terminate()));
   }

@@ -11,7 +11,7 @@ import { until } from "#test/support/until.ts";
 
 const MiB = 1024n ** 2n;
 const linkBytesPerSecond = 2 * 1024 * 1024;
-const maxDowntimeMs = 400;
+const maxDowntimeMs = 200;
 const writing =
   "(while true; do dd if=/work/seed of=/work/copy bs=1M conv=notrunc 2>/dev/null; done) & " +
   "i=0; while true; do echo count-$i; i=$((i+1)); usleep 20000; done\n";

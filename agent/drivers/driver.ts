@@ -49,6 +49,8 @@ export interface DriverMachine {
   readonly acceleration: "kvm" | "tcg" | "none";
   /** While it runs: how it was built, in the driver's own words; see `Move.guest_shape`. */
   readonly guestShape?: string;
+  /** While it runs: what its guest sees, whatever the host could give a new one. */
+  readonly model?: { readonly machineType: string; readonly cpuModel: string };
   /**
    * The migration since which the driver knows what was written to its disks; see `Move.baseline`. Of a machine that
    * is to arrive: the one after which the disks that it has taken were kept.

@@ -60,6 +60,8 @@ export function toMachine({ entry, observed, activity, move, driver, image }: Vi
     driver,
     acceleration: observed?.acceleration ?? "",
     guestShape: observed?.guestShape ?? "",
+    machineType: observed?.model?.machineType ?? "",
+    cpuModel: observed?.model?.cpuModel ?? "",
     diskBaseline: observed?.baseline ?? "",
     imageBytesDone: image.done,
     imageBytesTotal: image.total,

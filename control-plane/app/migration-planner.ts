@@ -1,5 +1,6 @@
 /** Answers what a migration would be, without beginning one. */
 import type { Ctx } from "#kernel/ctx.ts";
+import type { Incarnation } from "../engine/controller.ts";
 import type { Fleet } from "../engine/fleet.ts";
 import { toResource, type ResourceRow, resourceColumns } from "../engine/rows.ts";
 import type { Resource } from "../resources/definition.ts";
@@ -7,6 +8,7 @@ import { keepDisksSeconds } from "../resources/instance/instance.actions.ts";
 import type { Instance } from "../resources/instance/instance.resource.ts";
 import {
   findBlockers,
+  guestModelOf,
   moveRequest,
   moveTypeOf,
   predictMove,
@@ -39,12 +41,14 @@ interface Known {
   readonly written_bytes: number | null;
   /** Where its disks were kept when it came to its host, and when that was. */
   readonly kept: { readonly host_id: string; readonly ended_at: string } | null;
+  /** What its own host says of its machine. */
+  readonly owner: Incarnation["observed"] | null;
   readonly elsewhere: readonly string[] | null;
 }
 
 const nothingKnown: Known = {
   ...{ image: null, open: null, last: null },
-  ...{ disk_bytes: null, written_bytes: null, kept: null, elsewhere: null },
+  ...{ disk_bytes: null, written_bytes: null, kept: null, owner: null, elsewhere: null },
 };
 
 /** A write of any size makes this much of a disk one that has to be copied. */
@@ -88,7 +92,9 @@ export class MigrationPlanner {
     const references: Record<string, Resource> = image ? { image: toResource(image) } : {};
     const incarnations = (elsewhere ?? []).map((hostId) => ({ hostId }));
     const amounts = { cpus, memoryBytes: memory_bytes, diskBytes: size };
-    const request = moveRequest({ references, incarnations }, { desired: spec, refs }, type, source, amounts);
+    const owner = known.owner ? { observed: known.owner } : undefined;
+    const from = { source, model: guestModelOf(source, owner) };
+    const request = moveRequest({ references, incarnations }, { desired: spec, refs }, type, from, amounts);
     const choice = await this.#fleet.choose({ ...request, seed: resource.id });
     if ("unplaceable" in choice) {
       blockers.push(...toBlockers(choice.unplaceable as Explanation));
@@ -114,6 +120,7 @@ export class MigrationPlanner {
          (select jsonb_build_object('host_id', m.observed -> 'source' ->> 'host_id', 'ended_at', m.observed ->> 'ended_at')
           from incarnation i join resource m on m.kind = 'migration' and m.id = i.observed ->> 'disk_baseline'
           where i.resource_id = $1 and i.host_id = $3) as kept,
+         (select observed from incarnation where resource_id = $1 and host_id = $3) as owner,
          (select jsonb_agg(host_id) from incarnation where resource_id = $1) as elsewhere`,
       [id, refs["image"] ?? "", hostId ?? "", rememberedUnitBytes],
       "migration_plan",

@@ -51,6 +51,9 @@ export function toObservation(machine: Machine): MachineObservation {
       image_bytes_done: Number(machine.imageBytesDone),
       image_bytes_total: Number(machine.imageBytesTotal),
       ...(machine.guestShape && { guest_shape: machine.guestShape }),
+      ...(machine.machineType && {
+        guest_model: { machine_type: machine.machineType, cpu_model: machine.cpuModel },
+      }),
       ...(machine.diskBaseline && { disk_baseline: machine.diskBaseline }),
       ...(machine.move && { move: toMoveObservation(machine.move) }),
     },

@@ -153,6 +153,15 @@ t.test("what it would be is told without beginning it", async (t) => {
     [other?.id],
   );
   t.strictSame(await codesOf({ host: other?.id }), ["host", "machine_type"]);
+  await scene.world.database.query(
+    `update incarnation set observed = observed || '{"guest_model": {"machine_type": "fake-0", "cpu_model": "fake"}}'
+     where resource_id = $1`,
+    [vm],
+  );
+  t.notOk(
+    (await codesOf({ host: other?.id })).includes("machine_type"),
+    "it keeps the one that it started with",
+  );
   await scene.world.database.query("update host_capacity set memory_bytes = 1 where host_id <> $1", [
     from?.id,
   ]);

@@ -8,7 +8,7 @@ import { hasBaseline, hasStoredBaseline } from "./migration/baseline.ts";
 import { derivePendingRestart, readMemory } from "./hotplug.ts";
 import type { MachineRecord } from "./record.ts";
 import type { RunningMachine } from "./running-machine.ts";
-import { encodeShape, parseShape } from "./shape.ts";
+import { encodeShape, type GuestShape, parseShape } from "./shape.ts";
 
 export interface Observable {
   readonly plan: MachinePlan;
@@ -61,6 +61,7 @@ async function observeRunning(
     startedAt: running.startedAt,
     acceleration: kvm.enabled ? "kvm" : "tcg",
     guestShape: shapeNow(record.shape, cpus.length),
+    ...modelOf(parseShape(record.shape)),
     ...baseline,
   };
 }
@@ -107,4 +108,8 @@ function shapeNow(text: string, vcpus: number): string {
 function stateOf(status: string): DriverState {
   if (status === "running") return "running";
   return status === "shutdown" || status === "guest-panicked" ? "stopping" : "paused";
+}
+
+function modelOf(shape: GuestShape | undefined): Pick<DriverMachine, "model"> {
+  return shape ? { model: { machineType: shape.machineType, cpuModel: shape.cpuModel } } : {};
 }

@@ -182,6 +182,7 @@ export function ownerOf(resource: Instance, incarnations: readonly Incarnation[]
 interface HostsOwn {
   readonly move?: unknown;
   readonly guest_shape?: unknown;
+  readonly guest_model?: unknown;
   readonly disk_baseline?: unknown;
 }
 
@@ -201,6 +202,7 @@ export function deriveInstanceObserved(
   const {
     move: _move,
     guest_shape: _shape,
+    guest_model: _model,
     disk_baseline: _baseline,
     ...machine
   } = owner.observed as unknown as InstanceStatus & HostsOwn;

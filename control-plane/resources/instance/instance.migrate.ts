@@ -10,7 +10,7 @@ import type { Operation, Step, StepResult, Writes } from "../../engine/controlle
 import type { MoveObservation } from "../../engine/move.ts";
 import type { HostSnapshot } from "../../scheduler/snapshot.ts";
 import { deriveReceipt } from "../migration/migration.derive.ts";
-import { moveNeeds, moveRequest, moveTypeOf } from "../migration/migration.plan.ts";
+import { guestModelOf, moveNeeds, moveRequest, moveTypeOf } from "../migration/migration.plan.ts";
 import type { Migration, MigrationStatus } from "../migration/migration.resource.ts";
 import { removeFromHost, specOf } from "./instance.actions.ts";
 import { neededFor, ownerOf } from "./instance.decide.ts";
@@ -65,7 +65,8 @@ const place: Step<Instance> = {
       throw new Fault("conflict", `the driver of the instance's host has no ${capability}`, { reason });
     const owner = ownerOf(resource, view.incarnations);
     const amounts = neededFor(resource, owner?.observed as unknown as InstanceStatus | undefined);
-    const request = moveRequest(view, migration, type, source, amounts);
+    const model = guestModelOf(source, owner);
+    const request = moveRequest(view, migration, type, { source, model }, amounts);
     const choice = await effects.choose({ ...request, seed: operation.id });
     if ("unplaceable" in choice) {
       throw new Fault("exhausted", `no host can take it: ${choice.why}`, { reason: "NO_HOST" });
@@ -87,8 +88,7 @@ const place: Step<Instance> = {
           ticket: randomBytes(ticketBytes).toString("base64"),
           expires_at_ms: effects.now() + ticketLifeMs,
           peer_address: source.listenAddress,
-          machine_type: source.machineTypes[0] ?? "",
-          cpu_model: source.guestCpuModel,
+          ...model,
           baseline: baselineOf(owner),
         } satisfies MovePlan;
       },

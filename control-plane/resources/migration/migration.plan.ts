@@ -27,6 +27,21 @@ export function moveNeeds(type: MigrationStatus["type"]): {
     : { capability: "migration", reason: "MOVE_UNSUPPORTED" };
 }
 
+/** What a guest sees of its host. */
+export interface GuestModel {
+  readonly machine_type: string;
+  readonly cpu_model: string;
+}
+
+/** What the guest was given when it started; where its host does not say, what a new one would get there. */
+export function guestModelOf(
+  source: HostSnapshot,
+  owner: Pick<Incarnation, "observed"> | undefined,
+): GuestModel {
+  const told = owner?.observed["guest_model"] as GuestModel | undefined;
+  return told ?? { machine_type: source.machineTypes[0] ?? "", cpu_model: source.guestCpuModel };
+}
+
 /** What is asked of the scheduler. A guest that goes on running keeps its machine and its CPU. */
 export function moveRequest(
   {
@@ -37,7 +52,7 @@ export function moveRequest(
   },
   { desired, refs }: { readonly desired: Omit<MigrationSpec, "instance">; readonly refs: Migration["refs"] },
   type: MigrationStatus["type"],
-  source: HostSnapshot,
+  { source, model }: { readonly source: HostSnapshot; readonly model: GuestModel },
   amounts: Amounts,
 ): PlacementRequest {
   const image = references["image"] as Image | undefined;
@@ -51,8 +66,8 @@ export function moveRequest(
     imageArchitecture: image?.desired.architecture ?? source.architecture,
     capability: moveNeeds(type).capability,
     cpuBaseline: running ? source.cpuBaseline : undefined,
-    machineType: running ? source.machineTypes[0] : undefined,
-    guestCpuModel: running ? source.guestCpuModel : undefined,
+    machineType: running ? model.machine_type : undefined,
+    guestCpuModel: running ? model.cpu_model : undefined,
     // A host that still has a copy gives it up first.
     exclude: new Set([source.id, ...incarnations.map(({ hostId }) => hostId)]),
   };

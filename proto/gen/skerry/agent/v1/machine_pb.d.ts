@@ -534,6 +534,18 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
    * @generated from field: string disk_baseline = 24;
    */
   diskBaseline: string;
+
+  /**
+   * While it runs: the versioned machine type and the CPU model that its guest sees, which it keeps on another host.
+   *
+   * @generated from field: string machine_type = 25;
+   */
+  machineType: string;
+
+  /**
+   * @generated from field: string cpu_model = 26;
+   */
+  cpuModel: string;
 };
 
 /**

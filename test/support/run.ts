@@ -1,6 +1,6 @@
 /**
- * `npm test`: one database server and one folder for all, the longest files first, then a look for anything left
- * running. The last line is `N passed, N failed`.
+ * `npm test`: one database server and one folder for all files, two of which run at a time, then a look for anything
+ * left running. The last line is `N passed, N failed`.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,8 +14,6 @@ import { serverVariable, startTestServer } from "./postgres.ts";
 import { killProcessesOf } from "./processes.ts";
 import { TapReport, type Counts } from "./tap-report.ts";
 
-/** Two at a time wait for each other the least when the long ones do not come last. */
-const longestFirst = ["e2e", "faults", "integration", "dialects", "unit"];
 const jobs = 2;
 
 async function main(given: readonly string[]): Promise<number> {
@@ -57,8 +55,7 @@ async function listTests(given: readonly string[]): Promise<string[]> {
         .map((entry) => path.relative(root, path.join(absolute, entry)));
     }),
   );
-  const turn = (file: string) => longestFirst.indexOf(file.split(path.sep)[1] ?? "");
-  return [...new Set(lists.flat())].sort((a, b) => turn(a) - turn(b) || (a < b ? -1 : 1));
+  return [...new Set(lists.flat())].sort();
 }
 
 /** What a run of the tests may be told: where the guest is, how many faults, and the seed that repeats a run. */

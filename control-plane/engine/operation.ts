@@ -147,6 +147,7 @@ async function stepFailed(
     return tryAgainLater(effects, record, error);
   }
   if (undoable) return turnBack(effects, record, error);
+  if (fault.code === "exhausted") return untilThereIsRoom(effects, view, record, fault);
   return giveUp(effects, view, record, error);
 }
 
@@ -165,16 +166,7 @@ async function undoNext(
     const fault = toFault(error);
     if (fault.code === "stale") throw fault;
     if (fault.retryable) return tryAgainLater(effects, record, record.error);
-    // What a full host is to forget it forgets once there is room; until then its owner sees why.
-    if (fault.code === "exhausted") {
-      const { reason, message } = fault;
-      const since = new Date(effects.now()).toISOString();
-      const { generation } = view.resource;
-      await effects.write((writes) =>
-        writes.setProblem({ reason, message, stuck: false, generation, since }),
-      );
-      return tryAgainLater(effects, record, record.error);
-    }
+    if (fault.code === "exhausted") return untilThereIsRoom(effects, view, record, fault);
     return giveUp(effects, view, record, { ...toOperationError(fault), reason: "UNDO_FAILED" });
   }
   if ("wait" in result) return { go: "wait", until: result.wait, why: result.why, hostId: result.hostId };
@@ -184,6 +176,19 @@ async function undoNext(
     recordStep(writes.tx, operation, record, step, "undone", record.outputs[step.name] ?? null);
   });
   return { go: "on" };
+}
+
+/** What a full host has to do, since there is no other way, it does once there is room; until then its owner sees why. */
+async function untilThereIsRoom(
+  effects: OperationEffects,
+  view: View,
+  record: OperationRecord,
+  { reason, message }: Fault,
+): Promise<Progress> {
+  const since = new Date(effects.now()).toISOString();
+  const { generation } = view.resource;
+  await effects.write((writes) => writes.setProblem({ reason, message, stuck: false, generation, since }));
+  return tryAgainLater(effects, record, record.error);
 }
 
 /** Backwards: first the step that did not finish, whose effects may be half there, then those that did. */

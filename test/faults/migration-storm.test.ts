@@ -124,12 +124,18 @@ async function askForMove(id: string): Promise<string> {
     return { status: 201, headers: {}, body: null };
   };
   const body = { name: "move", spec: { instance: id } };
-  const ask = () =>
-    front.resources.create(testCtx(), migration, body, { respond }).catch(unless("conflict", "unavailable"));
+  const lost = unless("conflict", "unavailable");
   await until(async () => {
     await register.until(id, ({ phase }) => phase === "running", settleLimitMs);
-    await ask();
-    return made !== "";
+    const asked = front.resources.create(testCtx(), migration, body, { respond });
+    // What was answered before its transaction was lost does not exist.
+    return await asked.then(
+      () => true,
+      (fault: unknown) => {
+        lost(fault);
+        return false;
+      },
+    );
   }, settleLimitMs);
   return made;
 }

@@ -305,10 +305,14 @@ export class World<Agent extends WorldAgent = WorldHost> {
     }
     const requests = await this.database.query("select id from resource where request_of is not null");
     if (requests.length > 0) found.push(`requests are open: ${JSON.stringify(requests)}`);
+    // A target that cannot run what was committed to it ends the move; the instance is taken care of as any other then.
     const open = await this.database.query(
       `select name, status, error, attempt,
          (select array_agg(s.name || ' ' || s.status order by s.position) from operation_step s where s.operation_id = o.id) as steps
-       from operation o where status in ('running', 'undoing', 'failed')`,
+       from operation o where status in ('running', 'undoing', 'failed')
+         and not exists (select 1 from resource m where m.id = o.input ->> 'migration' and m.phase = 'failed'
+           and o.status = 'failed' and m.observed -> 'error' ->> 'reason' = o.error ->> 'reason'
+           and m.observed ->> 'committed_at' is not null)`,
     );
     if (open.length > 0) found.push(`operations are open or failed: ${JSON.stringify(open)}`);
     return found;

@@ -1,5 +1,5 @@
 /**
- * `npm test`: one database server and one folder for all files, two of which run at a time, then a look for anything
+ * `npm test`: one database server and one folder for all files, some of which run at a time, then a look for anything
  * left running. The last line is `N passed, N failed`.
  */
 import { spawn } from "node:child_process";
@@ -14,7 +14,8 @@ import { serverVariable, startTestServer } from "./postgres.ts";
 import { killProcessesOf } from "./processes.ts";
 import { TapReport, type Counts } from "./tap-report.ts";
 
-const jobs = 2;
+/** More than there are cores of: much of their time tests wait. */
+const jobs = 3;
 
 async function main(given: readonly string[]): Promise<number> {
   const stopping = new AbortController();

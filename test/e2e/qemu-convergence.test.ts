@@ -31,10 +31,10 @@ await t.test("a guest that writes faster than the link carries", async (t) => {
   const sum = await shell.run("md5sum < /work/seed");
   shell.type(writing);
   /** What does not change goes quickly, so that what takes time is the struggle. */
-  let quickBytes: number | undefined;
+  let quickBytes = Infinity;
   let bytesPerSecond = linkBytesPerSecond;
   world.rateOf = (channel) => {
-    if (channel !== "memory" || quickBytes === undefined) return Infinity;
+    if (channel !== "memory" || quickBytes === Infinity) return Infinity;
     return (world.sent.get(channel) ?? 0) > quickBytes ? bytesPerSecond : quickBytesPerSecond;
   };
   const move = async (change: Partial<Move>, seen: (now: SendProgress) => boolean = () => true) => {

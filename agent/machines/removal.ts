@@ -1,7 +1,11 @@
 /** How a machine leaves this host: at once, or with its disks kept for a while, and those in their turn. */
+import { deadline } from "#kernel/retry.ts";
 import { type LedgerEntry, isTombstone, newProgress } from "./entry.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { removeStaleSockets } from "./stale-sockets.ts";
+
+/** Commands for the machine wait meanwhile. */
+const dropLimitMs = 60_000;
 
 /** Has the driver remove the machine, and notes that it is gone, in the way its intent says. */
 export async function removeFromHost(
@@ -24,8 +28,9 @@ export async function removeFromHost(
 export async function dropKept({ driver, ledger, directoryOf, log }: MachineDeps, id: string): Promise<void> {
   const entry = ledger.find(id);
   if (!entry || !isTombstone(entry) || entry.progress.keptUntilMs === undefined) return;
+  using limit = deadline(dropLimitMs, "deleting disks that were kept");
   try {
-    await driver.remove(id, directoryOf(id), new AbortController().signal);
+    await driver.remove(id, directoryOf(id), limit);
     await ledger.note(id, { keptUntilMs: undefined });
     log.info("disks.dropped", { machine: id });
   } catch (fault) {

@@ -147,7 +147,7 @@ async function stepFailed(
     return tryAgainLater(effects, record, error);
   }
   if (undoable) return turnBack(effects, record, error);
-  if (fault.code === "exhausted") return untilThereIsRoom(effects, view, record, fault);
+  if (fault.code === "exhausted") return untilThereIsRoom(effects, view, record, fault, error);
   return giveUp(effects, view, record, error);
 }
 
@@ -166,7 +166,7 @@ async function undoNext(
     const fault = toFault(error);
     if (fault.code === "stale") throw fault;
     if (fault.retryable) return tryAgainLater(effects, record, record.error);
-    if (fault.code === "exhausted") return untilThereIsRoom(effects, view, record, fault);
+    if (fault.code === "exhausted") return untilThereIsRoom(effects, view, record, fault, record.error);
     return giveUp(effects, view, record, { ...toOperationError(fault), reason: "UNDO_FAILED" });
   }
   if ("wait" in result) return { go: "wait", until: result.wait, why: result.why, hostId: result.hostId };
@@ -178,17 +178,21 @@ async function undoNext(
   return { go: "on" };
 }
 
-/** What a full host has to do, since there is no other way, it does once there is room; until then its owner sees why. */
+/**
+ * What a full host has to do, since there is no other way, it does once there is room; until then its owner sees why.
+ * @param error what the record says meanwhile: of an operation that is undone, why it is
+ */
 async function untilThereIsRoom(
   effects: OperationEffects,
   view: View,
   record: OperationRecord,
   { reason, message }: Fault,
+  error: OperationError | undefined,
 ): Promise<Progress> {
   const since = new Date(effects.now()).toISOString();
   const { generation } = view.resource;
   await effects.write((writes) => writes.setProblem({ reason, message, stuck: false, generation, since }));
-  return tryAgainLater(effects, record, record.error);
+  return tryAgainLater(effects, record, error);
 }
 
 /** Backwards: first the step that did not finish, whose effects may be half there, then those that did. */

@@ -3,6 +3,7 @@
  * that is; a mark in their metadata says whose they are, and is all that is needed to find them again: a domain without
  * our mark is not touched. What of them was changed by hand in the meantime is as good as what was there before.
  */
+import { existsSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { Fault } from "#kernel/fault.ts";
@@ -138,9 +139,9 @@ export class Adopted implements AsyncDisposable {
     if (how === "delete") {
       if (isOn(found)) await destroyDomain(domain, signal);
       for (const { type, source } of readDisks(found)) {
-        // A volume of the host's storage can be deleted by libvirt only.
+        // A volume of the host's storage can be deleted by libvirt only; one that is gone was deleted the last time.
         if (type === "file") await rm(source, { force: true });
-        else await virsh.run(["vol-delete", source], { signal });
+        else if (existsSync(source)) await virsh.run(["vol-delete", source], { signal });
       }
       const leftovers = ["--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--nvram"];
       await virsh.run(["undefine", found.uuid, ...leftovers], { signal });

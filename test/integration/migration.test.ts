@@ -306,6 +306,31 @@ t.test("a target that cannot take over after the commit gives the instance back"
   await assertSound(t, scene, "given back by replicas that die");
 });
 
+t.test("a target whose disk is full after the commit takes over once there is room", async (t) => {
+  const scene = await sceneOf(t);
+  const replica = await replicaOf(t, scene);
+  const vm = await running(scene, replica);
+  const from = (await scene.world.find(vm))?.hostId;
+  scene.simulation.fullTargets = Infinity;
+  const id = await migrate(replica, vm);
+  await until(async () => (await scene.world.find(vm))?.problem?.reason === "HOST_DISK_FULL");
+  const [told] = await scene.world.database.query(
+    "select status, error from operation where resource_id = $1 and name = 'migrate'",
+    [vm],
+  );
+  t.match(
+    told,
+    { status: "running", error: { reason: "HOST_DISK_FULL" } },
+    "its owner sees what it waits for",
+  );
+  t.equal(scene.simulation.whereRuns(vm), undefined);
+  scene.simulation.fullTargets = 0;
+  await untilPhase(scene, id, "complete");
+  await scene.world.untilSettled(vm, "running");
+  t.not(scene.simulation.whereRuns(vm), from);
+  await assertSound(t, scene, "taken over late");
+});
+
 t.test("deleting an instance that moves calls the move off", async (t) => {
   const scene = await sceneOf(t);
   const replica = await replicaOf(t, scene);

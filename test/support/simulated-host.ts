@@ -43,6 +43,8 @@ export class Simulation {
   failAt: keyof typeof stages | undefined;
   /** Targets have not all that sources have handed over. */
   losesArrivals = false;
+  /** So many commands to run what has arrived find the target's disk full. */
+  fullTargets = 0;
   /** When a source handed over last, and how long after it the target was told to run. */
   handedOverAt = 0;
   readonly gapsMs: number[] = [];
@@ -160,6 +162,10 @@ export class SimulatedHost {
   async #ensure({ id, fence, spec }: { id: string; fence: Fence; spec: MachineSpec }): Promise<Machine> {
     this.#accept(id, fence);
     const known = this.#machines.get(id);
+    if (!spec.move && known?.arrived && known.reached === 0n && this.#simulation.fullTargets > 0) {
+      this.#simulation.fullTargets--;
+      throw new Fault("exhausted", "the host's disk is full", { reason: "HOST_DISK_FULL" });
+    }
     const machine = known ?? this.#make(id, fence, spec);
     machine.fence = fence;
     machine.spec = spec;

@@ -3,7 +3,7 @@
 //   node control-plane/local/start.mjs                 set up, build, run the cloud in this terminal
 //   node control-plane/local/start.mjs --dev           the same from the sources, restarted on change
 //   node control-plane/local/start.mjs --demo          set up, build, show a machine move and clear up
-//   node control-plane/local/start.mjs --test [file..] set up, run the tests
+//   node control-plane/local/start.mjs --test [file..] set up, build, run the tests
 //   node control-plane/local/start.mjs --setup-only    set up
 import path from "node:path";
 import { buildMicro } from "./setup/micro.mjs";
@@ -46,8 +46,9 @@ const modes = {
   },
   "--test": async () => {
     await ensureTapPlugins();
-    const micro = await buildMicro(testMicro, runSource);
-    return runToEnd(runSource("test/support/run", rest), { SKERRY_MICRO_DIR: micro });
+    await buildSources();
+    const micro = await buildMicro(testMicro, runBuilt);
+    return runToEnd(runSource("test/support/run", rest), { SKERRY_MICRO_DIR: micro, SKERRY_TEST_BUILT: "yes" });
   },
   "--setup-only": async () => {
     await ensureTapPlugins();

@@ -4,7 +4,8 @@
  */
 import { join } from "node:path";
 import t from "tap";
-import { nodeProgram, root } from "#cp/local/programs.ts";
+import { root } from "#cp/local/programs.ts";
+import { programOf } from "#test/support/programs.ts";
 import type { Skerry } from "#sdk/client.ts";
 import { startCloud } from "#test/support/cloud.ts";
 import { pickPort } from "#test/support/ports.ts";
@@ -33,7 +34,7 @@ const cloud = await startCloud(t, {
 });
 const second = new Program({
   name: "the second control plane",
-  argv: nodeProgram("control-plane/main"),
+  argv: programOf("control-plane/main"),
   env: {
     PATH: process.env["PATH"] ?? "",
     DATABASE_URL: cloud.databaseUrl,

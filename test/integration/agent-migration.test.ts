@@ -7,7 +7,7 @@ import { join } from "node:path";
 import t from "tap";
 import { create } from "@bufbuild/protobuf";
 import { pullPath } from "#agent/migration/protocol.ts";
-import { nodeProgram } from "#cp/local/programs.ts";
+import { programOf } from "#test/support/programs.ts";
 import {
   type Machine,
   type MachineSpec,
@@ -218,7 +218,7 @@ class AgentProcess implements Host, AsyncDisposable {
     this.#knobs = join(world.directory, `${name}-knobs.json`);
     this.#program = new Program({
       name,
-      argv: nodeProgram("agent/main"),
+      argv: programOf("agent/main"),
       env: {
         PATH: process.env["PATH"] ?? "",
         SKERRY_AGENT_DATA: this.#data,

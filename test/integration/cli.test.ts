@@ -11,6 +11,7 @@ import type { Host } from "#sdk/index.ts";
 import { runCommand } from "#sdk/cli/run.ts";
 import type { Terminal } from "#sdk/cli/session.ts";
 import { startCloud } from "#test/support/cloud.ts";
+import { programOf } from "#test/support/programs.ts";
 import { until } from "#test/support/until.ts";
 import { anInstance, events, page, problem, ScriptedCloud } from "#test/unit/sdk/scripted-cloud.ts";
 
@@ -68,9 +69,9 @@ async function inProcess(args: readonly string[], env: NodeJS.ProcessEnv, input 
 
 /** Runs the program. */
 function start(t: Test, args: readonly string[], env: NodeJS.ProcessEnv) {
-  const program = ["--conditions=development", "--import=tsx", join(root, "sdk/cli/main.ts")];
+  const [node, ...program] = programOf("sdk/cli/main");
   const path = { PATH: process.env["PATH"] };
-  const child = spawn(process.execPath, [...program, ...args], { env: { ...path, ...env }, cwd: root });
+  const child = spawn(node, [...program, ...args], { env: { ...path, ...env }, cwd: root });
   t.teardown(() => child.kill("SIGKILL"));
   const ran = { code: -1, out: "", err: "" };
   child.stdout.on("data", (bytes: Buffer) => (ran.out += bytes.toString()));
@@ -441,7 +442,11 @@ await t.test("completion knows the tree, and bash takes it", async (t) => {
     new Promise<string>((resolve) => {
       const words = line.split(" ");
       const set = `COMP_WORDS=(${words.map((word) => `'${word}'`).join(" ")}); COMP_CWORD=${words.length - 1}`;
-      const bash = spawn("bash", ["-c", `source ${script}; ${set}; _skerry; echo "\${COMPREPLY[@]}"`]);
+      const bash = spawn("bash", [
+        "--norc",
+        "-c",
+        `source ${script}; ${set}; _skerry; echo "\${COMPREPLY[@]}"`,
+      ]);
       let out = "";
       bash.stdout.on("data", (bytes: Buffer) => (out += bytes.toString()));
       bash.once("close", () => resolve(out.trim()));

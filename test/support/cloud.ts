@@ -9,7 +9,8 @@ import path from "node:path";
 import type { Argv, Environment } from "#cp/local/child.ts";
 import { loadCredentials, type Credentials } from "#cp/local/credentials.ts";
 import { NativeApi } from "#cp/local/native-api.ts";
-import { agentEnvironment, controlPlaneEnvironment, nodeProgram, root } from "#cp/local/programs.ts";
+import { agentEnvironment, controlPlaneEnvironment, root } from "#cp/local/programs.ts";
+import { programOf } from "./programs.ts";
 import type { LocalSettings } from "#cp/local/settings.ts";
 import { parseTopology, toHostLabels, type TopologyHost } from "#cp/local/topology.ts";
 import { pickPort } from "./ports.ts";
@@ -202,7 +203,7 @@ async function prepareControlPlane(
   const given = { settings, databaseUrl, microDirectory, credentials, imageOverridesFile };
   return new Program({
     name: "the control plane",
-    argv: nodeProgram("control-plane/main"),
+    argv: programOf("control-plane/main"),
     env: { ...controlPlaneEnvironment(inheritedEnvironment(), given), ...controlPlaneEnv },
     logFile: path.join(settings.home, "control-plane.log"),
     announcesReady: true,
@@ -228,7 +229,7 @@ async function prepareAgent(options: {
   const program = new Program({
     name: `the agent of ${host.name}`,
     ...options.place(host, {
-      argv: nodeProgram("agent/main"),
+      argv: programOf("agent/main"),
       env: { ...agentEnvironment(inheritedEnvironment(), given), ...options.env },
     }),
     logFile: path.join(home, `${host.name}.log`),

@@ -12,6 +12,7 @@ import { inspect } from "node:util";
 import { root } from "#cp/local/programs.ts";
 import { serverVariable, startTestServer } from "./postgres.ts";
 import { killProcessesOf } from "./processes.ts";
+import { builtVariable } from "./programs.ts";
 import { TapReport, type Counts } from "./tap-report.ts";
 
 /** More than there are cores of: much of their time tests wait. */
@@ -60,7 +61,14 @@ async function listTests(given: readonly string[]): Promise<string[]> {
 }
 
 /** What a run of the tests may be told: where the guest is, how many faults, and the seed that repeats a run. */
-const told = ["SKERRY_MICRO_DIR", "SKERRY_FAULTS", "SKERRY_ONLY", "SKERRY_SEED", "SKERRY_TEST_SEED"];
+const told = [
+  builtVariable,
+  "SKERRY_MICRO_DIR",
+  "SKERRY_FAULTS",
+  "SKERRY_ONLY",
+  "SKERRY_SEED",
+  "SKERRY_TEST_SEED",
+];
 
 /** Nobody's other settings change what a test does; everything temporary is below the run's folder. */
 function testEnvironment(directory: string): NodeJS.ProcessEnv {

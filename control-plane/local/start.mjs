@@ -48,7 +48,10 @@ const modes = {
     await ensureTapPlugins();
     await buildSources();
     const micro = await buildMicro(testMicro, runBuilt);
-    return runToEnd(runSource("test/support/run", rest), { SKERRY_MICRO_DIR: micro, SKERRY_TEST_BUILT: "yes" });
+    return runToEnd(runSource("test/support/run", rest), {
+      SKERRY_MICRO_DIR: micro,
+      SKERRY_TEST_BUILT: "yes",
+    });
   },
   "--setup-only": async () => {
     await ensureTapPlugins();

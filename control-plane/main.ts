@@ -77,6 +77,8 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   await seedImages({ database, blobs, microDirectory, overrides, maxBytes, log, signal });
 
   const connections = new Connections();
+  const replicaId = newId("replica");
+  let gatewayPort = settings.gatewayPort;
   const agents = createAgentPort(connections);
   const images = createImageController({ egress, maxBytes });
   const controllers = [instanceController, hostController, images];
@@ -92,8 +94,9 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     }),
     log,
     now,
-    replicaId: newId("replica"),
+    replicaId,
     replicaUrl: settings.replicaUrl || `http://${settings.listen}:${String(settings.port)}`,
+    replicaGateway: () => settings.replicaGateway || `${settings.gatewayListen}:${String(gatewayPort)}`,
     concurrency: settings.concurrency,
     pollMs: settings.pollMs,
     sweepMs: settings.sweepMs,
@@ -106,7 +109,6 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     memory: settings.overcommitMemory,
     disk: settings.overcommitDisk,
   };
-  let gatewayPort = settings.gatewayPort;
   const enrolment = new Enrolment({
     database,
     resources,
@@ -126,6 +128,8 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     files: blobs,
     moves: new OpenMoves(database),
     connections,
+    replicaId,
+    locate: async (hostId) => (await engine.presence.locate(hostId))?.gateway ?? undefined,
     log,
     host: settings.gatewayListen,
     port: settings.gatewayPort,

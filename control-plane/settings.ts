@@ -36,6 +36,11 @@ export const controlPlaneSettings = {
     ...port,
     help: "Port on which agents dial in; 0 takes a free one.",
   }),
+  replicaGateway: text({
+    env: "SKERRY_REPLICA_GATEWAY",
+    default: "",
+    help: "Where other replicas reach this one's gateway, as host:port; worked out from its address and port when empty.",
+  }),
   gatewayNames: list({
     env: "SKERRY_GATEWAY_NAMES",
     default: ["localhost", "127.0.0.1"],

@@ -4,7 +4,7 @@
  * NBD wait for every answer, so nothing here ever waits for a timer. Memory is bounded by not reading the hypervisor.
  */
 import type { ServerHttp2Stream } from "node:http2";
-import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { cancelled } from "#kernel/stall.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { plainBlock, type BlockEncoder, type EncodedBlock, type RawBlock } from "./block.ts";
@@ -22,7 +22,7 @@ export interface FrameSenderDeps {
   readonly channel: string;
   readonly stream: ServerHttp2Stream;
   /** As it was accepted: paused, and never read. {@link FrameSender.hypervisor} takes its place. */
-  readonly accepted: Socket;
+  readonly accepted: Duplex;
   readonly encoder: BlockEncoder;
   /** Finds the pages in a memory stream; undefined: they are not looked for. */
   readonly scanner: PageScanner | undefined;
@@ -51,7 +51,7 @@ const emptyBlock: RawBlock = ownSlab(Buffer.alloc(0));
 export class FrameSender {
   readonly #deps: FrameSenderDeps;
   /** To be written to; what it says is read here. */
-  readonly hypervisor: Socket;
+  readonly hypervisor: Duplex;
   readonly #gathering: Gathering;
   #seenBytes = 0;
   #flushing: NodeJS.Immediate | undefined;

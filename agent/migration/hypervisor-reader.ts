@@ -1,5 +1,6 @@
 /** Reads a hypervisor's connection straight into memory of ours, where Node lets it. */
 import { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 
 export interface Reading {
   /** Where the next bytes go; at least one. */
@@ -18,7 +19,7 @@ interface Undocumented {
  * memory it is given for sockets that dial only; from one that was accepted the handle has to be taken over. Where that
  * is not to be had, the bytes are copied.
  */
-export function readInto(accepted: Socket, reading: Reading): Socket {
+export function readInto(accepted: Duplex, reading: Reading): Duplex {
   const socket = takeOver(accepted, reading);
   if (socket) return socket;
   return accepted.on("data", (piece: Buffer) => {
@@ -30,7 +31,7 @@ export function readInto(accepted: Socket, reading: Reading): Socket {
   });
 }
 
-function takeOver(accepted: Socket & Undocumented, { room, onBytes }: Reading): Socket | undefined {
+function takeOver(accepted: Duplex & Undocumented, { room, onBytes }: Reading): Socket | undefined {
   const { _handle: handle } = accepted;
   if (typeof handle !== "object" || handle === null) return undefined;
   accepted._handle = null;

@@ -1,5 +1,6 @@
 /** One channel of a move at its source: brings together the hypervisor's newest connection and the newest call. */
 import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { FrameSender, type FrameSenderDeps } from "./frame-sender.ts";
@@ -103,7 +104,7 @@ export class SourceChannel implements AsyncDisposable {
     accepted.on("error", onError);
     call.listen({ onData: () => true, onEnd: () => undefined, onFault: onAbort }); // nobody answers yet
     log.info("move.channel-paired", { channel });
-    let hypervisor = accepted;
+    let hypervisor: Duplex = accepted;
     let failure: Fault | undefined;
     try {
       const coding = await this.#deps.coding(open, stop.signal);

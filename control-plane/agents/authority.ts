@@ -31,7 +31,8 @@ export interface AuthorityOptions {
   readonly now?: () => number;
 }
 
-export interface GatewayIdentity {
+/** A key with its certificate, of the control plane's own. */
+export interface OwnIdentity {
   readonly privatePem: string;
   readonly certificatePem: string;
 }
@@ -93,15 +94,18 @@ export class Authority {
   }
 
   /** A new key and certificate for the gateway, reachable by these DNS names and addresses. */
-  async issueGateway(names: readonly string[], lifeMs: number): Promise<GatewayIdentity> {
-    const key = newPrivateKey();
+  issueGateway(names: readonly string[], lifeMs: number): Promise<OwnIdentity> {
     const altNames = names.map((value) => ({
       type: isIP(value) ? ("ip" as const) : ("dns" as const),
       value,
     }));
-    const request = createCertificateRequest(key);
-    const certificatePem = await this.#issue(request, gatewayPeer, lifeMs, altNames, [serverAuth]);
-    return { privatePem: key.export({ type: "pkcs8", format: "pem" }).toString(), certificatePem };
+    return this.#issueOwn((request) => this.#issue(request, gatewayPeer, lifeMs, altNames, [serverAuth]));
+  }
+
+  /** A new key and certificate for a replica that calls another's gateway. */
+  issueReplica(replicaId: string, lifeMs: number): Promise<OwnIdentity> {
+    const peer: Peer = { role: "replica", name: replicaId };
+    return this.#issueOwn((request) => this.#issue(request, peer, lifeMs, [], [clientAuth]));
   }
 
   /** Who a certificate speaks for; undefined when this cloud did not issue it. It may have expired. */
@@ -111,6 +115,12 @@ export class Authority {
     const now = this.#options.now();
     if (!peer || now < Date.parse(certificate.validFrom)) return undefined;
     return { ...peer, expired: now > Date.parse(certificate.validTo) };
+  }
+
+  async #issueOwn(issue: (request: string) => Promise<string>): Promise<OwnIdentity> {
+    const key = newPrivateKey();
+    const certificatePem = await issue(createCertificateRequest(key));
+    return { privatePem: key.export({ type: "pkcs8", format: "pem" }).toString(), certificatePem };
   }
 
   async #issue(

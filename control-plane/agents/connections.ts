@@ -42,25 +42,21 @@ export class Connections {
     return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
   }
 
-  /** Throws `unavailable` with reason HOST_NOT_CONNECTED. */
+  /** Throws {@link hostNotConnected}. */
   clientsOf(hostId: string): AgentClients {
-    return this.#find(hostId).clients;
+    const connection = this.#find(hostId);
+    if (!connection) throw hostNotConnected(hostId);
+    return connection.clients;
   }
 
-  /** The session itself, for what is passed on as it is; throws like {@link clientsOf}. */
-  sessionOf(hostId: string): ClientHttp2Session {
-    return this.#find(hostId).session;
+  /** The session itself, for what is passed on as it is. */
+  findSession(hostId: string): ClientHttp2Session | undefined {
+    return this.#find(hostId)?.session;
   }
 
-  #find(hostId: string): Connection {
+  #find(hostId: string): Connection | undefined {
     const connection = this.#connections.get(hostId);
-    if (!connection || connection.session.destroyed) {
-      throw new Fault("unavailable", "the host is not connected", {
-        reason: "HOST_NOT_CONNECTED",
-        detail: { host_id: hostId },
-      });
-    }
-    return connection;
+    return connection?.session.destroyed === false ? connection : undefined;
   }
 
   /** Takes over a host's session; a session that the host had before is dismissed. */
@@ -92,6 +88,13 @@ export class Connections {
   #notify(hostId: string, connected: boolean): void {
     for (const listener of this.#listeners) listener(hostId, connected);
   }
+}
+
+export function hostNotConnected(hostId: string): Fault {
+  return new Fault("unavailable", "the host is not connected", {
+    reason: "HOST_NOT_CONNECTED",
+    detail: { host_id: hostId },
+  });
 }
 
 const replacedFault = new Fault("conflict", "another connection with this host's identity took its place", {

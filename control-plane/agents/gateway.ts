@@ -30,12 +30,15 @@ import {
 import { dismiss } from "./dismissal.ts";
 import { faultInterceptor } from "./faults.ts";
 import { MigrationRelay, pullPath, type MoveRegistry } from "./migration-relay.ts";
+import { ReplicaLinks, type ReplicaLinksOptions } from "./replica-links.ts";
 
 export const agentProtocol = "skerry-agent/1";
 
 export interface GatewayOptions extends ControlServiceDeps {
   readonly connections: Connections;
   readonly moves: MoveRegistry;
+  readonly replicaId: string;
+  readonly locate: ReplicaLinksOptions["locate"];
   readonly log: Logger;
   readonly host: string;
   /** 0: any free one. */
@@ -126,7 +129,11 @@ export class Gateway implements AsyncDisposable {
     const { log } = this.#options;
     const service = controlService(this.#options);
     const { connections, moves } = this.#options;
-    const relay = new MigrationRelay({ moves, sessionOf: (id) => connections.sessionOf(id), log });
+    const replicas = new ReplicaLinks({ ...this.#options, windowBytes: streamWindowBytes });
+    const relay = new MigrationRelay({
+      findSession: (id) => connections.findSession(id),
+      ...{ moves, replicas, log },
+    });
     const handler = connectNodeAdapter({
       routes: (router) => {
         router.service(ControlService, service, { readMaxBytes });

@@ -2,6 +2,11 @@
  * Carries the channels of a move between two hosts that cannot reach each other: the target calls `Pull` here,
  * and the call goes on over the connection that the source dialled. Bytes pass as they are, in both directions,
  * and each side is read only as fast as the other takes them.
+ *
+ *     target --Pull--> gateway [--Pull--> gateway of the replica that holds the source] --Pull--> source
+ *
+ * A call is passed on to another replica once: the one that gets it says so if it does not hold the source either. Who
+ * pulls is what the target's certificate says; only a replica is believed when it says it of another.
  */
 import http2, {
   type ClientHttp2Session,
@@ -13,10 +18,12 @@ import http2, {
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { toRpcStatus } from "#kernel/rpc-status.ts";
+import { hostNotConnected } from "./connections.ts";
 import { hostOf, type Caller } from "./control-service.ts";
+import type { ReplicaLinks } from "./replica-links.ts";
 
 export const pullPath = "/skerry.agent.v1.MigrationService/Pull";
-/** From the target: whom to pull from. To the source: who pulls, as its certificate says. */
+/** From the target: whom to pull from. To the source or the next gateway: who pulls, as its certificate says. */
 const sourceHeader = "skerry-source-host";
 const peerHeader = "skerry-peer-host";
 /** Memory and a disk or more of each of a few machines at once. */
@@ -30,8 +37,9 @@ export interface MoveRegistry {
 
 export interface RelayOptions {
   readonly moves: MoveRegistry;
-  /** Throws `unavailable` when the host is not connected here. */
-  sessionOf(hostId: string): ClientHttp2Session;
+  /** The connection of a host that is connected here. */
+  findSession(hostId: string): ClientHttp2Session | undefined;
+  readonly replicas: Pick<ReplicaLinks, "open">;
   readonly log: Logger;
 }
 
@@ -47,23 +55,43 @@ export class MigrationRelay {
   async serve(request: Http2ServerRequest, response: Http2ServerResponse, caller: Caller): Promise<void> {
     try {
       await caller.admit();
-      const targetId = hostOf(caller.peer);
+      const passedOn = isReplica(caller);
+      const targetId = passedOn ? String(request.headers[peerHeader] ?? "") : hostOf(caller.peer);
       const sourceId = String(request.headers[sourceHeader] ?? "");
       if (!(await this.#options.moves.between(sourceId, targetId))) {
         throw new Fault("denied", "no migration between these hosts is under way", {
           reason: "NO_SUCH_MOVE",
         });
       }
-      const session = this.#options.sessionOf(sourceId);
       if (request.stream.destroyed) return;
       this.#count(targetId, request);
-      this.#join(request, response, session, targetId);
-      this.#options.log.info("relay.opened", { source: sourceId, target: targetId });
+      const here = this.#options.findSession(sourceId);
+      if (here) this.#join(request, response, here, { [peerHeader]: targetId });
+      else if (passedOn) throw hostNotConnected(sourceId);
+      else await this.#passOn(request, response, sourceId, targetId);
+      this.#options.log.info("relay.opened", { source: sourceId, target: targetId, here: Boolean(here) });
     } catch (thrown) {
       const fault = toFault(thrown);
       this.#options.log.warn("relay.refused", { peer: caller.peer?.name, fault });
       refuse(response, fault);
     }
+  }
+
+  async #passOn(
+    request: Http2ServerRequest,
+    response: Http2ServerResponse,
+    sourceId: string,
+    targetId: string,
+  ): Promise<void> {
+    const gone = new AbortController();
+    const leave = () => gone.abort(new Error("the target hung up"));
+    request.stream.once("close", leave);
+    const link = await this.#options.replicas.open(sourceId, gone.signal);
+    request.stream.off("close", leave);
+    if (!link) throw hostNotConnected(sourceId);
+    if (request.stream.destroyed) return link.destroy();
+    const names = { [sourceHeader]: sourceId, [peerHeader]: targetId };
+    this.#join(request, response, link, names).once("close", () => link.close());
   }
 
   #count(hostId: string, request: Http2ServerRequest): void {
@@ -83,10 +111,10 @@ export class MigrationRelay {
     request: Http2ServerRequest,
     response: Http2ServerResponse,
     session: ClientHttp2Session,
-    targetId: string,
-  ): void {
+    names: Readonly<Record<string, string>>,
+  ): ClientHttp2Stream {
     const upstream = session.request(
-      { ...passable(request.headers), ":method": "POST", ":path": pullPath, [peerHeader]: targetId },
+      { ...passable(request.headers), ":method": "POST", ":path": pullPath, ...names },
       { endStream: false },
     );
     const timer = setTimeout(() => upstream.close(http2.constants.NGHTTP2_CANCEL), answerTimeoutMs);
@@ -103,7 +131,7 @@ export class MigrationRelay {
     });
     upstream.once("trailers", (trailers: IncomingHttpHeaders) => response.addTrailers(passable(trailers)));
     upstream.once("error", (error) => {
-      this.#options.log.debug("relay.cut", { target: targetId, error });
+      this.#options.log.debug("relay.cut", { ...names, error });
     });
     upstream.once("close", () => {
       clearTimeout(timer);
@@ -113,7 +141,13 @@ export class MigrationRelay {
     request.stream.once("close", () => {
       if (!upstream.closed) upstream.close(http2.constants.NGHTTP2_CANCEL);
     });
+    return upstream;
   }
+}
+
+/** Another replica calls, with a certificate that is valid: it has seen the target's. */
+function isReplica({ peer }: Caller): boolean {
+  return peer?.role === "replica" && !peer.expired;
 }
 
 /** A stream that was reset on the one side is reset on the other: nobody may take it for an end in order. */

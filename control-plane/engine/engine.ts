@@ -11,7 +11,7 @@ import { Loop } from "./loop.ts";
 import type { KindRegistry } from "./observe.ts";
 import { Orphans } from "./orphans.ts";
 import type { PassDependencies } from "./pass.ts";
-import { Presence } from "./presence.ts";
+import { Presence, type PresenceOptions } from "./presence.ts";
 import { ReportStore } from "./reports.ts";
 import { Sweep, type SweepOptions } from "./sweep.ts";
 
@@ -26,6 +26,7 @@ export interface EngineOptions {
   readonly replicaId: string;
   /** Where other replicas reach this one. */
   readonly replicaUrl: string;
+  readonly replicaGateway?: NonNullable<PresenceOptions["replicaGateway"]>;
   readonly concurrency: number;
   readonly pollMs: number;
   readonly sweepMs: number;
@@ -45,13 +46,16 @@ export class Engine implements AsyncDisposable {
   #watching: Disposable | undefined;
 
   constructor(options: EngineOptions) {
-    const { database, registry, agents, log, now, replicaId, replicaUrl } = options;
+    const { database, registry, agents, log, now, replicaId, replicaUrl, replicaGateway } = options;
     const onChange = () => this.hint();
     this.#agents = agents;
     this.fleet = new CachedFleet(database, options.policy, now);
     this.#hints = new Hints(database, replicaId, log, () => this.presence.isAlone);
     this.events = new EventFeed(database, log);
-    this.presence = new Presence({ database, registry, replicaId, replicaUrl, log, onChange });
+    this.presence = new Presence({
+      ...{ database, registry, replicaId, replicaUrl, log, onChange },
+      ...(replicaGateway && { replicaGateway }),
+    });
     const orphans = new Orphans(database, agents, log);
     this.reports = new ReportStore({ database, registry, presence: this.presence, orphans, log, onChange });
     const { pausePoint, concurrency, pollMs, sweepMs } = options;

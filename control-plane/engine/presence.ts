@@ -18,9 +18,18 @@ export interface PresenceOptions {
   readonly replicaId: string;
   /** Where the other replicas reach this one. */
   readonly replicaUrl: string;
+  /** Where the other replicas reach this one's gateway; undefined: nowhere yet. */
+  readonly replicaGateway?: () => string | undefined;
   readonly log: Logger;
   /** Called after a change was committed. */
   readonly onChange: () => void;
+}
+
+/** The replica that holds a host's connection, and where it is reached. */
+export interface HoldingReplica {
+  readonly replicaId: string;
+  readonly url: string;
+  readonly gateway: string | null;
 }
 
 export class Presence implements AsyncDisposable {
@@ -136,9 +145,9 @@ export class Presence implements AsyncDisposable {
   }
 
   /** Where the replica is that holds the host's connection; undefined when none does. */
-  async locate(hostId: string): Promise<{ readonly replicaId: string; readonly url: string } | undefined> {
-    const [row] = await this.#options.database.query<{ replicaId: string; url: string }>(
-      `select r.id as "replicaId", r.url from host_session s join replica r on r.id = s.replica_id
+  async locate(hostId: string): Promise<HoldingReplica | undefined> {
+    const [row] = await this.#options.database.query<HoldingReplica>(
+      `select r.id as "replicaId", r.url, r.gateway from host_session s join replica r on r.id = s.replica_id
        where s.host_id = $1 and r.last_seen > now() - $2 * interval '1 millisecond'`,
       [hostId, replicaLostMs],
     );
@@ -146,12 +155,13 @@ export class Presence implements AsyncDisposable {
   }
 
   async #flush(): Promise<void> {
-    const { database, replicaId, replicaUrl } = this.#options;
+    const { database, replicaId, replicaUrl, replicaGateway } = this.#options;
     const beats = [...this.#beats];
     this.#beats.clear();
     const others = await database.query(
       `with me as (
-         insert into replica (id, url) values ($1, $2) on conflict (id) do update set url = $2, last_seen = now())
+         insert into replica (id, url, gateway) values ($1, $2, $6)
+         on conflict (id) do update set url = $2, gateway = $6, last_seen = now())
        , heard as (
          update host_session s set last_seen = now(), session_id = b.session_id
          from unnest($3::text[], $4::text[]) as b(host_id, session_id) where s.host_id = b.host_id)
@@ -162,6 +172,7 @@ export class Presence implements AsyncDisposable {
         beats.map(([hostId]) => hostId),
         beats.map(([, session]) => session),
         replicaLostMs,
+        replicaGateway?.() ?? null,
       ],
       "presence_flush",
     );

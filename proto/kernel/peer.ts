@@ -4,14 +4,14 @@ import type { X509Certificate } from "node:crypto";
  * Who a certificate of this cloud speaks for. It stands in the certificate as one URI, so that a peer is
  * known by what it is, whatever address it is reached at: hosts move, sit behind NAT, and share names.
  */
-export const peerRoles = ["gateway", "host", "operator"] as const;
+export const peerRoles = ["gateway", "host", "operator", "replica"] as const;
 export interface Peer {
   readonly role: (typeof peerRoles)[number];
-  /** The host's id or the operator's name; of a gateway, the word "gateway". */
+  /** The host's or replica's id or the operator's name; of a gateway, the word "gateway". */
   readonly name: string;
 }
 
-const shape = /^URI:skerry:\/\/(gateway|host|operator)\/([A-Za-z0-9._@-]{1,64})$/;
+const shape = /^URI:skerry:\/\/(gateway|host|operator|replica)\/([A-Za-z0-9._@-]{1,64})$/;
 
 export const peerNamePattern = /^[A-Za-z0-9._@-]{1,64}$/;
 

@@ -148,13 +148,17 @@ await t.test("over HTTP, by the SDK", async (t) => {
      where id = $1`,
     [hostId, JSON.stringify([{ ...machines[0], obstacles: [] }])],
   );
-  const { hosts } = new Skerry({ url: api.url, token: api.pair.access_token });
+  const { hosts, instances } = new Skerry({ url: api.url, token: api.pair.access_token });
   t.match((await hosts.get(hostId)).status?.foreign_machines, [
     { name: "old-5", disks: [{ target: "vda" }] },
   ]);
   const made = await hosts.adopt(hostId, { machine: "old-5", name: "web" });
   t.match(made, { name: "web", phase: "pending", spec: { image: null, adopted: { name: "old-5" } } });
   t.equal(await reasonOf(hosts.adopt(hostId, { machine: "old-5" })), "ALREADY_ADOPTED");
+  const { possible, blockers } = await instances.planMigration(made.id);
+  t.equal(possible, false);
+  const why = blockers.find(({ code }) => code === "adopted")?.message ?? "";
+  t.match(why, /it was adopted: .* so it stays there/, "a dry run says why it does not move");
 });
 
 /** What the agent's reporter would tell. */

@@ -112,6 +112,8 @@ export interface WorldOptions {
   readonly now?: () => number;
   readonly hostLifeMs?: number;
   readonly keepAliveMs?: number;
+  /** Another replica of the same cloud. */
+  readonly beside?: TransportWorld;
 }
 
 export class TransportWorld implements AsyncDisposable {
@@ -120,7 +122,9 @@ export class TransportWorld implements AsyncDisposable {
   readonly connections = new Connections();
   readonly agents = createAgentPort(this.connections);
   /** Migrations under way, such as `host-a -> host-b`. */
-  readonly moves = new Set<string>();
+  readonly moves: Set<string>;
+  /** Gateways of other replicas by the hosts that are connected there. */
+  readonly elsewhere = new Map<string, string>();
   readonly reports: { hostId: string; report: ReportRequest }[] = [];
   readonly authority: Authority;
   readonly directory: string;
@@ -131,11 +135,12 @@ export class TransportWorld implements AsyncDisposable {
   private constructor(authority: Authority, directory: string, options: WorldOptions) {
     this.authority = authority;
     this.directory = directory;
+    this.moves = options.beside?.moves ?? new Set();
     this.keepAliveMs = options.keepAliveMs ?? 15_000;
   }
 
   static async start(options: WorldOptions = {}): Promise<TransportWorld> {
-    const authority = await openAuthority(options);
+    const authority = options.beside?.authority ?? (await openAuthority(options));
     const world = new TransportWorld(authority, await mkdtemp(join(tmpdir(), "transport-")), options);
     await world.startGateway(0);
     return world;
@@ -165,6 +170,8 @@ export class TransportWorld implements AsyncDisposable {
       moves: {
         between: async (source, target) => this.moves.has(`${source} -> ${target}`),
       },
+      replicaId: "replica-1",
+      locate: async (hostId) => this.elsewhere.get(hostId),
       log: silentLogger,
       host: "127.0.0.1",
       port,

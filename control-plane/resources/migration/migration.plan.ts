@@ -126,7 +126,9 @@ export function findBlockers(
   const block = (code: string, message: string) => found.push({ code, message });
   if (openRequest !== undefined) block("under_way", `migration ${openRequest} of it is under way`);
   else if (!["running", "stopped"].includes(resource.phase)) block("phase", `it is ${resource.phase}`);
-  if (resource.desired.adopted) block("adopted", "it was adopted, and stays on its host");
+  if (resource.desired.adopted) {
+    block("adopted", "it was adopted: its description and its files are its host's own, so it stays there");
+  }
   if (!source) block("source", "it is on no host");
   else {
     if (!source.online) block("reachability", "its host is not connected");

@@ -2,6 +2,8 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { writeFile } from "node:fs/promises";
+import { once } from "node:events";
+import { duplexPair } from "node:stream";
 import fc from "fast-check";
 import t from "tap";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -17,6 +19,7 @@ import { AdaptiveEncoder } from "#agent/migration/coding/coders.ts";
 import type { Task } from "#agent/migration/coding/tasks.ts";
 import { decodeFrame as decodeStages, encodeBlock } from "#agent/migration/coding/stages.ts";
 import { Gathering } from "#agent/migration/gathering.ts";
+import { readInto } from "#agent/migration/hypervisor-reader.ts";
 import { LinkMeter } from "#agent/migration/link-meter.ts";
 import { PageSet } from "#agent/migration/pages/page-sets.ts";
 import { ownSlab, type Slab, Slabs } from "#agent/migration/slabs.ts";
@@ -492,3 +495,28 @@ function piecesOf(stream: Buffer, sizes: readonly number[]): Buffer[] {
   }
   return pieces;
 }
+
+await t.test(
+  "a hypervisor is read into memory of ours, also where Node has no handle to take over",
+  async (t) => {
+    const [accepted, hypervisor] = duplexPair();
+    accepted.pause();
+    const said = randomBytes(300_000);
+    const pieces: Buffer[] = [];
+    let room = Buffer.alloc(0);
+    const reader = readInto(accepted, {
+      room: () => (room = Buffer.alloc(7919)), // a prime, so that nothing fits
+      onBytes: (count) => void pieces.push(room.subarray(0, count)),
+    });
+    t.equal(reader, accepted, "the socket itself is read");
+    for (let at = 0; at < said.length; at += 60_001) hypervisor.write(said.subarray(at, at + 60_001));
+    hypervisor.end();
+    await new Promise(setImmediate);
+    t.equal(pieces.length, 0, "nothing is read before it is resumed");
+    reader.resume();
+    await once(reader, "end");
+    t.ok(Buffer.concat(pieces).equals(said), "whole and in order");
+    reader.write("an answer");
+    t.equal(String(await once(hypervisor, "data")), "an answer");
+  },
+);

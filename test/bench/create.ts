@@ -8,11 +8,11 @@ import { timeInFlight } from "./support/in-flight.ts";
 import { cpuSeconds, cpuSecondsOfFamily } from "./support/process-usage.ts";
 import { median, percentile, round } from "./support/statistics.ts";
 
-const rounds = 3;
+const rounds = 5;
 const creates = 500;
 const inFlight = 16;
-/** One round that does not count: a control plane in use has its code compiled. */
-const warmUpCreates = creates;
+/** They do not count: a control plane and agents in use have their code compiled. */
+const warmUpCreates = 2 * creates;
 /** A host may promise its CPUs this many times. */
 const overcommit = Number(roomyControlPlane.SKERRY_OVERCOMMIT_CPUS);
 

@@ -29,11 +29,11 @@ const copying: BlockJob = {
   device: disk.job,
   status: "running",
   ready: false,
-  len: 100,
-  offset: 40,
+  len: 1e9,
+  offset: 4e8,
   "io-status": "ok",
 };
-const equal: BlockJob = { ...copying, status: "ready", ready: true, offset: 100 };
+const equal: BlockJob = { ...copying, status: "ready", ready: true, offset: 1e9 };
 const copied: BlockJob = { ...equal, status: "concluded" };
 const lost: BlockJob = { ...copying, status: "concluded", error: "no way" };
 const stuck: BlockJob = { ...copying, status: "paused", "io-status": "failed" };
@@ -47,6 +47,13 @@ await t.test("what to do next", async (t) => {
     ["nothing is there yet", at(undefined, undefined), false, "mirror"],
     ["an older move has failed", at("failed", undefined), false, "mirror"],
     ["the disk is on its way", at(undefined, copying), false, "watch"],
+    ["so little is left that memory may go", at(undefined, { ...copying, offset: 95e7 }), false, "stream"],
+    [
+      "how much there is, it does not know yet",
+      at(undefined, { ...copying, len: 0, offset: 0 }),
+      false,
+      "watch",
+    ],
     ["its connection was lost for long", at(undefined, stuck), false, "resume"],
     ["its copy ended", at(undefined, lost), false, "MOVE_DISK_LOST"],
     ["it is equal", at(undefined, equal), false, "stream"],
@@ -60,6 +67,7 @@ await t.test("what to do next", async (t) => {
     ["somebody cancelled", at("cancelled", equal), true, "MOVE_MEMORY_LOST"],
     ["it may never have begun", at(undefined, equal), true, "MOVE_MEMORY_LOST"],
     ["the guest has stopped", at("pre-switchover", equal), true, "release"],
+    ["the rest of the disk is not there yet", at("pre-switchover", copying), true, "watch"],
     ["the last of the disk goes", at("pre-switchover", { ...equal, status: "waiting" }), true, "watch"],
     ["the disk is lost at the last moment", at("pre-switchover", lost), true, "MOVE_DISK_LOST"],
     ["the disk is whole there", at("pre-switchover", copied), true, "continue"],
@@ -161,11 +169,12 @@ await t.test("progress", async (t) => {
     "dirty-sync-count": 3,
     "dirty-pages-rate": 5,
   };
+  const small: BlockJob = { ...copying, len: 100, offset: 40 };
   const pace = new Pace();
   pace.add({ atMs: 0, remaining: 1900, transferred: 0, rounds: 1 }, false);
   pace.add({ atMs: 1000, remaining: 900, transferred: 1000, rounds: 1 }, false);
   const now = (status: MigrationState, more: object = {}): Situation => ({
-    ...at(status, copying, status === "completed" ? "postmigrate" : "running"),
+    ...at(status, small, status === "completed" ? "postmigrate" : "running"),
     migration: { status, ram, ...more },
   });
   const input = {
@@ -186,7 +195,7 @@ await t.test("progress", async (t) => {
     (status) => deriveProgress(now(status), { ...input, near: true }).phase,
   );
   t.same(phases, ["converged", "switchover", "switchover", "post-copy"]);
-  t.match(deriveProgress(at(undefined, copying), { ...input, begun: false }), {
+  t.match(deriveProgress(at(undefined, small), { ...input, begun: false }), {
     phase: "disk-copy",
     bytesTotal: 3100,
     bytesRemaining: 3060,

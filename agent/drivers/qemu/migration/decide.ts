@@ -6,7 +6,7 @@
  * |-------------|------------------------|-------------------------------------------------------------|
  * | not begun   | one has no copy        | mirror it                                                   |
  * | not begun   | one stopped on errors  | resume it: the connection may be back                       |
- * | not begun   | all equal (ready)      | stream the memory                                           |
+ * | not begun   | all equal, or nearly   | stream the memory                                           |
  * | on its way  | one stopped on errors  | resume it                                                   |
  * | on its way  |                        | watch                                                       |
  * | pre-switch  | one still follows      | release it: the guest has stopped, so it ends when equal    |
@@ -17,7 +17,7 @@
  */
 import { Fault } from "#kernel/fault.ts";
 import type { MovedDisk } from "./channels.ts";
-import { isCopied, isStuck, type Situation } from "./situation.ts";
+import { isCopied, isNearlyEqual, isStuck, type Situation } from "./situation.ts";
 
 export type Step =
   | { readonly do: "mirror" | "resume" | "release"; readonly disk: MovedDisk }
@@ -42,7 +42,7 @@ function decideDisks({ disks }: Situation): Step {
     if (job.status === "concluded") return fail(diskLost(job.error));
     if (isStuck(state)) return { do: "resume", disk };
   }
-  return { do: disks.every(({ job }) => job?.ready) ? "stream" : "watch" };
+  return { do: disks.every(isNearlyEqual) ? "stream" : "watch" };
 }
 
 function decideMemory(now: Situation, uncommitted: boolean): Step {

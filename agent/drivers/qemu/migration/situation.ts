@@ -5,6 +5,8 @@ import { movedDisks, type MovedDisk } from "./channels.ts";
 
 /** Always in flight while a guest writes. */
 const littleBytes = 256 * 1024;
+/** Gone in the time that a memory stream needs to begin; with more, memory would be sent again and again meanwhile. */
+const restBytes = 64 * 1024 * 1024;
 
 export interface Situation {
   /** QEMU's run state, such as running, finish-migrate, postmigrate. */
@@ -37,6 +39,13 @@ export function isCopied({ job }: DiskState): boolean {
 /** A copy stopped because its connection was away for long; it can go on. */
 export function isStuck({ job }: DiskState): boolean {
   return job !== undefined && job.status !== "concluded" && job["io-status"] !== "ok";
+}
+
+/** All of the disk is copied, or the rest is so little that the memory need not wait for it. */
+export function isNearlyEqual({ job }: DiskState): boolean {
+  if (!job) return false;
+  // A copy that has carried nothing yet may not know how much there is.
+  return job.ready || (job.offset > 0 && job.len - job.offset <= restBytes);
 }
 
 /** So little of the disks is left that the guest may stop for it. */

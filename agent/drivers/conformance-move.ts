@@ -146,7 +146,9 @@ class Pair implements AsyncDisposable {
     this.#sockets.add(from);
     from.on("error", () => from.destroy()); // the driver sees that it closed
     try {
-      const to = await live(this.destination).connectChannel("vm-mover", channel, this.signal);
+      const driver = live(this.destination);
+      await driver.readyChannel?.("vm-mover", channel, this.signal);
+      const to = await driver.connectChannel("vm-mover", channel, this.signal);
       to.on("error", () => from.destroy());
       to.once("close", () => from.destroy());
       from.once("close", () => to.destroy());

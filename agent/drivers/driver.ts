@@ -168,7 +168,13 @@ export interface LiveMigration {
    * since the plan's `spec.move.baseline` are taken in place of new ones, which `inspect` tells; nothing else is.
    */
   receive(plan: MachinePlan, signal: AbortSignal): Promise<readonly string[]>;
-  /** Destination: a new connection to the hypervisor's end of a channel. In post-copy, `memory` goes on where it was cut. */
+  /**
+   * Destination: sees to it that the hypervisor can be connected for a channel, where that takes more than listening: in
+   * post-copy, `memory` goes on where it was cut. To be called before the source's hypervisor is given a connection,
+   * for that one may not come back from a connection that leads nowhere.
+   */
+  readyChannel?(id: string, channel: string, signal: AbortSignal): Promise<void>;
+  /** Destination: a new connection to the hypervisor's end of a channel. */
   connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex>;
   /** Destination: true when the whole machine has arrived and the guest could run. */
   hasArrived(id: string): Promise<boolean>;

@@ -61,7 +61,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       };
     },
 
-    pull({ move, plan, channels, connect }): MovePull {
+    pull({ move, plan, channels, ready, connect }): MovePull {
       const { migrationId, ticket, peerHostId: hostId, peerAddress: address } = move;
       const direct = address === "" ? [] : [directOpener({ address, hostId, identity })];
       const relays = gateways.map((gateway) => relayOpener({ address: gateway, hostId, identity }));
@@ -69,6 +69,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       let goesOn = false;
       const puller = new MovePuller({
         ...{ migrationId, ticket, channels, openers, connect, workers, log },
+        ...(ready && { ready }),
         resumable: (channel) => goesOn || isDisk(channel),
         ...pagesOf(move, plan, deps.pageFiles),
         limits: limitsOf(move),

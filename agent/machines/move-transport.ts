@@ -16,8 +16,17 @@ export interface MoveTransport {
   /** Source: listens where the hypervisor will connect, and hands over to the peer that pulls. */
   offer(cargo: MoveCargo): Promise<MoveOffer>;
   /** Destination: begins to pull from the source's host. */
-  pull(cargo: MoveCargo & { readonly connect: ConnectChannel }): MovePull;
+  pull(cargo: MoveCargo & HypervisorEnd): MovePull;
 }
+
+/** The hypervisor of a destination. */
+export interface HypervisorEnd {
+  /** Called before the source is asked for a channel. */
+  readonly ready?: ReadyChannel;
+  readonly connect: ConnectChannel;
+}
+
+export type ReadyChannel = (channel: string, signal: AbortSignal) => Promise<void>;
 
 /** Opens a connection to the hypervisor's end of a channel. */
 export type ConnectChannel = (channel: string, signal: AbortSignal) => Promise<Duplex>;

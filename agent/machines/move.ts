@@ -222,7 +222,8 @@ export class MachineMove {
     const channels = await live.receive(plan, signal);
     if (!this.#pull && !(await live.hasArrived(id))) {
       const connect = (channel: string, until: AbortSignal) => live.connectChannel(id, channel, until);
-      this.#watch(transport.pull({ move, plan, channels, connect }));
+      const ready = async (channel: string, until: AbortSignal) => live.readyChannel?.(id, channel, until);
+      this.#watch(transport.pull({ move, plan, channels, ready, connect }));
     }
     if (move.committed) {
       this.#pull?.enterPostCopy();

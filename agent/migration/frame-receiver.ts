@@ -140,7 +140,13 @@ export class FrameReceiver {
 
   async #connect(): Promise<Duplex> {
     const { connect, call } = this.#deps;
-    const hypervisor = await connect(this.#stop.signal);
+    const stop = this.#stop.signal;
+    const hypervisor = await connect(stop);
+    if (stop.aborted) {
+      // Left open, it would be the connection that the hypervisor waits on while the next call is refused.
+      hypervisor.destroy();
+      throw cancelled(stop);
+    }
     const gone = (cause?: unknown) => {
       if (!this.#ended) this.#fail(hypervisorGone(cause));
     };

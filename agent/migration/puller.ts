@@ -24,6 +24,8 @@ export interface MovePullerOptions {
   readonly channels: readonly string[];
   /** Ways to the source, the best first. */
   readonly openers: readonly StreamOpener[];
+  /** Makes this host's hypervisor ready for a connection, before the source is asked for a channel. */
+  readonly ready?: (channel: string, signal: AbortSignal) => Promise<void>;
   /** A new connection to this host's hypervisor. */
   readonly connect: (channel: string, signal: AbortSignal) => Promise<Duplex>;
   /** Whether a channel that was cut after it had begun may be opened anew. Default: disks. */
@@ -146,6 +148,7 @@ export class MovePuller {
   ): Promise<void> {
     const { migrationId, ticket, connect, codecs = allCodecs } = this.#options;
     const [workers, slabs] = [this.#workers, this.#slabs];
+    await this.#options.ready?.(channel, signal);
     const call = await this.#open(signal);
     const receiver = new FrameReceiver({
       ...{ channel, call, slabs },

@@ -50,6 +50,7 @@ export type MigrationState =
   | "device"
   | "postcopy-active"
   | "postcopy-paused"
+  | "postcopy-recover-setup"
   | "postcopy-recover"
   | "completed"
   | "failed"

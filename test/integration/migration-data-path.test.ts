@@ -1,6 +1,6 @@
 /** Bytes of a move from one host's unix sockets to another's, over real mutual TLS; hypervisors are plain sockets. */
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import http2, { type Http2ServerRequest } from "node:http2";
 import net, { type AddressInfo, type Socket } from "node:net";
@@ -285,6 +285,38 @@ await t.test("a disk goes on after a cut, memory does not", async (t) => {
   proxy.cut();
   t.equal(await failing, "MOVE_CUT");
   await until(() => memory.source.fault?.reason === "MOVE_CUT");
+});
+
+await t.test("memory that may go on does so on a hypervisor that was made ready for it", async (t) => {
+  await using proxy = await StallingProxy.start({ port });
+  const done: string[] = [];
+  const dialled: Socket[] = [];
+  const events = new EventEmitter<{ answer: [] }>();
+  const moving: Move = await startMove(t, {
+    port: proxy.port,
+    puller: {
+      resumable: () => true,
+      ready: async () => void done.push("ready"),
+      connect: async () => {
+        const socket = await (moving.sinks.get("memory") as Sink).dial();
+        done.push(`connection ${String(dialled.push(socket))}`);
+        if (dialled.length === 1) await once(events, "answer");
+        return socket;
+      },
+    },
+  });
+  const running = moving.puller.run(signal);
+  const first = await moving.dial("memory");
+  await until(() => dialled.length === 1);
+  const closed = once(first, "close");
+  proxy.cut();
+  await closed;
+  await until(() => moving.puller.stats().reconnects === 1);
+  events.emit("answer");
+  await until(() => dialled[0]?.destroyed === true); // a connection that came too late is not left open
+  (await moving.dial("memory")).end("the rest");
+  await running;
+  t.strictSame(done, ["ready", "connection 1", "ready", "connection 2"]);
 });
 
 await t.test("a memory channel that was cut before anything was sent is opened again", async (t) => {

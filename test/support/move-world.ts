@@ -124,7 +124,10 @@ export class MoveWorld implements AsyncDisposable {
     this.#pipes.add(near);
     near.on("error", () => near.destroy());
     try {
-      const far = await this.destination.driver.liveMigration!.connectChannel(this.id, channel, signal);
+      const migration = this.destination.driver.liveMigration!;
+      await migration.readyChannel?.(this.id, channel, signal);
+      const far = await migration.connectChannel(this.id, channel, signal);
+      if (near.destroyed) far.destroy(); // it was cut meanwhile
       far.on("error", () => near.destroy());
       far.on("close", () => near.destroy());
       near.on("close", () => far.destroy());

@@ -109,7 +109,7 @@ export class PipedMoves implements MoveTransport {
     };
   }
 
-  pull({ move, channels, connect }: Parameters<MoveTransport["pull"]>[0]): MovePull {
+  pull({ move, channels, ready, connect }: Parameters<MoveTransport["pull"]>[0]): MovePull {
     const stop = new AbortController();
     const counters = new MoveCounters();
     const close = this.#begin();
@@ -118,6 +118,7 @@ export class PipedMoves implements MoveTransport {
     const { migrationId } = move;
     const pullOne = async (channel: string) => {
       do {
+        await ready?.(channel, stop.signal);
         const socket = await this.#lane(migrationId, channel).take(stop.signal);
         const end = await connect(channel, stop.signal).catch((thrown: unknown) => {
           socket.destroy();

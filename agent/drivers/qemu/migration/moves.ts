@@ -87,13 +87,17 @@ export class Moves implements LiveMigration {
     return listChannels();
   }
 
+  async readyChannel(id: string, channel: string, signal: AbortSignal): Promise<void> {
+    const entry = this.#options.machines.find(id);
+    if (channel !== memoryChannel || !entry?.record.move?.committed) return;
+    if (!entry.running) throw moveLost();
+    await awaitMemoryAgain(entry.running, entry.plan.directory, signal);
+  }
+
   async connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex> {
     const entry = this.#options.machines.find(id);
     if (!entry?.running) throw moveLost();
-    const { directory } = entry.plan;
-    const again = channel === memoryChannel && entry.record.move?.committed;
-    if (again) await awaitMemoryAgain(entry.running, directory, signal);
-    return await openChannel(directory, channel, signal);
+    return await openChannel(entry.plan.directory, channel, signal);
   }
 
   async hasArrived(id: string): Promise<boolean> {

@@ -52,7 +52,7 @@ const beginTimeoutMs = 20_000;
 const mostRefusals = 5;
 /** Looks at a migration that is complete but does not tell its times yet. */
 const looksForTimes = 25;
-const recovering = { baseMs: 100, capMs: 2_000 };
+const recovering = { baseMs: 100, capMs: 2_000, noticeMs: 5_000 };
 
 /**
  * Sends the machine; ends after `handed-over` was told, or after `post-copy` when that is not committed yet. Throws what
@@ -193,6 +193,7 @@ class Sender {
   async #watch(now: Situation): Promise<void> {
     const { move } = this.#sending;
     const { status, ram } = now.migration;
+    if (status === "postcopy-active") this.#failures = 0;
     this.#refuseStandstill(now);
     if (!this.#begun || status !== "active" || !ram) return;
     const atMs = performance.now();
@@ -216,10 +217,24 @@ class Sender {
   async #recover(): Promise<void> {
     const { machine, socketOf } = this.#sending;
     await sleep(backoffMs(this.#failures++, recovering), this.#signal);
-    const seen = machine.eventCount;
     await machine.execute("migrate", { uri: `unix:${socketOf(memoryChannel)}`, resume: true }, this.#signal);
     this.#recoveries++;
-    await machine.eventAfter(seen, recovering.capMs, this.#signal);
+    await this.#awaitResumption();
+  }
+
+  /**
+   * QEMU connects after its answer. Told to resume again before it has, it would take that for a new migration, and lose
+   * what it still has of the guest.
+   */
+  async #awaitResumption(): Promise<void> {
+    const { machine } = this.#sending;
+    const until = performance.now() + recovering.noticeMs;
+    while (performance.now() < until) {
+      const seen = machine.eventCount;
+      const { status } = await machine.execute("query-migrate", {}, this.#signal);
+      if (status !== "postcopy-paused") return;
+      await machine.eventAfter(seen, lookMs.memory, this.#signal);
+    }
   }
 
   /** A guest that has stopped and is not taken is let go on; nothing was committed by then. */

@@ -10,8 +10,6 @@ import { until } from "#test/support/until.ts";
 // A guest that writes to a MiB again and again, and a link that does not carry what it dirties by that in the time allowed.
 
 const MiB = 1024n ** 2n;
-/** The cut is one of the faults: twice in about ten runs on a busy machine the two QEMUs did not find together again. */
-const withCut = process.env["SKERRY_FAULTS"] !== undefined;
 const linkBytesPerSecond = 2 * 1024 * 1024;
 const maxDowntimeMs = 100;
 /** QEMU stops the guest as soon as the rest would take no longer than allowed at the speed so far. */
@@ -93,10 +91,10 @@ await t.test("a guest that writes faster than the link carries", async (t) => {
   await until(async () => (await world.stateOf(destination)) === "running", 20_000);
   t.notOk(await live().hasArrived(id), "it runs, and lacks some of its memory");
   t.equal(await reasonOf(source.driver.ensure(source.plan, signal)), "MOVE_COMMITTED", "there only");
-  if (withCut) world.cut();
+  world.cut();
   const { last } = await sending;
   t.comment(JSON.stringify(last));
-  t.equal(recoveries > 0, withCut, "a connection that is lost is made again");
+  t.ok(recoveries > 0, "a connection that is lost is made again");
   t.ok((last?.convergence?.postCopyBytes ?? 0) > 0 && last?.phase === "handed-over");
   await until(() => live().hasArrived(id), 20_000);
   await destination.driver.ensure(destination.plan, signal);

@@ -3,7 +3,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import t from "tap";
-import { MoveRole } from "#gen/skerry/agent/v1/migration_pb.js";
+import { MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { deadline } from "#kernel/retry.ts";
 import { GuestShell } from "#test/support/guest-shell.ts";
 import { makeWorld, type MoveWorld } from "#test/support/move-world.ts";
@@ -77,6 +77,24 @@ await t.test("a guest moves away and back, and back again", async (t) => {
     const { last, phases } = await world.move(told, signal);
     t.equal(phases.at(-1), "handed-over");
     t.equal(last?.diskKeptBytes, undefined, "though the other host has kept its disk");
+    t.match(await compareDisks(world), /Images are identical/);
+    await arrive(world, signal);
+  });
+
+  world.turn();
+  await t.test("a machine that is off moves back with little, too", async (t) => {
+    const { source } = world;
+    const there = await GuestShell.resume(source.driver, source.plan, signal);
+    await there.run("dd if=/dev/urandom of=/data/last bs=1M count=1; sync");
+    there.type("poweroff -f\n");
+    await until(async () => (await source.driver.inspect(world.id))?.state === "stopped", 20_000);
+    t.equal((await source.driver.inspect(world.id))?.baseline, "mig-3");
+    const told = { migrationId: "mig-4", baseline: "mig-3", type: MoveType.COLD };
+    const { last, phases } = await world.move(told, signal);
+    t.equal(phases.at(-1), "handed-over");
+    const [kept, sent] = [last?.diskKeptBytes ?? 0, world.sent.get("disk:root") ?? Infinity];
+    t.comment(`${String(sent)} bytes sent, ${String(kept)} kept`);
+    t.ok(sent > MiB && sent < kept, "what was written since it came");
     t.match(await compareDisks(world), /Images are identical/);
   });
 });

@@ -13,6 +13,7 @@ export class StallingProxy implements AsyncDisposable {
   readonly #dead = new Set<Socket>();
   #stalled = false;
   #damaging = false;
+  #refusing = false;
 
   private constructor(server: Server, port: number) {
     this.#server = server;
@@ -64,6 +65,12 @@ export class StallingProxy implements AsyncDisposable {
     for (const socket of [...this.#sockets, ...this.#dead]) socket.resetAndDestroy();
   }
 
+  /** Resets every connection, and those that are tried. */
+  refuse(refusing = true): void {
+    this.#refusing = refusing;
+    if (refusing) this.cut();
+  }
+
   /** Turns a bit round in the next bytes that pass, unless it is called off before there are any. */
   damage(damaging = true): void {
     this.#damaging = damaging;
@@ -76,6 +83,7 @@ export class StallingProxy implements AsyncDisposable {
   }
 
   #join(client: Socket, target: { readonly host?: string; readonly port: number }): void {
+    if (this.#refusing) return void client.resetAndDestroy();
     const upstream = connect({ host: target.host ?? "127.0.0.1", port: target.port });
     for (const [from, to] of [
       [client, upstream],

@@ -85,6 +85,7 @@ export class Engine implements AsyncDisposable {
     this.#hints.onHint(() => {
       this.#loop.poke();
       this.events.poke();
+      this.fleet.poke();
     });
   }
 
@@ -96,7 +97,6 @@ export class Engine implements AsyncDisposable {
   async start(): Promise<void> {
     await this.presence.start();
     this.#watching = this.#agents.onChange((hostId, connected) => {
-      this.fleet.forget();
       this.presence.connectionChanged(hostId, connected);
       this.#loop.poke();
     });

@@ -1,14 +1,17 @@
 /**
- * The scheduler's view of all hosts, kept for a moment: choosing is optimistic, reserving is not, so a
- * snapshot that is a little old costs a second try and never correctness.
+ * The scheduler's view of all hosts, which every replica keeps for itself: read once, then kept current by
+ * looking again at those hosts that `host_change` names, and checked against all of them now and then. Choosing is
+ * optimistic, reserving is not, so a view that is a little old costs a second try and never correctness.
  */
 import type { Json } from "#kernel/fault.ts";
 import { summarise } from "../scheduler/explain.ts";
+import { HostClasses } from "../scheduler/host-classes.ts";
 import { place, type Placement } from "../scheduler/place.ts";
+import { Placer } from "../scheduler/placer.ts";
 import type { Policy } from "../scheduler/policy.ts";
 import type { HostSnapshot, PlacementRequest } from "../scheduler/snapshot.ts";
-import type { HostSpec, HostStatus } from "../resources/host/host.resource.ts";
 import type { Queryable } from "../store/database.ts";
+import { readAllHosts, readHostChanges, readHosts } from "./host-rows.ts";
 
 export interface PlaceRequest extends PlacementRequest {
   /** Orders hosts of equal score. */
@@ -34,120 +37,109 @@ export interface Fleet {
   choose(request: PlaceRequest): Promise<PlaceResult>;
 }
 
+/** How old the view may be when nobody has said that something changed. */
 const freshForMs = 500;
-
-interface HostRow {
-  readonly id: string;
-  readonly desired: HostSpec;
-  readonly observed: HostStatus | null;
-  readonly deleting: boolean;
-  readonly cpus: number | null;
-  readonly memory_bytes: number | null;
-  readonly disk_bytes: number | null;
-  readonly used_cpus: number;
-  readonly used_memory: number;
-  readonly used_disk: number;
-}
+/** Changes that come close together are one look. */
+const gatherMs = 8;
+/** How often everything is read, whatever the changes say. */
+const checkEveryMs = 30_000;
 
 export class CachedFleet implements Fleet {
   readonly #database: Queryable;
   readonly #policy: Policy;
   readonly #now: () => number;
-  #taken: { readonly at: number; readonly hosts: Promise<readonly HostSnapshot[]> } | undefined;
+  #hosts = new HostClasses();
+  #placer: Placer;
+  #position: string | undefined;
+  #checkedAt = -Infinity;
+  #syncedAt = -Infinity;
+  #syncing: Promise<void> | undefined;
+  #gathering: NodeJS.Timeout | undefined;
 
   constructor(database: Queryable, policy: Policy, now: () => number) {
     this.#database = database;
     this.#policy = policy;
     this.#now = now;
+    this.#placer = new Placer(this.#hosts, policy);
   }
 
-  async choose(request: PlaceRequest): Promise<PlaceResult> {
-    const fresh = this.#taken !== undefined && this.#now() - this.#taken.at < freshForMs;
-    const result = this.#place(await this.hosts(), request);
+  async choose({ seed, ...request }: PlaceRequest): Promise<PlaceResult> {
+    await this.#ensureFresh();
+    const placement = this.#placer.place(request, seed);
+    if (!("unplaceable" in placement)) return this.#toResult(placement, request, seed);
     // A host may have come or gone since; only a fresh look may say that there is no room.
-    if ("unplaceable" in result && fresh) {
-      this.forget();
-      return this.#toResult(await this.hosts(), request, this.#place(await this.hosts(), request));
-    }
-    return this.#toResult(await this.hosts(), request, result);
+    await this.#syncing;
+    await this.#sync();
+    return this.#toResult(this.#placer.place(request, seed), request, seed);
   }
 
-  /** The next choice reads the database again. */
+  async hosts(): Promise<readonly HostSnapshot[]> {
+    await this.#ensureFresh();
+    return [...this.#hosts.hosts()];
+  }
+
+  async find(id: string): Promise<HostSnapshot | undefined> {
+    await this.#ensureFresh();
+    return this.#hosts.get(id);
+  }
+
+  /** Something was committed, here or elsewhere: looks soon which hosts it concerns, if any. */
+  poke(): void {
+    if (this.#position === undefined) return; // nobody has asked yet
+    this.#gathering ??= setTimeout(() => {
+      this.#gathering = undefined;
+      // Whoever chooses next tries again, and is told.
+      this.#sync().catch(() => (this.#syncedAt = -Infinity));
+    }, gatherMs).unref();
+  }
+
+  /** The next choice reads all hosts again. */
   forget(): void {
-    this.#taken = undefined;
+    this.#checkedAt = -Infinity;
+    this.#syncedAt = -Infinity;
   }
 
-  hosts(): Promise<readonly HostSnapshot[]> {
-    const now = this.#now();
-    if (this.#taken && now - this.#taken.at < freshForMs) return this.#taken.hosts;
-    const hosts = readHosts(this.#database);
-    const taken = { at: now, hosts };
-    this.#taken = taken;
-    hosts.catch(() => {
-      if (this.#taken === taken) this.#taken = undefined;
-    });
-    return hosts;
+  async #ensureFresh(): Promise<void> {
+    if (this.#now() - this.#syncedAt >= freshForMs) await this.#sync();
   }
 
-  #place(hosts: readonly HostSnapshot[], request: PlaceRequest): Placement {
-    return place(hosts, request, { ...this.#policy, seed: request.seed });
+  #sync(): Promise<void> {
+    this.#syncing ??= this.#read().finally(() => (this.#syncing = undefined));
+    return this.#syncing;
   }
 
-  #toResult(hosts: readonly HostSnapshot[], request: PlaceRequest, placement: Placement): PlaceResult {
+  async #read(): Promise<void> {
+    const startedAt = this.#now();
+    const { ids, position } = await readHostChanges(this.#database, this.#position);
+    if (startedAt - this.#checkedAt >= checkEveryMs) {
+      // Those that are as they were keep their places, and what was worked out about them.
+      const hosts = await readAllHosts(this.#database);
+      this.#apply(new Set([...this.#hosts.hosts()].map(({ id }) => id)), hosts);
+      this.#checkedAt = startedAt;
+    } else if (ids.length > 0) {
+      this.#apply(new Set(ids), await readHosts(this.#database, ids));
+    }
+    this.#position = position;
+    this.#syncedAt = startedAt;
+  }
+
+  /** @param looked whatever of these was not found is gone */
+  #apply(looked: Set<string>, found: readonly HostSnapshot[]): void {
+    for (const host of found) {
+      this.#hosts.set(host);
+      looked.delete(host.id);
+    }
+    for (const id of looked) this.#hosts.delete(id);
+  }
+
+  #toResult(placement: Placement, request: PlacementRequest, seed: string): PlaceResult {
     if ("unplaceable" in placement) {
       const { unplaceable } = placement;
-      const ifAllWereOnline = hosts.map((host) => ({ ...host, online: true }));
-      const offlineWouldDo = !("unplaceable" in this.#place(ifAllWereOnline, request));
+      const ifAllWereOnline = Array.from(this.#hosts.hosts(), (host) => ({ ...host, online: true }));
+      const offlineWouldDo = !("unplaceable" in place(ifAllWereOnline, request, { ...this.#policy, seed }));
       return { unplaceable, why: summarise(unplaceable), offlineWouldDo };
     }
-    const byId = new Map(hosts.map((host) => [host.id, host]));
     const ids = [placement.host, ...placement.alternates];
-    return {
-      hosts: ids.flatMap((id) => byId.get(id) ?? []),
-      explanation: placement.explain,
-    };
+    return { hosts: ids.flatMap((id) => this.#hosts.get(id) ?? []), explanation: placement.explain };
   }
-}
-
-async function readHosts(database: Queryable): Promise<readonly HostSnapshot[]> {
-  const rows = await database.query<HostRow>(
-    `select r.id, r.desired, r.observed, r.deleting_at is not null as deleting,
-       c.cpus, c.memory_bytes, c.disk_bytes,
-       coalesce(u.cpus, 0)::bigint as used_cpus, coalesce(u.memory_bytes, 0)::bigint as used_memory,
-       coalesce(u.disk_bytes, 0)::bigint as used_disk
-     from resource r
-     left join host_capacity c on c.host_id = r.id
-     left join (select host_id, sum(cpus) as cpus, sum(memory_bytes) as memory_bytes, sum(disk_bytes) as disk_bytes
-                from reservation group by host_id) u on u.host_id = r.id
-     where r.kind = 'host' order by r.id`,
-    [],
-    "fleet_hosts",
-  );
-  return rows.map(toSnapshot);
-}
-
-function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostSnapshot {
-  const { location, prices } = desired;
-  return {
-    id,
-    provider: desired.provider,
-    region: desired.region,
-    zone: desired.zone,
-    location: location ?? undefined,
-    prices: prices
-      ? { cpuPerHour: prices.cpu_per_hour, memoryGibPerHour: prices.memory_per_gb, currency: prices.currency }
-      : undefined,
-    architecture: observed?.architecture ?? "",
-    cpuBaseline: observed?.cpu_baseline ?? "",
-    driver: observed?.driver ?? "",
-    acceleration: observed?.acceleration ?? "",
-    capacity: { cpus: row.cpus ?? 0, memoryBytes: row.memory_bytes ?? 0, diskBytes: row.disk_bytes ?? 0 },
-    used: { cpus: row.used_cpus, memoryBytes: row.used_memory, diskBytes: row.used_disk },
-    online: observed?.connected ?? false,
-    cordoned: desired.cordoned || deleting,
-    capabilities: observed?.capabilities ?? [],
-    machineTypes: observed?.machine_types ?? [],
-    guestCpuModel: observed?.guest_cpu_model ?? "",
-    listenAddress: observed?.listen_address ?? "",
-  };
 }

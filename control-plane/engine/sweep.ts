@@ -67,6 +67,7 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
       returning 1`,
   },
   { name: "idempotency_old", sql: retention("idempotency", "created_at", "24 hours") },
+  { name: "host_change_old", sql: retention("host_change", "created_at", "10 minutes", 100_000) },
   { name: "outbox_old", sql: retention("outbox", "created_at", "24 hours") },
   { name: "machine_sample_old", sql: retention("machine_sample", "at", "7 days") },
   { name: "host_sample_old", sql: retention("host_sample", "at", "7 days") },
@@ -75,9 +76,9 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
   { name: "operation_old", sql: retention("operation", "ended_at", "30 days") },
 ];
 
-function retention(table: string, column: string, age: string): string {
+function retention(table: string, column: string, age: string, limit = 5000): string {
   return `delete from ${table} where ctid in (
-    select ctid from ${table} where ${column} < now() - interval '${age}' and $1::text[] is not null limit 5000) returning 1`;
+    select ctid from ${table} where ${column} < now() - interval '${age}' and $1::text[] is not null limit ${String(limit)}) returning 1`;
 }
 
 export class Sweep implements AsyncDisposable {

@@ -37,7 +37,6 @@ export function defaultPolicy(weights: Weights = defaultWeights): Policy {
       host,
       online,
       cordoned,
-      excluded,
       provider,
       region,
       architecture,
@@ -47,6 +46,7 @@ export function defaultPolicy(weights: Weights = defaultWeights): Policy {
       guestCpu,
       cpuBaseline,
       capacity,
+      excluded,
     ],
     scorers: [
       { scorer: cost(), weight: weights.cost },

@@ -6,8 +6,16 @@
  */
 import type { HostSnapshot, PlacementRequest } from "./snapshot.ts";
 
+/**
+ * What of a host is looked at: `labels` is all but its load and its id, `load` its capacity and what is used
+ * of it. Hosts that are alike in it are looked at once; see `host-classes.ts`. A filter by `labels` asks neither
+ * how much is requested nor where it is to be near.
+ */
+export type Scope = "labels" | "load" | "host";
+
 /** Says which hosts will not do, and why. */
 export interface Filter {
+  readonly scope: Scope;
   /** Names the reason to programs. */
   readonly code: string;
   /** Names it to people; reads on from a count, as in "2 full". */
@@ -26,6 +34,7 @@ export interface Check {
 /** Says how good a host that will do is. */
 export interface Scorer {
   readonly name: string;
+  readonly scope: Exclude<Scope, "host">;
   /** Undefined when the request gives nothing to score by. */
   fit(request: PlacementRequest): Gauge | undefined;
 }
@@ -44,7 +53,7 @@ export interface WeightedScorer {
 }
 
 export interface Policy {
-  /** In the order they run: the first that refuses a host is the one that is told. */
+  /** In the order they run, by scope: the first that refuses a host is the one that is told. */
   readonly filters: readonly Filter[];
   readonly scorers: readonly WeightedScorer[];
 }

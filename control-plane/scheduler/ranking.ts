@@ -7,7 +7,10 @@ export interface Ranked {
 }
 
 export interface Ranking {
-  offer(host: HostSnapshot, score: number): void;
+  /** @param idHash `hashId(host.id)`, from whoever has it already */
+  offer(host: HostSnapshot, score: number, idHash?: number): void;
+  /** A host that scores less than this is not among the best; -1 while any is. */
+  readonly least: number;
   /** Best first. */
   readonly best: readonly Ranked[];
 }
@@ -19,13 +22,16 @@ export interface Ranking {
  */
 export function createRanking(limit: number, seed: string): Ranking {
   const best: Ranked[] = [];
-  const seeded = hash(seed, offsetBasis);
+  const seeded = hashId(seed);
   return {
     best,
-    offer(host, score) {
+    get least() {
+      return best[limit - 1]?.score ?? -1;
+    },
+    offer(host, score, idHash = hashId(host.id)) {
       const last = best[limit - 1];
       if (last !== undefined && score < last.score) return;
-      const tieBreak = scramble(hash(host.id, seeded));
+      const tieBreak = scramble(scramble(idHash) ^ seeded);
       if (last !== undefined && !isBetter(host, score, tieBreak, last)) return;
       let place = Math.min(best.length, limit - 1);
       for (; place > 0; place--) {
@@ -46,9 +52,9 @@ function isBetter(host: HostSnapshot, score: number, tieBreak: number, than: Ran
 
 const offsetBasis = 0x811c9dc5;
 
-/** FNV-1a, 32 bits, carried on from `state`. */
-function hash(text: string, state: number): number {
-  let h = state;
+/** FNV-1a, 32 bits. */
+export function hashId(text: string): number {
+  let h = offsetBasis;
   for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
   return h;
 }

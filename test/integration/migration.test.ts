@@ -165,7 +165,7 @@ t.test("what it would be is told without beginning it", async (t) => {
   await scene.world.database.query("update host_capacity set memory_bytes = 1 where host_id <> $1", [
     from?.id,
   ]);
-  t.strictSame(await codesOf({ type: "cold" }), ["excluded", "capacity"], "cold asks for no machine type");
+  t.strictSame(await codesOf({ type: "cold" }), ["capacity", "excluded"], "cold asks for no machine type");
   t.equal(await scene.world.find(vm).then((found) => found?.phase), "running");
   t.strictSame(await scene.world.violations(), []);
 });
@@ -185,7 +185,7 @@ t.test("what no driver can do is refused before anything is touched", async (t) 
   t.match(refused, { possible: false, target: null });
   t.strictSame(
     refused.blockers.map(({ code }) => code),
-    ["postcopy_unsupported", "excluded", "capability"],
+    ["postcopy_unsupported", "capability"],
   );
   t.equal(await reasonOf(migrate(replica, vm, { type: "postcopy" })), "POSTCOPY_UNSUPPORTED");
   const [open] = await scene.world.database.query("select 1 from resource where kind = 'migration'");

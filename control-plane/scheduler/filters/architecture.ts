@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** The architecture that was asked for, when one was. */
 export const architecture: Filter = {
+  scope: "labels",
   code: "architecture",
   verdict: "of another architecture",
   fit({ architecture: wanted }) {

@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** An ability that not every driver has. */
 export const capability: Filter = {
+  scope: "labels",
   code: "capability",
   verdict: "unable to do it",
   fit({ capability: wanted }) {

@@ -5,6 +5,7 @@ const GiB = 1024 ** 3;
 
 /** Room for the request in every dimension, beside what was promised already. */
 export const capacity: Filter = {
+  scope: "load",
   code: "capacity",
   verdict: "full",
   fit({ cpus, memoryBytes, diskBytes }) {

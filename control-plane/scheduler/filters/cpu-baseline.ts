@@ -8,6 +8,7 @@ const lines: readonly (readonly string[])[] = [
 
 /** A CPU at least as new as the one asked for. A baseline that is in no line satisfies only itself. */
 export const cpuBaseline: Filter = {
+  scope: "labels",
   code: "cpu_baseline",
   verdict: "without the CPU baseline",
   fit({ cpuBaseline: wanted }) {

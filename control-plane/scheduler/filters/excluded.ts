@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** Hosts that the caller rules out by id. */
 export const excluded: Filter = {
+  scope: "host",
   code: "excluded",
   verdict: "excluded",
   fit({ exclude }) {

@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** A running guest keeps the CPU that it was started with. */
 export const guestCpu: Filter = {
+  scope: "labels",
   code: "guest_cpu",
   verdict: "with another guest CPU",
   fit({ guestCpuModel: wanted }) {

@@ -1,7 +1,8 @@
 import type { Filter } from "../policy.ts";
 
-/** The very host that was asked for, when one was. */
+/** The very host that was asked for, when one was. It comes first: how the others are is then no matter. */
 export const host: Filter = {
+  scope: "host",
   code: "host",
   verdict: "not the one asked for",
   fit({ host: wanted }) {

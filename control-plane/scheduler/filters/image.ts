@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** An image boots on its own architecture only. */
 export const image: Filter = {
+  scope: "labels",
   code: "image",
   verdict: "unable to boot the image",
   fit({ imageArchitecture }) {

@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** A running guest keeps its machine, so its new host must know that type. */
 export const machineType: Filter = {
+  scope: "labels",
   code: "machine_type",
   verdict: "without the machine type",
   fit({ machineType: wanted }) {

@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** A host whose agent cannot be reached cannot be told to start anything. */
 export const online: Filter = {
+  scope: "labels",
   code: "offline",
   verdict: "offline",
   fit: () => ({

@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** The provider that was asked for, when one was. */
 export const provider: Filter = {
+  scope: "labels",
   code: "provider",
   verdict: "of another provider",
   fit({ provider: wanted }) {

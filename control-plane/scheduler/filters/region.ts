@@ -2,6 +2,7 @@ import type { Filter } from "../policy.ts";
 
 /** The region that was asked for, when one was. */
 export const region: Filter = {
+  scope: "labels",
   code: "region",
   verdict: "in another region",
   fit({ region: wanted }) {

@@ -33,6 +33,7 @@ export const defaultCostScale: CostScale = {
 export function cost(scale: CostScale = defaultCostScale): Scorer {
   return {
     name: "cost",
+    scope: "labels",
     fit(request) {
       const reference = perHour(scale.reference, request);
       return {

@@ -12,6 +12,7 @@ const radians = Math.PI / 180;
 export function distance(halfKm = 1000): Scorer {
   return {
     name: "distance",
+    scope: "labels",
     fit({ near }) {
       if (near === undefined) return undefined;
       const kmTo = greatCircle(near);
@@ -28,7 +29,7 @@ export function distance(halfKm = 1000): Scorer {
 }
 
 /** Measures the shortest way over the ground (haversine formula: exact for points close together, too). */
-function greatCircle(from: GeoPoint): (to: GeoPoint) => number {
+export function greatCircle(from: GeoPoint): (to: GeoPoint) => number {
   const cosFrom = Math.cos(from.latitude * radians);
   return (to) => {
     const sinLatitude = Math.sin(((to.latitude - from.latitude) * radians) / 2);

@@ -7,6 +7,7 @@ import type { HostSnapshot, PlacementRequest } from "../snapshot.ts";
  */
 export const packing: Scorer = {
   name: "packing",
+  scope: "load",
   fit: (request) => ({
     score: (host) => fullness(host, request),
     measure: (host) => `${String(Math.round(fullness(host, request) * 100))} % full`,

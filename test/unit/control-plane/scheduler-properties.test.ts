@@ -2,7 +2,9 @@ import fc from "fast-check";
 import t from "tap";
 import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import { summarise, type Explanation } from "#cp/scheduler/explain.ts";
+import { HostClasses } from "#cp/scheduler/host-classes.ts";
 import { place, type Placement } from "#cp/scheduler/place.ts";
+import { Placer } from "#cp/scheduler/placer.ts";
 import type { Amounts, HostSnapshot, PlacementRequest } from "#cp/scheduler/snapshot.ts";
 
 const policy = defaultPolicy();
@@ -230,3 +232,62 @@ await t.test("ties spread over the hosts by seed", async (t) => {
     t.ok(count > 50 && count < 150, `${id} is chosen ${String(count)} times of 1000`);
   t.ok(seconds.size >= 8, "what comes second does not follow from what comes first");
 });
+
+await t.test(
+  "the choice by classes is that of a full scan, whatever has happened to the fleet",
+  async (t) => {
+    // Few labels and loads, so that hosts share classes and are twins.
+    const load = fc.constantFrom<Amounts>(
+      idle,
+      { cpus: 1, memoryBytes: 2, diskBytes: 3 },
+      { cpus: 4, memoryBytes: 4, diskBytes: 4 },
+    );
+    const price = fc.constantFrom(undefined, { cpuPerHour: 0.1, memoryGibPerHour: 0.01, currency: "USD" });
+    const plain = fc.record({
+      id: fc.constantFrom(..."abcdefghijklmnopqrstuvwxyz"),
+      zone: names,
+      used: load,
+      prices: price,
+    });
+    const similar = plain.map((changes) => ({ ...twin(changes.id), ...changes }));
+    const hosts = fc.array(fc.oneof({ weight: 3, arbitrary: similar }, anyHost), {
+      maxLength: 40,
+      size: "max",
+    });
+    const step = fc.record({
+      changes: fc.array(fc.oneof(similar, anyHost), { maxLength: 4 }),
+      gone: fc.array(fc.constantFrom(..."abcdefgh"), { maxLength: 2 }),
+      request: fc.oneof(anyRequest, fc.constant(small)),
+      host: sometimes(fc.constantFrom("a", "b")),
+      seed: fc.string({ maxLength: 2 }),
+    });
+    fc.assert(
+      fc.property(hosts, fc.array(step, { minLength: 1, maxLength: 8 }), (before, steps) => {
+        const known = new Map(before.map((host) => [host.id, host]));
+        const classes = new HostClasses(before);
+        const placer = new Placer(classes, policy);
+        return steps.every(({ changes, gone, request, host, seed }) => {
+          for (const change of changes) {
+            known.set(change.id, change);
+            classes.set(change);
+          }
+          for (const id of gone) {
+            known.delete(id);
+            classes.delete(id);
+          }
+          const asked = { ...request, host };
+          const plainly = place([...known.values()], asked, { ...policy, seed });
+          const chosen = placer.choose(asked, seed);
+          return (
+            classes.size === known.size &&
+            JSON.stringify(placer.place(asked, seed)) === JSON.stringify(plainly) &&
+            JSON.stringify(chosen.map(({ id }) => id)) ===
+              JSON.stringify(explanationOf(plainly).best.map(({ host_id }) => host_id))
+          );
+        });
+      }),
+      { numRuns: 400 },
+    );
+    t.pass("same answers");
+  },
+);

@@ -1,0 +1,99 @@
+/** Hosts as the scheduler sees them, read from the database; and which of them have changed. */
+import type { HostSpec, HostStatus } from "../resources/host/host.resource.ts";
+import type { HostSnapshot } from "../scheduler/snapshot.ts";
+import type { Queryable } from "../store/database.ts";
+
+interface HostRow {
+  readonly id: string;
+  readonly desired: HostSpec;
+  readonly observed: HostStatus | null;
+  readonly deleting: boolean;
+  readonly cpus: number | null;
+  readonly memory_bytes: number | null;
+  readonly disk_bytes: number | null;
+  readonly used_cpus: number;
+  readonly used_memory: number;
+  readonly used_disk: number;
+}
+
+const columns = `r.id, r.desired, r.observed, r.deleting_at is not null as deleting,
+  c.cpus, c.memory_bytes, c.disk_bytes,
+  coalesce(u.cpus, 0)::bigint as used_cpus, coalesce(u.memory_bytes, 0)::bigint as used_memory,
+  coalesce(u.disk_bytes, 0)::bigint as used_disk`;
+const sums = "sum(cpus) as cpus, sum(memory_bytes) as memory_bytes, sum(disk_bytes) as disk_bytes";
+
+export async function readAllHosts(database: Queryable): Promise<readonly HostSnapshot[]> {
+  const rows = await database.query<HostRow>(
+    `select ${columns} from resource r left join host_capacity c on c.host_id = r.id
+     left join (select host_id, ${sums} from reservation group by host_id) u on u.host_id = r.id
+     where r.kind = 'host' order by r.id`,
+    [],
+    "fleet_hosts",
+  );
+  return rows.map(toSnapshot);
+}
+
+/** Those of the hosts that there are. */
+export async function readHosts(
+  database: Queryable,
+  ids: readonly string[],
+): Promise<readonly HostSnapshot[]> {
+  const rows = await database.query<HostRow>(
+    `select ${columns} from resource r left join host_capacity c on c.host_id = r.id
+     left join lateral (select ${sums} from reservation where host_id = r.id) u on true
+     where r.kind = 'host' and r.id = any($1)`,
+    [ids],
+    "fleet_some_hosts",
+  );
+  return rows.map(toSnapshot);
+}
+
+export interface HostChanges {
+  readonly ids: readonly string[];
+  /** Where to go on from: what is in no snapshot yet has a later transaction. */
+  readonly position: string;
+}
+
+/**
+ * Hosts that were changed by transactions from `position` on. Some of them were told before: a transaction that
+ * was still open then may have ended since, and it is better to look at a host twice than never.
+ */
+export async function readHostChanges(
+  database: Queryable,
+  position: string | undefined,
+): Promise<HostChanges> {
+  const [row] = await database.query<HostChanges>(
+    `select pg_snapshot_xmin(pg_current_snapshot())::text as position,
+       array(select distinct host_id from host_change where tx >= $1::xid8) as ids`,
+    [position ?? "9223372036854775807"],
+    "fleet_changes",
+  );
+  if (!row) throw new Error("a select without a from gives one row");
+  return row;
+}
+
+function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostSnapshot {
+  const { location, prices } = desired;
+  return {
+    id,
+    provider: desired.provider,
+    region: desired.region,
+    zone: desired.zone,
+    location: location ? { latitude: location.latitude, longitude: location.longitude } : undefined,
+    prices: prices
+      ? { cpuPerHour: prices.cpu_per_hour, memoryGibPerHour: prices.memory_per_gb, currency: prices.currency }
+      : undefined,
+    architecture: observed?.architecture ?? "",
+    cpuBaseline: observed?.cpu_baseline ?? "",
+    driver: observed?.driver ?? "",
+    acceleration: observed?.acceleration ?? "",
+    capacity: { cpus: row.cpus ?? 0, memoryBytes: row.memory_bytes ?? 0, diskBytes: row.disk_bytes ?? 0 },
+    used: { cpus: row.used_cpus, memoryBytes: row.used_memory, diskBytes: row.used_disk },
+    online: observed?.connected ?? false,
+    cordoned: desired.cordoned || deleting,
+    capabilities: observed?.capabilities ?? [],
+    machineTypes: observed?.machine_types ?? [],
+    guestCpuModel: observed?.guest_cpu_model ?? "",
+    listenAddress: observed?.listen_address ?? "",
+  };
+}

@@ -1,0 +1,192 @@
+/**
+ * Chooses hosts as `place` does, without looking at all of them: by classes and twins (`host-classes.ts`), best
+ * class first, until no class that is left can hold a better host. Nothing is sampled; the answer is the same
+ * to the last bit, explanation included.
+ *
+ * What labels alone decide is the same for every request of one shape, so it is kept until a host comes, goes or
+ * changes its labels.
+ */
+import type { Rejection } from "./explain.ts";
+import { addScores, fitFilters, fitScorers, isRefused, type Tally, type WeightedGauge } from "./fitted.ts";
+import { firstIdOf, type HostClass, type HostClasses } from "./host-classes.ts";
+import { bestExplained, place, toPlacement, type PlaceOptions, type Placement } from "./place.ts";
+import type { Policy, Scope } from "./policy.ts";
+import { createRanking, type Ranking } from "./ranking.ts";
+import type { HostSnapshot, PlacementRequest } from "./snapshot.ts";
+import { Standings, type FittedLoad, type Standing } from "./standing.ts";
+import { VersionedCache } from "./versioned-cache.ts";
+
+/** What label filters decide for all requests that ask the same of them. */
+interface Admission {
+  readonly version: number;
+  readonly rejected: readonly Rejection[];
+  readonly classes: readonly HostClass[];
+}
+
+/** The classes that will do for a request, best first by their labels. */
+interface Outline {
+  readonly version: number;
+  readonly rejected: readonly Rejection[];
+  readonly candidates: readonly Candidate[];
+}
+
+interface Candidate {
+  readonly hostClass: HostClass;
+  /** By its labels. */
+  readonly score: number;
+  /** Of an earlier choice; good while the class has not changed. */
+  standing: Standing | undefined;
+}
+
+/** In classes, so that neither many different requests nor many classes fill the memory. */
+const cacheBudget = 500_000;
+const sizesKept = 64;
+/** Scores are sums of rounded products: a bound is only trusted beyond this. */
+const rounding = 1e-9;
+const scopes: readonly Scope[] = ["labels", "load", "host"];
+
+export class Placer {
+  readonly #hosts: HostClasses;
+  readonly #policy: Policy;
+  readonly #admissions = new VersionedCache<Admission>(cacheBudget, ({ classes }) => classes.length);
+  readonly #sizes = new VersionedCache<{ version: 0; standings: Standings }>(sizesKept, () => 0);
+  readonly #outlines = new VersionedCache<Outline>(cacheBudget, ({ candidates }) => candidates.length);
+
+  constructor(hosts: HostClasses, policy: Policy) {
+    this.#hosts = hosts;
+    this.#policy = policy;
+  }
+
+  /** The same answer as that of a full scan. */
+  place(request: PlacementRequest, seed: string): Placement {
+    const fitted = this.#fit(request);
+    if (!fitted) return place([...this.#hosts.hosts()], request, this.#options(seed));
+    const outline = this.#outline(request, fitted);
+    const ranking = rank(outline, fitted, seed);
+    const { eligible, rejected } = account(outline, fitted);
+    const counts = { seed, hosts: this.#hosts.size, eligible, rejected: [...outline.rejected, ...rejected] };
+    return toPlacement(counts, ranking, fitted.gauges);
+  }
+
+  /** The hosts of that answer alone, best first, up to ten: for whoever will not be asked why. */
+  choose(request: PlacementRequest, seed: string): readonly HostSnapshot[] {
+    const fitted = this.#fit(request);
+    if (fitted) return rank(this.#outline(request, fitted), fitted, seed).best.map(({ host }) => host);
+    const answer = place([...this.#hosts.hosts()], request, this.#options(seed));
+    if ("unplaceable" in answer) return [];
+    return answer.explain.best.flatMap(({ host_id }) => this.#hosts.get(host_id) ?? []);
+  }
+
+  #options(seed: string): PlaceOptions {
+    return { ...this.#policy, seed };
+  }
+
+  /** Undefined when filters or scorers come in another order than classes are looked at in. */
+  #fit(request: PlacementRequest): Fitted | undefined {
+    const tallies = fitFilters(this.#policy.filters, request);
+    const gauges = fitScorers(this.#policy.scorers, request);
+    if (!inOrder(tallies.map(({ filter }) => filter.scope)) || !inOrder(gauges.map(({ scope }) => scope))) {
+      return undefined;
+    }
+    const of = (scope: Scope) => tallies.filter(({ filter }) => filter.scope === scope);
+    const labelGauges = gauges.filter(({ scope }) => scope === "labels");
+    const loadGauges = gauges.filter(({ scope }) => scope === "load");
+    const fits = { labels: of("labels"), load: of("load"), host: of("host") };
+    return { ...fits, gauges, labelGauges, loadGauges, standings: this.#standingsFor(request) };
+  }
+
+  #standingsFor({ cpus, memoryBytes, diskBytes }: PlacementRequest): Standings {
+    const size = `${String(cpus)} ${String(memoryBytes)} ${String(diskBytes)}`;
+    return this.#sizes.get(size, 0, () => ({ version: 0, standings: new Standings() })).standings;
+  }
+
+  #outline(request: PlacementRequest, fitted: Fitted): Outline {
+    // Exclusions are by id, and no label depends on an id.
+    const asked = { ...request, exclude: undefined };
+    const { version } = this.#hosts;
+    return this.#outlines.get(JSON.stringify(asked), version, () => {
+      const unsized = { ...asked, cpus: 0, memoryBytes: 0, diskBytes: 0, near: undefined };
+      const { rejected, classes } = this.#admissions.get(JSON.stringify(unsized), version, () =>
+        admit(this.#hosts, fitted),
+      );
+      const candidates = classes.map((hostClass) => ({
+        hostClass,
+        score: addScores(0, hostClass.representative, fitted.labelGauges),
+        standing: undefined,
+      }));
+      return { version, rejected, candidates: candidates.sort((a, b) => b.score - a.score) };
+    });
+  }
+}
+
+interface Fitted extends FittedLoad {
+  readonly labels: readonly Tally[];
+  readonly host: readonly Tally[];
+  readonly gauges: readonly WeightedGauge[];
+  readonly labelGauges: readonly WeightedGauge[];
+  readonly standings: Standings;
+}
+
+function inOrder(found: readonly Scope[]): boolean {
+  const ranks = found.map((scope) => scopes.indexOf(scope));
+  return ranks.every((rank, index) => index === 0 || (ranks[index - 1] ?? 0) <= rank);
+}
+
+function admit(hosts: HostClasses, { labels }: Fitted): Admission {
+  const classes = [];
+  for (const hostClass of hosts.classes) {
+    const { representative, size } = hostClass;
+    if (!isRefused(labels, representative, size, () => firstIdOf(hostClass))) classes.push(hostClass);
+  }
+  return { version: hosts.version, rejected: labels.flatMap((tally) => tally.toRejections()), classes };
+}
+
+function rank({ candidates }: Outline, fitted: Fitted, seed: string): Ranking {
+  const { host, loadGauges } = fitted;
+  const ranking = createRanking(bestExplained, seed);
+  const share = loadGauges.reduce((sum, { part }) => sum + part, 0);
+  for (const candidate of candidates) {
+    if (candidate.score + share + rounding < ranking.least) break;
+    for (const { twins, score: loadScore } of standingOf(candidate, fitted).ranked) {
+      if (candidate.score + loadScore * share + rounding < ranking.least) break;
+      const score = addScores(candidate.score, twins.representative, loadGauges);
+      for (const member of twins.members) {
+        if (host.every(({ check }) => check.miss(member.host) === 0)) {
+          ranking.offer(member.host, score, member.hash);
+        }
+      }
+    }
+  }
+  return ranking;
+}
+
+/** Counts every host of the classes that will do. */
+function account({ candidates }: Outline, fitted: Fitted) {
+  const { load, host } = fitted;
+  let eligible = 0;
+  for (const candidate of candidates) {
+    const { ranked, fits, refused } = standingOf(candidate, fitted);
+    for (const [index, entry] of refused.entries()) {
+      if (entry) load[index]?.refuse(entry.representative, entry.miss, entry.count, () => entry.id);
+    }
+    eligible += host.length === 0 ? fits : countAdmitted(ranked, host);
+  }
+  const rejected = [...load, ...host].flatMap((tally) => tally.toRejections());
+  return { eligible, rejected };
+}
+
+function countAdmitted(ranked: Standing["ranked"], host: readonly Tally[]): number {
+  let admitted = 0;
+  for (const { twins } of ranked) {
+    for (const member of twins.members) {
+      if (!isRefused(host, member.host, 1, () => member.host.id)) admitted++;
+    }
+  }
+  return admitted;
+}
+
+function standingOf(candidate: Candidate, fitted: Fitted): Standing {
+  const { hostClass, standing } = candidate;
+  if (standing?.changes === hostClass.changes) return standing;
+  return (candidate.standing = fitted.standings.of(hostClass, fitted));
+}

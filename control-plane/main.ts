@@ -8,17 +8,21 @@ import { defaultEgressPolicy } from "#kernel/egress.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
 import { printSettings } from "#kernel/settings.ts";
-import { SqlAccountStore } from "./app/account-store.ts";
-import { Accounts, apiKeyOwners } from "./app/accounts.ts";
+import { AccountStore } from "./app/account-store.ts";
+import { Accounts } from "./app/accounts.ts";
 import { Adoption } from "./app/adoption.ts";
+import { ApiKeys } from "./app/api-keys.ts";
 import { Enrolment } from "./app/enrolment.ts";
+import { IdentityStore } from "./app/identity-store.ts";
 import { ImageContent } from "./app/image-content.ts";
 import { seedImages } from "./app/image-seeds.ts";
 import { MigrationPlanner } from "./app/migration-planner.ts";
 import { MetricsQuery } from "./app/metrics-query.ts";
+import { Passwords } from "./app/passwords.ts";
 import { ResourceService } from "./app/resource-service.ts";
 import { parseInput } from "./app/validation.ts";
 import { Tokens } from "./app/tokens.ts";
+import { Users } from "./app/users.ts";
 import { Authority } from "./agents/authority.ts";
 import { createAgentPort } from "./agents/connect-client.ts";
 import { Connections } from "./agents/connections.ts";
@@ -28,6 +32,7 @@ import { novacronSurface } from "./dialects/novacron/surface.ts";
 import { Engine } from "./engine/engine.ts";
 import { consoleRoutes } from "./http/console.ts";
 import { adoptionRoutes } from "./http/adoptions.ts";
+import { directoryRoutes } from "./http/directory.ts";
 import { extraRoutes } from "./http/extras.ts";
 import { migrationRoutes } from "./http/migrations.ts";
 import { nativeSurface } from "./http/native.ts";
@@ -58,9 +63,11 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   await migrate(database, new URL("store/migrations/", import.meta.url), log);
 
   const keys = new KeyStore(database);
-  const store = new SqlAccountStore(database);
-  const tokens = await Tokens.open({ keys, apiKeys: apiKeyOwners(store) });
-  const accounts = new Accounts({ store, tokens });
+  const store = new AccountStore(database);
+  const identities = new IdentityStore(database);
+  const tokens = await Tokens.open({ keys, identities });
+  const passwords = new Passwords();
+  const accounts = new Accounts({ store, identities, passwords, tokens });
   if (settings.firstPassword !== "")
     await accounts.ensureFirst(settings.firstUsername, settings.firstPassword);
   const authority = await Authority.open({
@@ -144,6 +151,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
 
   const metrics = new MetricsQuery({ database });
   const planner = new MigrationPlanner({ database, fleet: engine.fleet });
+  const users = new Users({ database, resources, store, passwords, tokens });
   const native = nativeSurface({
     kinds,
     resources,
@@ -151,7 +159,6 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       ...extraRoutes({
         version,
         resources,
-        accounts,
         imageContent: new ImageContent({ database, blobs, maxBytes, onChange }),
         enrolmentTokens: { create: (ctx, input) => enrolment.createToken(ctx, input) },
         metrics,
@@ -160,6 +167,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
           authorities: authority.certificatePem,
         }),
       }),
+      ...directoryRoutes({ users, apiKeys: new ApiKeys({ store, tokens }) }),
       ...migrationRoutes({ resources, planner }),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
@@ -172,7 +180,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, metrics, planner });
+  const novacron = novacronSurface({ resources, accounts, users, metrics, planner });
   const documents = Object.fromEntries(
     [native, novacron].map((surface) => [surface.name, openApiDocument(surface, version)]),
   );

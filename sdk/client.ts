@@ -2,6 +2,7 @@
 import type { Role } from "#kernel/ctx.ts";
 import { createCollection, type CollectionOf } from "./collection.ts";
 import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
+import { apiKeyExtras, projectExtras, userExtras } from "./directory.ts";
 import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras } from "./extras.ts";
 import { kinds, type Kinds } from "./kinds/generated.ts";
 import { Transport, type CallOptions, type Credentials, type TransportOptions } from "./transport.ts";
@@ -42,6 +43,9 @@ export class Skerry {
   readonly hosts: CollectionOf<Kinds["hosts"]> & ReturnType<typeof hostExtras>;
   readonly enrolmentTokens: CollectionOf<Kinds["enrolmentTokens"]> & ReturnType<typeof enrolmentTokenExtras>;
   readonly operations: CollectionOf<Kinds["operations"]>;
+  readonly projects: CollectionOf<Kinds["projects"]> & ReturnType<typeof projectExtras>;
+  readonly users: CollectionOf<Kinds["users"]> & ReturnType<typeof userExtras>;
+  readonly apiKeys: ReturnType<typeof apiKeyExtras>;
 
   constructor(options: SkerryOptions) {
     const credentials = credentialsOf(options);
@@ -55,6 +59,9 @@ export class Skerry {
     const tokens = collection("enrolmentTokens");
     this.enrolmentTokens = Object.assign(tokens, enrolmentTokenExtras(tokens));
     this.operations = collection("operations");
+    this.projects = Object.assign(collection("projects"), projectExtras(transport));
+    this.users = Object.assign(collection("users"), userExtras(transport));
+    this.apiKeys = apiKeyExtras(transport, "/skerry/v1/api-keys");
   }
 
   /** Who the cloud takes the caller for. */

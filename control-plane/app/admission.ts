@@ -1,29 +1,14 @@
 /** What is checked against other resources before one is stored. */
 import { Fault } from "#kernel/fault.ts";
-import type { Principal, Role } from "#kernel/ctx.ts";
-import { roles } from "#kernel/ctx.ts";
 import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
 import { kinds } from "../resources/kinds.ts";
 import type { AnyDefinition, Resource, Site } from "../resources/definition.ts";
 import { normaliseImageName } from "../resources/image/image.resource.ts";
 import type { Queryable } from "../store/database.ts";
-import { rootProject } from "./resource-queries.ts";
+import { rootProject } from "./authorisation.ts";
 import { invalidField } from "./validation.ts";
 
 const requestKinds = kinds.flatMap(({ kind, requestOf }) => (requestOf === undefined ? [] : [kind]));
-
-/** The one place where it is decided whether somebody may do something to a kind. */
-export function authorise(principal: Principal, needed: Role | undefined, action: string): void {
-  if (needed === undefined) {
-    throw new Fault("denied", `${action} is not offered`, { reason: "NOT_OFFERED" });
-  }
-  if (roles.indexOf(principal.role) < roles.indexOf(needed)) {
-    throw new Fault("denied", `${action} takes the role ${needed}`, {
-      reason: "ROLE_TOO_LOW",
-      detail: { needed, role: principal.role },
-    });
-  }
-}
 
 /** Finds what the spec refers to, by id, name or alias, and gives the ids by reference. */
 export async function resolveReferences(
@@ -102,7 +87,8 @@ export async function checkSite(on: Queryable, site: Site): Promise<void> {
 /** Refuses to take away what others stand on. Requests that ended, and those to itself, stand on nothing. */
 export async function checkUnused(on: Queryable, resource: Resource): Promise<void> {
   const users = await on.query<{ id: string }>(
-    `select id from resource where ((host_id = $1 and $2 = 'host') or refs @> jsonb_build_object($2::text, $1::text))
+    `select id from resource where ((host_id = $1 and $2 = 'host') or (project = $1 and $2 = 'project' and id <> $1)
+         or refs @> jsonb_build_object($2::text, $1::text))
        and (kind <> all($3) or (request_of is not null and request_of <> $1))
      order by id limit 20`,
     [resource.id, resource.kind, requestKinds],

@@ -4,7 +4,7 @@ import { Fault, isFault } from "#kernel/fault.ts";
 import { host, type ForeignMachine, type Host } from "../resources/host/host.resource.ts";
 import { instance, type InstanceInput } from "../resources/instance/instance.resource.ts";
 import type { Queryable } from "../store/database.ts";
-import { authorise } from "./admission.ts";
+import { authorise } from "./authorisation.ts";
 import type { MutationOptions, Reply } from "./resource-api.ts";
 import type { ResourceService } from "./resource-service.ts";
 
@@ -38,7 +38,7 @@ export class Adoption {
    * with each reason, ALREADY_ADOPTED or HOST_OFFLINE. For administrators: whoever has it reads its console and disk.
    */
   async adopt(ctx: Ctx, hostId: string, wish: AdoptionWish, options: MutationOptions): Promise<Reply> {
-    authorise(ctx.principal, host.access.update, "adopting machines");
+    authorise(ctx.principal, host.access.update, "adopting machines", "change");
     const found = (await this.#resources.get(ctx, host, hostId)) as Host;
     if (!found.observed?.connected) {
       throw new Fault("conflict", "the host is not connected", { reason: "HOST_OFFLINE" });

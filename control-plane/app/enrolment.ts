@@ -19,7 +19,7 @@ import { host, hostSpec, type HostSpec } from "../resources/host/host.resource.t
 import { toHostStatus } from "../engine/host-facts.ts";
 import type { Database, Tx } from "../store/database.ts";
 import type { CreateInput } from "./resource-api.ts";
-import { rootProject } from "./resource-queries.ts";
+import { rootProject } from "./authorisation.ts";
 import type { ResourceService } from "./resource-service.ts";
 import { checkName, parseInput } from "./validation.ts";
 

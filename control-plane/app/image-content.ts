@@ -7,7 +7,7 @@ import { enqueue } from "../engine/work.ts";
 import { image, type Image, type ImageFile, type ImageStatus } from "../resources/image/image.resource.ts";
 import type { BlobStore } from "../store/blobs.ts";
 import type { Database } from "../store/database.ts";
-import { authorise } from "./admission.ts";
+import { authorise } from "./authorisation.ts";
 import { readResource } from "./resource-queries.ts";
 
 export interface ImageContentOptions {
@@ -31,7 +31,7 @@ export class ImageContent {
    */
   async upload(ctx: Ctx, id: string, content: AsyncIterable<Uint8Array>): Promise<void> {
     const { database, blobs, maxBytes } = this.#options;
-    authorise(ctx.principal, image.access.create, "uploading an image");
+    authorise(ctx.principal, image.access.create, "uploading an image", "change");
     const found = (await readResource(database, ctx.principal, image, id)) as Image;
     if (found.project !== ctx.principal.project) {
       throw new Fault("denied", "the image belongs to another project", { reason: "OTHER_PROJECT" });

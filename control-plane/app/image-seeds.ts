@@ -24,7 +24,7 @@ import {
 import type { BlobStore } from "../store/blobs.ts";
 import type { Database, Tx } from "../store/database.ts";
 import { importImage } from "./image-import.ts";
-import { rootProject } from "./resource-queries.ts";
+import { rootProject } from "./authorisation.ts";
 import { sameJson } from "./validation.ts";
 
 export interface ImageSeedOptions {

@@ -5,14 +5,25 @@ import { parseId } from "#kernel/id.ts";
 import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import type { Queryable, Readable } from "../store/database.ts";
+import { isCloudAdmin, rootProject } from "./authorisation.ts";
 import type { ListPage, ListQuery } from "./resource-api.ts";
 import { invalidField } from "./validation.ts";
 
-export const rootProject = "root";
+/** The projects whose resources of this kind the principal sees; undefined: all. */
+function visibleProjects(principal: Principal, { scope }: AnyDefinition): readonly string[] | undefined {
+  if (scope === "project") return [principal.project];
+  if (scope === "directory") return isCloudAdmin(principal) ? undefined : [principal.project];
+  return [...new Set([principal.project, rootProject])];
+}
 
-/** The projects whose resources of this kind the principal sees. */
-export function visibleProjects(principal: Principal, kind: AnyDefinition): string[] {
-  return kind.scope === "project" ? [principal.project] : [...new Set([principal.project, rootProject])];
+/** Whether the principal sees what belongs to this project, of this kind. */
+export function sees(principal: Principal, kind: AnyDefinition, project: string): boolean {
+  return visibleProjects(principal, kind)?.includes(project) ?? true;
+}
+
+/** The canonical form of an id of this kind; what is no id names nothing. */
+export function canonicalId(kind: AnyDefinition, id: string): string {
+  return kind.wellKnownIds?.includes(id) ? id : parseId(id, kind.idPrefixes);
 }
 
 /** What cannot be seen does not exist: `notFound` for other projects' things and for other kinds' ids. */
@@ -22,14 +33,14 @@ export async function readResource(
   kind: AnyDefinition,
   id: string,
 ): Promise<Resource> {
-  const canonical = parseId(id, kind.idPrefixes);
+  const canonical = canonicalId(kind, id);
   // By id alone: asked for kind and project as well, a planner without statistics reads all of the kind.
   const [row] = await on.read<ResourceRow>(
     `select ${resourceColumns} from ${kind.source ?? "resource"} where id = $1`,
     [canonical],
     `read_${kind.source ?? "resource"}`,
   );
-  const visible = row?.kind === kind.kind && visibleProjects(principal, kind).includes(row.project);
+  const visible = row?.kind === kind.kind && sees(principal, kind, row.project);
   if (!visible) throw notFound(kind, id);
   return toResource(row);
 }
@@ -41,13 +52,12 @@ export async function readResources(
   kind: AnyDefinition,
   ids: readonly string[],
 ): Promise<Resource[]> {
-  const projects = visibleProjects(principal, kind);
   const rows = await on.read<ResourceRow>(
     `select ${resourceColumns} from ${kind.source ?? "resource"} where id = any($1)`,
     [ids],
     `read_many_${kind.source ?? "resource"}`,
   );
-  return rows.filter((row) => row.kind === kind.kind && projects.includes(row.project)).map(toResource);
+  return rows.filter((row) => row.kind === kind.kind && sees(principal, kind, row.project)).map(toResource);
 }
 
 export function notFound(kind: AnyDefinition, id: string): Fault {
@@ -67,7 +77,9 @@ export async function listResources(
 ): Promise<ListPage> {
   const values: unknown[] = [];
   const bind = (value: unknown) => `$${String(values.push(value))}`;
-  const where = [`kind = ${bind(kind.kind)}`, `project = any(${bind(visibleProjects(principal, kind))})`];
+  const where = [`kind = ${bind(kind.kind)}`];
+  const projects = visibleProjects(principal, kind);
+  if (projects) where.push(`project = any(${bind(projects)})`);
   if (query.phases && query.phases.length > 0) where.push(`phase = any(${bind(query.phases)})`);
   if (query.name !== undefined) where.push(`name = ${bind(query.name)}`);
   if (query.labels) where.push(`labels @> ${bind(JSON.stringify(query.labels))}::jsonb`);

@@ -1,13 +1,15 @@
 import type { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
-import { newId, parseId } from "#kernel/id.ts";
+import { newId } from "#kernel/id.ts";
 import type { EventFeed } from "../engine/events.ts";
 import { changeResource, eraseResource, insertResource, lockResource } from "../engine/rows.ts";
 import { enqueue } from "../engine/work.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import type { Database, Tx } from "../store/database.ts";
-import { authorise, checkSite, checkUnused, resolveReferences } from "./admission.ts";
+import { checkSite, checkUnused, resolveReferences } from "./admission.ts";
+import { authorise, isCloudAdmin, rootProject } from "./authorisation.ts";
+import { guardDirectory } from "./directory-guards.ts";
 import { oncePerKey } from "./idempotency.ts";
 import { openRequest } from "./requests.ts";
 import type {
@@ -20,7 +22,7 @@ import type {
   UpdateInput,
   WatchEvent,
 } from "./resource-api.ts";
-import { listResources, notFound, readResource, rootProject, visibleProjects } from "./resource-queries.ts";
+import { canonicalId, listResources, notFound, readResource, sees } from "./resource-queries.ts";
 import { checkLabels, checkName, invalidField, mergePatch, parseInput, sameJson } from "./validation.ts";
 import { waitUntilSettled, watchResources } from "./watch.ts";
 
@@ -37,6 +39,8 @@ export interface CreateExtras {
   readonly observed?: unknown;
   /** True: the spec may have the fields that the kind withholds from callers. */
   readonly withheld?: true;
+  /** What is stored with it, in the same transaction. */
+  also?(tx: Tx, resource: Resource): Promise<void>;
 }
 
 export class ResourceService implements ResourceApi {
@@ -57,34 +61,37 @@ export class ResourceService implements ResourceApi {
     options: MutationOptions,
     extras: CreateExtras = {},
   ): Promise<Reply> {
-    authorise(ctx.principal, kind.access.create, `creating ${kind.plural}`);
+    authorise(ctx.principal, kind.access.create, `creating ${kind.plural}`, "change");
     const name = checkName(input.name);
     const labels = checkLabels(input.labels ?? {});
     const desired = parseSpec(kind, input.spec ?? {}, undefined);
     const own = extras.withheld ? undefined : kind.withheld?.find((field) => desired[field] !== null);
     if (own !== undefined) throw invalidField(`spec.${own}`, "cannot be given");
-    const project = kind.scope === "cloud" ? rootProject : ctx.principal.project;
+    const id = newId(kind.idPrefixes[0], ctx.now());
+    const project = kind.isProject ? id : kind.scope === "cloud" ? rootProject : ctx.principal.project;
     return this.#mutate(ctx, options, async (tx) => {
       if (kind.site) await checkSite(tx, kind.site(desired));
       const referred = await resolveReferences(tx, project, kind, desired);
       const refs = Object.fromEntries(Object.entries(referred).map(([key, resource]) => [key, resource.id]));
-      const id = newId(kind.idPrefixes[0], ctx.now());
+      await guardDirectory(tx, ctx, kind, undefined, desired);
       const unready = Object.values(referred).filter((resource) => resource.phase === "listed");
       for (const { id: key, kind: referredKind } of unready) await enqueue(tx, { key, kind: referredKind });
       const { observed } = extras;
       const input = { id, project, name, labels, desired, observed, refs };
       const target = kind.requestOf === undefined ? undefined : referred[kind.requestOf];
-      return target ? openRequest(tx, kind, input, target) : insertResource(tx, kind, input);
+      const made = await (target ? openRequest(tx, kind, input, target) : insertResource(tx, kind, input));
+      await extras.also?.(tx, made);
+      return made;
     });
   }
 
   async get(ctx: Ctx, kind: AnyDefinition, id: string): Promise<Resource> {
-    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`, "read");
     return readResource(this.#database, ctx.principal, kind, id);
   }
 
   async list(ctx: Ctx, kind: AnyDefinition, query: ListQuery): Promise<ListPage> {
-    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`, "read");
     return listResources(this.#database, ctx.principal, kind, query);
   }
 
@@ -106,6 +113,9 @@ export class ResourceService implements ResourceApi {
           ? before.desired
           : parseSpec(kind, mergePatch(before.desired, input.spec), before);
       const intends = !sameJson(before.desired, desired);
+      if (kind.fixedName && name !== before.name)
+        throw invalidField("name", "cannot be changed after creation");
+      await guardDirectory(tx, ctx, kind, before, desired as Record<string, unknown>);
       if (intends && kind.frozenIn?.includes(before.phase)) throw wrongPhase("be changed", before);
       if (!intends && name === before.name && sameJson(labels, before.labels)) return before;
       const generation = before.generation + (intends ? 1 : 0);
@@ -116,6 +126,7 @@ export class ResourceService implements ResourceApi {
   async delete(ctx: Ctx, kind: AnyDefinition, id: string, options: MutationOptions): Promise<Reply> {
     return this.#change(ctx, kind, id, "delete", options, async (tx, before) => {
       if (before.deletingAt) return before;
+      await guardDirectory(tx, ctx, kind, before, undefined);
       await checkUnused(tx, before);
       const change = { deletingAt: new Date(ctx.now()), generation: before.generation + 1 };
       if (kind.reconciled) return changeResource(tx, kind, before, change, ctx.log);
@@ -152,12 +163,12 @@ export class ResourceService implements ResourceApi {
     kind: AnyDefinition,
     query: Omit<ListQuery, "limit"> & { readonly id?: string },
   ): AsyncIterable<WatchEvent> {
-    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`, "read");
     return watchResources({ database: this.#database, events: this.#events }, ctx, kind, query);
   }
 
   async wait(ctx: Ctx, kind: AnyDefinition, id: string, timeoutMs: number): Promise<Resource | undefined> {
-    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`, "read");
     return waitUntilSettled({ database: this.#database, events: this.#events }, ctx, kind, id, timeoutMs);
   }
 
@@ -170,8 +181,8 @@ export class ResourceService implements ResourceApi {
     options: MutationOptions,
     change: (tx: Tx, before: Resource) => Promise<Resource>,
   ): Promise<Reply> {
-    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`);
-    const canonical = parseId(id, kind.idPrefixes);
+    authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`, "read");
+    const canonical = canonicalId(kind, id);
     return this.#mutate(ctx, options, async (tx) => {
       if (kind.reconciled) {
         await tx.query(
@@ -182,11 +193,10 @@ export class ResourceService implements ResourceApi {
         );
       }
       const before = await lockResource(tx, canonical);
-      const visible =
-        before?.kind === kind.kind && visibleProjects(ctx.principal, kind).includes(before.project);
-      if (!before || !visible) throw notFound(kind, id);
-      authorise(ctx.principal, kind.access[access], `changing ${kind.plural}`);
-      if (before.project !== ctx.principal.project && kind.scope !== "cloud") {
+      if (before?.kind !== kind.kind || !sees(ctx.principal, kind, before.project)) throw notFound(kind, id);
+      authorise(ctx.principal, kind.access[access], `changing ${kind.plural}`, "change");
+      const beyond = kind.scope === "cloud" || (kind.scope === "directory" && isCloudAdmin(ctx.principal));
+      if (before.project !== ctx.principal.project && !beyond) {
         throw new Fault("denied", `this ${kind.kind} belongs to another project`, {
           reason: "OTHER_PROJECT",
         });

@@ -1,14 +1,15 @@
 /**
  * Access tokens and API keys: who is asking, from an `Authorization` header. Access tokens are EdDSA
- * JWTs whose key all replicas share; they hold for an hour and cannot be called back. API keys are
- * stored as digests and are looked up again every few seconds, so that a revoked one stops working.
+ * JWTs whose key all replicas share; they say who, for which project and since which login, never with
+ * what rights. Those are looked up every few seconds, for both kinds: what was revoked stops working.
  */
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from "node:crypto";
 import { errors, jwtVerify, SignJWT } from "jose";
 import { z } from "zod";
-import { roles, type Principal } from "#kernel/ctx.ts";
+import type { Principal } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { BoundedCache } from "./bounded-cache.ts";
+import type { Session } from "./identity-store.ts";
 
 export interface KeyPairPem {
   readonly privatePem: string;
@@ -22,14 +23,15 @@ export interface KeyStore {
   insertIfAbsent(name: string, pair: KeyPairPem): Promise<KeyPairPem>;
 }
 
-/** Finds the owner of an API key by the key's digest. */
-export interface ApiKeyOwners {
-  findOwner(secretHash: string): Promise<Principal | undefined>;
+/** Who somebody is now, whatever a token said when it was made. */
+export interface Identities {
+  findSession(session: Session): Promise<Principal | undefined>;
+  findByApiKey(secretHash: string): Promise<Principal | undefined>;
 }
 
 export interface TokensOptions {
   readonly keys: KeyStore;
-  readonly apiKeys: ApiKeyOwners;
+  readonly identities: Identities;
   readonly now?: () => number;
   readonly lifeSeconds?: number;
 }
@@ -40,15 +42,15 @@ const keyName = "jwt";
 const issuer = "skerry";
 const algorithm = "EdDSA";
 const cachedTokens = 10_000;
-const apiKeyCacheMs = 5_000;
+/** How long a change of rights, or a revocation, may stay unheard of. */
+const cacheMs = 5_000;
 const maxCredentialLength = 4096;
 const scheme = /^(?:bearer|token) +(\S+)$/i;
 
 const claims = z.object({
   sub: z.string(),
-  name: z.string(),
   project: z.string(),
-  role: z.enum(roles),
+  fam: z.string(),
   exp: z.number(),
 });
 
@@ -66,7 +68,7 @@ export const newSecret = (prefix: string): string => `${prefix}${randomBytes(32)
 export class Tokens {
   readonly #privateKey;
   readonly #publicKey;
-  readonly #apiKeys: ApiKeyOwners;
+  readonly #identities: Identities;
   readonly #now: () => number;
   readonly #lifeSeconds: number;
   readonly #lookups = new Map<string, Promise<Principal>>();
@@ -75,7 +77,7 @@ export class Tokens {
   private constructor(pair: KeyPairPem, options: TokensOptions) {
     this.#privateKey = createPrivateKey(pair.privatePem);
     this.#publicKey = createPublicKey(pair.publicPem);
-    this.#apiKeys = options.apiKeys;
+    this.#identities = options.identities;
     this.#now = options.now ?? Date.now;
     this.#lifeSeconds = options.lifeSeconds ?? accessTokenSeconds;
   }
@@ -87,14 +89,13 @@ export class Tokens {
     return new Tokens(pair, options);
   }
 
-  /** Signs an access token for a user. */
-  async issue(principal: Principal): Promise<{ readonly token: string; readonly expiresIn: number }> {
+  /** Signs an access token for a user, of a family of refresh tokens: it ends with that. */
+  async issue(
+    principal: Pick<Principal, "id" | "project">,
+    family: string,
+  ): Promise<{ readonly token: string; readonly expiresIn: number }> {
     const nowSeconds = Math.floor(this.#now() / 1000);
-    const token = await new SignJWT({
-      name: principal.name,
-      project: principal.project,
-      role: principal.role,
-    })
+    const token = await new SignJWT({ project: principal.project, fam: family })
       .setProtectedHeader({ alg: algorithm, typ: "JWT" })
       .setSubject(principal.id)
       .setIssuer(issuer)
@@ -121,7 +122,7 @@ export class Tokens {
     }
     const known = this.#known.get(credential);
     if (known && known.untilMs > this.#now()) return known.principal;
-    return credential.startsWith(apiKeyPrefix) ? this.#checkApiKey(credential) : this.#checkToken(credential);
+    return this.#lookUpOnce(credential);
   }
 
   /** Forgets what was found out about credentials, such as after an API key was revoked here. */
@@ -129,29 +130,37 @@ export class Tokens {
     this.#known.clear();
   }
 
-  /** Requests that come while a key is being looked up share the answer. */
-  #checkApiKey(secret: string): Promise<Principal> {
-    const running = this.#lookups.get(secret);
+  /** Requests that come while a credential is being looked up share the answer. */
+  #lookUpOnce(credential: string): Promise<Principal> {
+    const running = this.#lookups.get(credential);
     if (running) return running;
-    const lookup = this.#lookUp(secret).finally(() => this.#lookups.delete(secret));
-    this.#lookups.set(secret, lookup);
+    const isKey = credential.startsWith(apiKeyPrefix);
+    const lookup = (isKey ? this.#checkApiKey(credential) : this.#checkToken(credential)).finally(() =>
+      this.#lookups.delete(credential),
+    );
+    this.#lookups.set(credential, lookup);
     return lookup;
   }
 
-  async #lookUp(secret: string): Promise<Principal> {
-    const principal = await this.#apiKeys.findOwner(digestOf(secret));
-    if (!principal) {
-      this.#known.delete(secret);
-      throw new Fault("unauthenticated", "the API key is not known", { reason: "API_KEY_UNKNOWN" });
-    }
-    this.#known.set(secret, { principal, untilMs: this.#now() + apiKeyCacheMs });
-    return principal;
+  async #checkApiKey(secret: string): Promise<Principal> {
+    const principal = await this.#identities.findByApiKey(digestOf(secret));
+    if (principal) return this.#remember(secret, principal, Infinity);
+    this.#known.delete(secret);
+    throw new Fault("unauthenticated", "the API key is not known, or not good any more", {
+      reason: "API_KEY_UNKNOWN",
+    });
   }
 
   async #checkToken(token: string): Promise<Principal> {
-    const { sub, name, project, role, exp } = await this.#verify(token);
-    const principal: Principal = { kind: "user", id: sub, name, project, role };
-    this.#known.set(token, { principal, untilMs: exp * 1000 });
+    const { sub, project, fam, exp } = await this.#verify(token);
+    const principal = await this.#identities.findSession({ accountId: sub, project, family: fam });
+    if (principal) return this.#remember(token, principal, exp * 1000);
+    this.#known.delete(token);
+    throw new Fault("unauthenticated", "the login has ended", { reason: "SESSION_ENDED" });
+  }
+
+  #remember(credential: string, principal: Principal, endMs: number): Principal {
+    this.#known.set(credential, { principal, untilMs: Math.min(this.#now() + cacheMs, endMs) });
     return principal;
   }
 
@@ -161,6 +170,8 @@ export class Tokens {
         algorithms: [algorithm],
         issuer,
         audience: issuer,
+        // Refuses what was made in the future, too.
+        maxTokenAge: this.#lifeSeconds,
         currentDate: new Date(this.#now()),
       });
       return claims.parse(payload);

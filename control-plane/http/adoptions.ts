@@ -25,7 +25,7 @@ export function adoptionRoutes({ resources, adoption }: AdoptionRoutesOptions): 
       operationId: "adoptMachine",
       summary: "Make an instance of a machine that the host had before, without stopping it",
       tag: "hosts",
-      role: "admin",
+      role: "cloud-admin",
       query: waitQuery,
       deadlineMs: waitDeadlineMs,
       body: z.strictObject({

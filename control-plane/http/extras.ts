@@ -1,15 +1,14 @@
-/** Native routes that no kind says: who am I, API keys, placements, metrics, uploads, certificates. */
+/** Native routes that no kind says: who am I, placements, metrics, uploads, certificates. */
 import type { IncomingMessage } from "node:http";
 import { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
-import type { Accounts } from "../app/accounts.ts";
 import { toMachineSeriesJson, type MetricsQuery } from "../app/metrics-query.ts";
 import type { CreateInput, ResourceApi } from "../app/resource-api.ts";
 import type { Resource } from "../resources/definition.ts";
 import { enrolmentToken } from "../resources/enrolment-token/enrolment-token.resource.ts";
 import { image } from "../resources/image/image.resource.ts";
 import { instance } from "../resources/instance/instance.resource.ts";
-import { labelsSchema, listSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
+import { labelsSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
 import { reply } from "./native-kind.ts";
 import { timeParameter } from "./parameters.ts";
 import { defineRoute, type Route } from "./route.ts";
@@ -17,7 +16,6 @@ import { defineRoute, type Route } from "./route.ts";
 export interface ExtrasOptions {
   readonly version: string;
   readonly resources: ResourceApi;
-  readonly accounts: Pick<Accounts, "createApiKey" | "listApiKeys" | "deleteApiKey">;
   /** Stores an upload as the content of an image that waits for one. */
   readonly imageContent: { upload(ctx: Ctx, id: string, content: IncomingMessage): Promise<unknown> };
   /** Makes a token and its secret, which is never seen again. */
@@ -39,13 +37,7 @@ const maxCertificateRequest = 16 * 1024;
 
 /** The routes, to be given to `nativeSurface` with those of the console. */
 export function extraRoutes(options: ExtrasOptions): Route[] {
-  return [
-    ...aboutRoutes(options),
-    ...apiKeyRoutes(options.accounts),
-    ...instanceRoutes(options),
-    ...hostRoutes(options),
-    uploadRoute(options),
-  ];
+  return [...aboutRoutes(options), ...instanceRoutes(options), ...hostRoutes(options), uploadRoute(options)];
 }
 
 function aboutRoutes({ version }: ExtrasOptions): Route[] {
@@ -79,57 +71,6 @@ function aboutRoutes({ version }: ExtrasOptions): Route[] {
       role: "anyone",
       answers: { 200: { description: "the version", schema: z.object({ version: z.string() }) } },
       handle: async () => ({ status: 200, headers: {}, body: { version } }),
-    }),
-  ];
-}
-
-function apiKeyRoutes(accounts: ExtrasOptions["accounts"]): Route[] {
-  const info = z.object({
-    id: z.string(),
-    name: z.string(),
-    created_at: z.iso.datetime(),
-    last_used_at: z.iso.datetime().nullable(),
-  });
-  const path = `${base}/api-keys`;
-  return [
-    defineRoute({
-      method: "GET",
-      path,
-      operationId: "listApiKeys",
-      summary: "List the caller's API keys",
-      tag: "identity",
-      role: "viewer",
-      answers: { 200: { description: "all of them", schema: listSchema(info) } },
-      async handle({ ctx }) {
-        const items = (await accounts.listApiKeys(ctx)).map((key) => ({ ...key }));
-        return { status: 200, headers: {}, body: { items, total: items.length, next_cursor: null } };
-      },
-    }),
-    defineRoute({
-      method: "POST",
-      path,
-      operationId: "createApiKey",
-      summary: "Make an API key; the key itself is shown this once",
-      tag: "identity",
-      role: "viewer",
-      body: z.strictObject({ name: nameSchema }),
-      answers: { 201: { description: "the key", schema: info.extend({ api_key: z.string() }) } },
-      async handle({ ctx, body }) {
-        return { status: 201, headers: secret, body: { ...(await accounts.createApiKey(ctx, body.name)) } };
-      },
-    }),
-    defineRoute({
-      method: "DELETE",
-      path: `${path}/{id}`,
-      operationId: "deleteApiKey",
-      summary: "Revoke an API key",
-      tag: "identity",
-      role: "viewer",
-      answers: { 204: { description: "revoked" } },
-      async handle({ ctx, params }) {
-        await accounts.deleteApiKey(ctx, params["id"] ?? "");
-        return { status: 204, headers: {}, body: null };
-      },
     }),
   ];
 }
@@ -180,7 +121,7 @@ function hostRoutes(options: ExtrasOptions): Route[] {
       operationId: "createEnrolmentToken",
       summary: "Make a token that lets one host join; the token itself is shown this once",
       tag: "enrolment-tokens",
-      role: enrolmentToken.access.create ?? "admin",
+      role: "cloud-admin",
       body: z.strictObject({
         name: nameSchema.default("enrolment"),
         labels: labelsSchema.optional(),
@@ -212,7 +153,7 @@ function hostRoutes(options: ExtrasOptions): Route[] {
       operationId: "issueOperatorCertificate",
       summary: "Sign an operator's client certificate for the agents' own gRPC ports",
       tag: "hosts",
-      role: "admin",
+      role: "cloud-admin",
       body: z.strictObject({ certificate_request: z.string().min(1).max(maxCertificateRequest) }),
       answers: {
         201: {

@@ -6,9 +6,10 @@
 import type { IncomingMessage } from "node:http";
 import type { Duplex, Readable } from "node:stream";
 import type { z } from "zod";
-import type { Ctx, Role } from "#kernel/ctx.ts";
+import type { Ctx } from "#kernel/ctx.ts";
 import type { Fault, Json } from "#kernel/fault.ts";
 import type { Reply } from "../app/resource-api.ts";
+import type { Access } from "../resources/definition.ts";
 
 export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 export type Params = Readonly<Record<string, string>>;
@@ -48,8 +49,10 @@ export interface RouteSpec<Query, Body> {
   readonly operationId: string;
   readonly summary: string;
   readonly tag: string;
-  /** The least role that may; `anyone`: without authentication. */
-  readonly role: Role | "anyone";
+  /** What it takes; `anyone`: without authentication. */
+  readonly role: Access | "anyone";
+  /** A POST that changes nothing, so that keys which only read may call it. */
+  readonly reads?: true;
   /** A strict object; absent: no parameters are taken. `label.<key>` parameters arrive as one object. */
   readonly query?: z.ZodType<Query>;
   readonly body?: z.ZodType<Body>;

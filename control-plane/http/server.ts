@@ -9,9 +9,9 @@ import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import Koa from "koa";
 import { z } from "zod";
-import { roles } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import { authorise } from "../app/authorisation.ts";
 import { parseInput } from "../app/validation.ts";
 import { defaultBodyLimits, readJson } from "./body.ts";
 import { headersOf, problemType, publicFault, statusOf, toProblem } from "./faults.ts";
@@ -180,12 +180,8 @@ export class HttpServer {
     if (route.role === "anyone") return;
     const identified = this.#options.authenticator.authenticate(authorization);
     context.principal = identified instanceof Promise ? await identified : identified;
-    if (roles.indexOf(context.principal.role) < roles.indexOf(route.role)) {
-      throw new Fault("denied", `this takes the role ${route.role}`, {
-        reason: "ROLE_TOO_LOW",
-        detail: { needed: route.role, role: context.principal.role },
-      });
-    }
+    const effect = route.method === "GET" || route.reads ? "read" : "change";
+    authorise(context.principal, route.role, "this", effect);
   }
 
   #fail(progress: Progress, thrown: unknown, request: IncomingMessage): Answer {

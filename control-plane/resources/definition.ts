@@ -9,6 +9,9 @@ import type { z } from "zod";
 import type { Json } from "#kernel/fault.ts";
 import type { Role } from "#kernel/ctx.ts";
 
+/** What one must be to do something: of a role in one's own project, or an administrator of the cloud. */
+export type Access = Role | "cloud-admin";
+
 /** Why a resource does not get where it should. `stuck`: nothing more is tried until its owner changes it. */
 export interface Problem {
   readonly reason: string;
@@ -95,9 +98,16 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   readonly summary: string;
   /**
    * `project`: seen in its own project only. `shared`: those of the root project are seen in all.
-   * `cloud`: kept in the root project, seen in all.
+   * `cloud`: kept in the root project, seen in all. `directory`: seen in its own project, and all of
+   * them by the cloud's administrators.
    */
-  readonly scope: "project" | "shared" | "cloud";
+  readonly scope: "project" | "shared" | "cloud" | "directory";
+  /** True: one of them is a project, and belongs to itself. */
+  readonly isProject?: true;
+  /** Ids that do not look like ids: those of what there is from the beginning. */
+  readonly wellKnownIds?: readonly string[];
+  /** True: what is called so in other places cannot be called otherwise later. */
+  readonly fixedName?: true;
   /** Full spec, defaults filled in. A strict object: unknown fields are refused by name. */
   readonly spec: z.ZodType<Spec>;
   readonly status: z.ZodType<Status>;
@@ -128,8 +138,8 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   /** Phases in which the spec changes by verbs only. */
   readonly frozenIn?: readonly Phase[];
   readonly filters: Readonly<Record<string, Filter>>;
-  /** Which of create, update and delete the public API offers, and the role each takes. */
-  readonly access: Readonly<Partial<Record<"create" | "update" | "delete", Role>> & { read: Role }>;
+  /** Which of create, update and delete the public API offers, and what each takes. */
+  readonly access: Readonly<Partial<Record<"create" | "update" | "delete", Access>> & { read: Access }>;
   /** True when the engine has something to do for it beyond storing it. */
   readonly reconciled: boolean;
   /** Names are unique in a project. */

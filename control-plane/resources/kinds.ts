@@ -5,6 +5,17 @@ import { image } from "./image/image.resource.ts";
 import { instance } from "./instance/instance.resource.ts";
 import { migration } from "./migration/migration.resource.ts";
 import { operation } from "./operation/operation.resource.ts";
+import { project } from "./project/project.resource.ts";
+import { user } from "./user/user.resource.ts";
 
 /** Every kind there is; the native API, OpenAPI, SDK and command line follow this list. */
-export const kinds: readonly AnyDefinition[] = [instance, migration, image, host, enrolmentToken, operation];
+export const kinds: readonly AnyDefinition[] = [
+  instance,
+  migration,
+  image,
+  host,
+  enrolmentToken,
+  operation,
+  project,
+  user,
+];

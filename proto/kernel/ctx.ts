@@ -3,6 +3,9 @@ import type { Logger } from "./log.ts";
 export const roles = ["viewer", "operator", "admin"] as const;
 export type Role = (typeof roles)[number];
 
+export const plans = ["standard", "premium", "enterprise"] as const;
+export type Plan = (typeof plans)[number];
+
 /** Who is asking. `system` is the control plane itself: loops, sweeps, reports. */
 export interface Principal {
   readonly kind: "user" | "host" | "system";
@@ -11,6 +14,10 @@ export interface Principal {
   /** The project whose resources the caller sees. */
   readonly project: string;
   readonly role: Role;
+  /** True: with an API key that changes nothing. */
+  readonly readOnly?: true;
+  /** The limits of its rate; see the settings. */
+  readonly plan?: Plan;
 }
 
 /** First parameter of everything that does I/O: cancellation, identity, log and clock in one place. */

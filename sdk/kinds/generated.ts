@@ -572,6 +572,76 @@ export interface OperationKind {
 /** Ordered work with undo, persisted step by step */
 export type Operation = Resource<OperationKind>;
 
+export interface ProjectSpec {
+  readonly description: string;
+  /** nobody is let in any more; what runs runs on */
+  readonly disabled: boolean;
+  /** most there may be of each, such as `instances` or `memory_bytes`; what is not named has no limit */
+  readonly quota: Readonly<Record<string, number>>;
+}
+
+export interface ProjectInput {
+  readonly description?: string;
+  /** nobody is let in any more; what runs runs on */
+  readonly disabled?: boolean;
+  /** most there may be of each, such as `instances` or `memory_bytes`; what is not named has no limit */
+  readonly quota?: Readonly<Record<string, number>>;
+}
+
+export type ProjectStatus = Readonly<Record<string, never>>;
+
+export type ProjectPhase = "active" | "disabled";
+
+export interface ProjectKind {
+  readonly kind: "project";
+  readonly spec: ProjectSpec;
+  readonly input: ProjectInput;
+  readonly status: ProjectStatus;
+  readonly phase: ProjectPhase;
+  readonly verbs: Readonly<Record<never, never>>;
+  readonly filter: never;
+  readonly may: "create" | "update" | "delete";
+}
+
+/** A tenant of the cloud */
+export type Project = Resource<ProjectKind>;
+
+export interface UserSpec {
+  readonly email: string | null;
+  readonly type: "person" | "service";
+  /** limits of its rate; the cloud's administrators choose it */
+  readonly plan: "standard" | "premium" | "enterprise";
+  readonly disabled: boolean;
+}
+
+export interface UserInput {
+  readonly email?: string | null;
+  readonly type?: "person" | "service";
+  /** limits of its rate; the cloud's administrators choose it */
+  readonly plan?: "standard" | "premium" | "enterprise";
+  readonly disabled?: boolean;
+}
+
+export interface UserStatus {
+  readonly mfa_enabled: boolean;
+}
+
+export type UserPhase = "active" | "disabled";
+
+export interface UserKind {
+  readonly kind: "user";
+  readonly spec: UserSpec;
+  readonly input: UserInput;
+  readonly status: UserStatus;
+  readonly phase: UserPhase;
+  readonly verbs: Readonly<Record<never, never>>;
+  readonly filter: "type";
+  readonly may: "create" | "update" | "delete";
+}
+
+/** A person or a service account */
+export type User = Resource<UserKind>;
+
 /** Every kind by the name of its collection. */
 export interface Kinds {
   readonly instances: InstanceKind;
@@ -580,6 +650,8 @@ export interface Kinds {
   readonly hosts: HostKind;
   readonly enrolmentTokens: EnrolmentTokenKind;
   readonly operations: OperationKind;
+  readonly projects: ProjectKind;
+  readonly users: UserKind;
 }
 
 export const kinds = {
@@ -661,5 +733,25 @@ export const kinds = {
     settled: ["done", "undone", "failed"],
     verbs: [],
     filters: ["resource", "operation"],
+  },
+  projects: {
+    kind: "project",
+    plural: "projects",
+    idPrefixes: ["prj"],
+    summary: "A tenant of the cloud",
+    phases: ["active", "disabled"],
+    settled: ["active", "disabled"],
+    verbs: [],
+    filters: [],
+  },
+  users: {
+    kind: "user",
+    plural: "users",
+    idPrefixes: ["user"],
+    summary: "A person or a service account",
+    phases: ["active", "disabled"],
+    settled: ["active", "disabled"],
+    verbs: [],
+    filters: ["type"],
   },
 } as const satisfies Readonly<Record<keyof Kinds, KindInfo>>;

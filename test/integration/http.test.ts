@@ -8,9 +8,11 @@ import { newId } from "#kernel/id.ts";
 import {
   caller,
   createInstance,
+  createProject,
   hostId,
   password,
   reportRunning,
+  signIn,
   startApi,
   username,
   type World,
@@ -268,7 +270,7 @@ void t.test("identity", async (t) => {
     const confused = `${part({ alg: "HS256" })}.${payload}`;
     const foreign = await Tokens.open({
       keys: { find: async () => undefined, insertIfAbsent: async (_name, pair) => pair },
-      apiKeys: { findOwner: async () => undefined },
+      identities: { findSession: async () => undefined, findByApiKey: async () => undefined },
     });
     const bad: Record<string, string | undefined> = {
       none: undefined,
@@ -278,7 +280,7 @@ void t.test("identity", async (t) => {
       "alg none": `Bearer ${part({ alg: "none" })}.${payload}.`,
       "key confusion": `Bearer ${confused}.${createHmac("sha256", publicPem).update(confused).digest("base64url")}`,
       "other claims": `Bearer ${header}.${part({ ...claims, role: "admin", sub: "other" })}.${signature}`,
-      "other key": `Bearer ${(await foreign.issue({ kind: "user", id: "x", name: "x", project: "root", role: "admin" })).token}`,
+      "other key": `Bearer ${(await foreign.issue({ id: "x", project: "root" }, "fam-x")).token}`,
       "unknown key": "Token sk_nonsense",
       long: `Bearer ${"x".repeat(8000)}`,
     };
@@ -313,12 +315,10 @@ void t.test("identity", async (t) => {
   });
 
   await t.test("lets nobody do more than their role", async (t) => {
-    const tokenOf = async (role: "viewer" | "operator", project = "root") =>
-      (await world.tokens.issue({ kind: "user", id: `user-${role}`, name: role, project, role })).token;
     const id = await createInstance(world, "guarded");
-    const viewer = caller(url, `Bearer ${await tokenOf("viewer")}`);
-    const operator = caller(url, `Bearer ${await tokenOf("operator")}`);
-    const stranger = caller(url, `Bearer ${await tokenOf("operator", "elsewhere")}`);
+    const viewer = await signIn(world, { role: "viewer" });
+    const operator = await signIn(world, { role: "operator" });
+    const stranger = await signIn(world, { role: "operator", project: await createProject(world) });
     t.equal((await viewer("GET", `/skerry/v1/instances/${id}`)).status, 200);
     t.equal((await viewer("DELETE", `/skerry/v1/instances/${id}`)).status, 403);
     t.equal((await viewer("POST", "/v1/vms", { name: "x", image: "micro" })).status, 403);

@@ -1,18 +1,23 @@
 /** The public API on a real database, without an engine: what is created stays pending. */
 import type { AgentPort } from "#cp/agents/port.ts";
-import { SqlAccountStore } from "#cp/app/account-store.ts";
-import { Accounts, apiKeyOwners } from "#cp/app/accounts.ts";
+import { AccountStore } from "#cp/app/account-store.ts";
+import { Accounts } from "#cp/app/accounts.ts";
 import { Adoption } from "#cp/app/adoption.ts";
+import { ApiKeys } from "#cp/app/api-keys.ts";
+import { IdentityStore } from "#cp/app/identity-store.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
+import { Passwords } from "#cp/app/passwords.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
 import { Tokens } from "#cp/app/tokens.ts";
+import { Users } from "#cp/app/users.ts";
 import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
 import { EventFeed } from "#cp/engine/events.ts";
 import { CachedFleet } from "#cp/engine/fleet.ts";
 import { changeResource, insertResource, lockResource } from "#cp/engine/rows.ts";
 import { adoptionRoutes } from "#cp/http/adoptions.ts";
 import { consoleRoutes } from "#cp/http/console.ts";
+import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
@@ -27,7 +32,8 @@ import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import { Database } from "#cp/store/database.ts";
 import { KeyStore } from "#cp/store/keys.ts";
 import { Fault } from "#kernel/fault.ts";
-import { newId } from "#kernel/id.ts";
+import type { Role } from "#kernel/ctx.ts";
+import { newId, newIdSuffix } from "#kernel/id.ts";
 import { createLogger, silentLogger } from "#kernel/log.ts";
 import { withDatabase, type Teardown } from "#test/support/postgres.ts";
 
@@ -52,10 +58,12 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const resources = new ResourceService({ database, events, onChange: () => events.poke() });
   const clock = { offsetMs: 0 };
   const now = () => Date.now() + clock.offsetMs;
-  const store = new SqlAccountStore(database);
+  const store = new AccountStore(database);
+  const identities = new IdentityStore(database);
   const keys = new KeyStore(database);
-  const tokens = await Tokens.open({ keys, apiKeys: apiKeyOwners(store), now });
-  const accounts = new Accounts({ store, tokens, now, passwordCost: { memoryCost: 64, timeCost: 1 } });
+  const tokens = await Tokens.open({ keys, identities, now });
+  const passwords = new Passwords({ memoryCost: 64, timeCost: 1 });
+  const accounts = new Accounts({ store, identities, passwords, tokens, now });
   await accounts.ensureFirst(username, password);
   const metrics = new MetricsQuery({ database, now });
   const policy = defaultPolicy({ cost: 1, distance: 1, packing: 1 });
@@ -63,6 +71,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const lines: LogLine[] = [];
   const log = createLogger({ level: "info", write: (line) => lines.push(JSON.parse(line) as LogLine) });
   const uploads: { id: string; bytes: number }[] = [];
+  const users = new Users({ database, resources, store, passwords, tokens });
   const native = nativeSurface({
     kinds,
     resources,
@@ -70,7 +79,6 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       ...extraRoutes({
         version: "0.0.0-test",
         resources,
-        accounts,
         metrics,
         imageContent: {
           async upload(_ctx, id, content) {
@@ -84,6 +92,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         },
         issueOperatorCertificate: async (_ctx, request) => ({ certificate: request, authorities: "" }),
       }),
+      ...directoryRoutes({ users, apiKeys: new ApiKeys({ store, tokens, now }) }),
       ...migrationRoutes({ resources, planner }),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
@@ -93,7 +102,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, metrics, planner });
+  const novacron = novacronSurface({ resources, accounts, users, metrics, planner });
   const documents = {
     skerry: openApiDocument(native, "0.0.0-test"),
     novacron: openApiDocument(novacron, "0.0.0-test"),
@@ -115,7 +124,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     await database[Symbol.asyncDispose]();
   });
   const url = `http://127.0.0.1:${String(port)}`;
-  const pair = await accounts.login(username, password);
+  const pair = await accounts.login({ username, password });
   const call = caller(url, `Bearer ${pair.access_token}`);
   await call("POST", "/skerry/v1/images", { name: "micro", spec: { source: { type: "upload" } } });
   return {
@@ -130,6 +139,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     lines,
     uploads,
     documents,
+    surfaces: [native, novacron, system],
     pair,
     call,
     events,
@@ -227,4 +237,25 @@ export async function createInstance(world: World, name = "web"): Promise<string
   const { status, body } = await world.call("POST", "/skerry/v1/instances", wish);
   if (status !== 201) throw new Error(`${String(status)} ${JSON.stringify(body)}`);
   return String(body["id"]);
+}
+
+/** Makes a project and gives its id. */
+export async function createProject(world: World, name = `team-${newIdSuffix()}`): Promise<string> {
+  const { status, body } = await world.call("POST", "/skerry/v1/projects", { name });
+  if (status !== 201) throw new Error(`${String(status)} ${JSON.stringify(body)}`);
+  return String(body["id"]);
+}
+
+/** Makes a user with a role in a project, logs them in, and gives their caller. */
+export async function signIn(
+  world: World,
+  { role, project = "root" }: { readonly role: Role; readonly project?: string },
+) {
+  const name = `${role}-${newIdSuffix()}`;
+  const made = await world.call("POST", "/skerry/v1/users", { name, password });
+  const id = String(made.body["id"]);
+  await world.call("DELETE", `/skerry/v1/projects/root/members/${id}`);
+  await world.call("PUT", `/skerry/v1/projects/${project}/members/${id}`, { role });
+  const pair = await world.accounts.login({ username: name, password, project });
+  return Object.assign(caller(world.url, `Bearer ${pair.access_token}`), { id, name, pair });
 }

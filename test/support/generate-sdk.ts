@@ -69,6 +69,12 @@ function objectOf(schema: Schema): string {
 const schemaOf = (type: z.ZodType, io: "input" | "output") =>
   z.toJSONSchema(type, { io, unrepresentable: "any" });
 
+/** An interface where TypeScript has one for it. */
+function declare(name: string, schema: Schema): string {
+  const type = typeOf(schema);
+  return type.startsWith("{") ? `export interface ${name} ${type}` : `export type ${name} = ${type};`;
+}
+
 function typesOfKind(definition: AnyDefinition): string {
   const name = pascal(definition.kind);
   const verbs = Object.entries(definition.verbs).map(
@@ -76,9 +82,9 @@ function typesOfKind(definition: AnyDefinition): string {
   );
   const may = (["create", "update", "delete"] as const).filter((change) => definition.access[change]);
   return [
-    `export interface ${name}Spec ${typeOf(schemaOf(definition.spec, "output"))}`,
-    `export interface ${name}Input ${typeOf(schemaOf(definition.spec, "input"))}`,
-    `export interface ${name}Status ${typeOf(schemaOf(definition.status, "output"))}`,
+    declare(`${name}Spec`, schemaOf(definition.spec, "output")),
+    declare(`${name}Input`, schemaOf(definition.spec, "input")),
+    declare(`${name}Status`, schemaOf(definition.status, "output")),
     `export type ${name}Phase = ${union(definition.phases.map(quote))};`,
     `export interface ${name}Kind {
       readonly kind: ${quote(definition.kind)};

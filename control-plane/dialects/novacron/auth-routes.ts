@@ -1,9 +1,10 @@
 import { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
+import type { Credentials } from "../../app/accounts.ts";
 import { defineRoute, type Route } from "../../http/route.ts";
 
 export interface Login {
-  login(username: string, password: string): Promise<z.infer<typeof tokenPair>>;
+  login(credentials: Credentials): Promise<z.infer<typeof tokenPair>>;
   refresh(refreshToken: string): Promise<z.infer<typeof tokenPair>>;
   logout(ctx: Ctx, refreshToken: string | undefined): Promise<void>;
 }
@@ -32,10 +33,12 @@ export function authRoutes(accounts: Login): Route[] {
         username: z.string().min(1).max(255),
         password: z.string().min(1).max(1024),
         mfa_code: z.string().max(32).nullish().describe("for users with a second factor"),
+        project: z.string().min(1).max(255).optional().describe("id or name; default: the user's own"),
       }),
       answers,
       async handle({ body }) {
-        return { status: 200, headers, body: { ...(await accounts.login(body.username, body.password)) } };
+        const { username, password, project } = body;
+        return { status: 200, headers, body: { ...(await accounts.login({ username, password, project })) } };
       },
     }),
     defineRoute({

@@ -28,7 +28,7 @@ const codes: Readonly<Record<string, string>> = {
 };
 
 /** What a path's last id is one of. */
-const nouns = { migration_id: "Migration", vm_id: "VM" } as const;
+const nouns = { migration_id: "Migration", user_id: "User", vm_id: "VM" } as const;
 
 /** A fault in NovaCron's words. */
 export function encodeFault(fault: Fault, { now, params }: ErrorContext): Json {
@@ -47,7 +47,7 @@ export function encodeFault(fault: Fault, { now, params }: ErrorContext): Json {
 /** The words for an id of the path that leads nowhere. */
 function missingOf({ reason }: Fault, params: ErrorContext["params"]) {
   if (reason === "VERB_NOT_FOUND") return undefined;
-  for (const name of ["migration_id", "vm_id"] as const) {
+  for (const name of ["migration_id", "user_id", "vm_id"] as const) {
     const id = params[name]?.slice(0, 80);
     if (id !== undefined)
       return { message: `${nouns[name]} with ID ${id} not found`, details: { [name]: id } };

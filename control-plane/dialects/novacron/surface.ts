@@ -4,11 +4,13 @@ import { authRoutes, type Login } from "./auth-routes.ts";
 import { encodeFault, errorSchema } from "./errors.ts";
 import { metricsRoutes, type MetricsRoutesOptions } from "./metrics-routes.ts";
 import { migrationRoutes, type MigrationRoutesOptions } from "./migration-routes.ts";
+import { userRoutes, type UserRoutesOptions } from "./user-routes.ts";
 import { vmRoutes } from "./vm-routes.ts";
 
 export interface NovacronOptions {
   readonly resources: ResourceApi;
   readonly accounts: Login;
+  readonly users: UserRoutesOptions["users"];
   readonly metrics: MetricsRoutesOptions["metrics"];
   readonly planner: MigrationRoutesOptions["planner"];
 }
@@ -16,7 +18,7 @@ export interface NovacronOptions {
 const areas = ["auth", "vms", "migrations", "providers", "edge", "users", "audit", "metrics", "agents"];
 
 /** The NovaCron-compatible API, reference C of the contract. */
-export function novacronSurface({ resources, accounts, metrics, planner }: NovacronOptions): Surface {
+export function novacronSurface({ resources, accounts, users, metrics, planner }: NovacronOptions): Surface {
   return {
     name: "novacron",
     title: "Skerry, NovaCron-compatible",
@@ -26,6 +28,7 @@ export function novacronSurface({ resources, accounts, metrics, planner }: Novac
     encodeFault,
     routes: [
       ...authRoutes(accounts),
+      ...userRoutes({ users }),
       ...vmRoutes(resources),
       ...migrationRoutes({ resources, planner }),
       ...metricsRoutes({ resources, metrics }),

@@ -52,7 +52,7 @@ export const enrolmentToken = defineResource<EnrolmentTokenSpec, EnrolmentTokenS
   verbs: {},
   references: {},
   filters: {},
-  access: { read: "admin", create: "admin", delete: "admin" },
+  access: { read: "cloud-admin", create: "cloud-admin", delete: "cloud-admin" },
   reconciled: false,
   uniqueNames: false,
   schemaVersion: 1,

@@ -132,7 +132,7 @@ export const host = defineResource<HostSpec, HostStatus, HostPhase>({
     provider: { summary: "provider", path: ["desired", "provider"] },
     region: { summary: "region", path: ["desired", "region"] },
   },
-  access: { read: "viewer", update: "admin", delete: "admin" },
+  access: { read: "viewer", update: "cloud-admin", delete: "cloud-admin" },
   reconciled: true,
   uniqueNames: true,
   schemaVersion: 1,

@@ -1,6 +1,7 @@
 import t from "tap";
 import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
 import { consoleRoutes } from "#cp/http/console.ts";
+import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes, type ExtrasOptions } from "#cp/http/extras.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import { openApiDocument } from "#cp/http/openapi.ts";
@@ -39,16 +40,22 @@ const native = nativeSurface({
     ...extraRoutes({
       version: "1",
       resources,
-      accounts: nothing,
       metrics: nothing,
       imageContent: nothing,
       enrolmentTokens: nothing,
       issueOperatorCertificate: nothing,
     }),
+    ...directoryRoutes({ users: nothing, apiKeys: nothing }),
     ...consoleRoutes({ resources, agents: nothing, locate: nothing }),
   ],
 });
-const novacron = novacronSurface({ resources, accounts: nothing, metrics: nothing, planner: nothing });
+const novacron = novacronSurface({
+  resources,
+  accounts: nothing,
+  users: nothing,
+  metrics: nothing,
+  planner: nothing,
+});
 const documentOf = (surface: Surface) => openApiDocument(surface, "1.2.3") as unknown as Document;
 
 for (const surface of [native, novacron]) {

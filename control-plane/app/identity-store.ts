@@ -1,0 +1,98 @@
+/** Who somebody is in a project, as it stands now: asked again every few seconds for each credential in use. */
+import type { Plan, Principal, Role } from "#kernel/ctx.ts";
+import { roles } from "#kernel/ctx.ts";
+import type { Database } from "../store/database.ts";
+import { rootProject } from "./authorisation.ts";
+
+/** A login: the account, the project it is for, and the family of refresh tokens that it came with. */
+export interface Session {
+  readonly accountId: string;
+  readonly project: string;
+  readonly family: string;
+}
+
+interface IdentityRow {
+  readonly id: string;
+  readonly name: string;
+  readonly plan: Plan;
+  readonly project: string;
+  readonly role: Role | null;
+  readonly cloud_admin: boolean;
+}
+
+interface KeyRow extends IdentityRow {
+  readonly key_role: Role;
+  readonly read_only: boolean;
+}
+
+/** Members of a project are what their membership says; the cloud's administrators administer every project. */
+const identity = `u.id, u.name, u.desired ->> 'plan' as plan, p.id as project, m.role,
+  exists (select from membership c where c.account_id = u.id and c.project = '${rootProject}' and c.role = 'admin') as cloud_admin`;
+const joins = `join resource p on p.kind = 'project' and p.desired ->> 'disabled' = 'false'
+  left join membership m on m.account_id = u.id and m.project = p.id`;
+const enabled = "u.kind = 'user' and u.desired ->> 'disabled' = 'false'";
+
+export class IdentityStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** The principal of a login whose family of tokens has not been revoked. */
+  async findSession({ accountId, project, family }: Session): Promise<Principal | undefined> {
+    const [row] = await this.#database.read<IdentityRow>(
+      `select ${identity} from resource u ${joins}
+       where ${enabled} and u.id = $1 and p.id = $2
+         and exists (select from refresh_token t where t.family = $3 and t.account_id = u.id)`,
+      [accountId, project, family],
+      "identity_session",
+    );
+    return row && toPrincipal(row);
+  }
+
+  /** The principal that an API key speaks for, unless it has expired; notes that it was used. */
+  async findByApiKey(secretHash: string): Promise<Principal | undefined> {
+    const [row] = await this.#database.query<KeyRow>(
+      // Once a minute is exact enough, and spares a write for every request.
+      `with used as (
+         update api_key set last_used_at = now() where secret_hash = $1
+           and (last_used_at is null or last_used_at < now() - interval '1 minute'))
+       select ${identity}, k.role as key_role, k.read_only
+       from api_key k join resource u on u.id = k.account_id ${joins}
+       where ${enabled} and k.secret_hash = $1 and p.id = k.project and (k.expires_at is null or k.expires_at > now())`,
+      [secretHash],
+      "identity_key",
+    );
+    const principal = row && toPrincipal(row);
+    if (!principal) return undefined;
+    const role = lower(principal.role, row.key_role);
+    return { ...principal, role, ...(row.read_only && { readOnly: true as const }) };
+  }
+
+  /**
+   * The principal that an account is in a project, named by id or name.
+   * @param project undefined: the account's own, or else the first that it is a member of
+   */
+  async findMember(accountId: string, project: string | undefined): Promise<Principal | undefined> {
+    const rows = await this.#database.query<IdentityRow>(
+      `select ${identity} from resource u ${joins}
+       where ${enabled} and u.id = $1 and ($2::text is null or p.id = $2 or p.name = $2)
+         and ($2::text is not null or m.role is not null)
+       order by p.id = u.project desc, p.created_at limit 2`,
+      [accountId, project ?? null],
+      "identity_member",
+    );
+    return rows.map(toPrincipal).find((principal) => principal !== undefined);
+  }
+}
+
+function toPrincipal({ id, name, plan, project, role, cloud_admin }: IdentityRow): Principal | undefined {
+  const effective = cloud_admin ? "admin" : role;
+  return effective === null ? undefined : { kind: "user", id, name, project, role: effective, plan };
+}
+
+/** The lesser of two roles. */
+export function lower(a: Role, b: Role): Role {
+  return roles.indexOf(a) < roles.indexOf(b) ? a : b;
+}

@@ -1,0 +1,183 @@
+/** Users and what they are in which project. The kind `user` is what everybody may read of them. */
+import { randomBytes } from "node:crypto";
+import { roles, type Ctx, type Role } from "#kernel/ctx.ts";
+import { Fault } from "#kernel/fault.ts";
+import { user, type User, type UserSpec } from "../resources/user/user.resource.ts";
+import type { Database } from "../store/database.ts";
+import { insertAccount, type AccountStore, type Membership } from "./account-store.ts";
+import { isCloudAdmin } from "./authorisation.ts";
+import { requireReach } from "./directory-guards.ts";
+import type { Passwords } from "./passwords.ts";
+import type { ListPage, ListQuery } from "./resource-api.ts";
+import type { ResourceService } from "./resource-service.ts";
+import type { Tokens } from "./tokens.ts";
+import { invalidField } from "./validation.ts";
+
+export interface NewUser {
+  readonly username: string;
+  readonly spec: Partial<UserSpec>;
+  /** In the caller's project. */
+  readonly role: Role;
+  /** Default: a random one, which is in the answer and nowhere else. Service accounts have none. */
+  readonly password?: string | undefined;
+}
+
+export interface UserWithRole {
+  readonly user: User;
+  /** In the caller's project; undefined: it is no member. */
+  readonly role: Role | undefined;
+}
+
+export interface UsersOptions {
+  readonly database: Database;
+  readonly resources: Pick<ResourceService, "create" | "get" | "list">;
+  readonly store: AccountStore;
+  readonly passwords: Passwords;
+  readonly tokens: Pick<Tokens, "forget">;
+}
+
+const usernamePattern = /^[\p{L}\p{N}][\p{L}\p{N}._@+-]{0,253}$/u;
+const generatedPasswordBytes = 18;
+const minPasswordLength = 8;
+
+export class Users {
+  readonly #options: UsersOptions;
+
+  constructor(options: UsersOptions) {
+    this.#options = options;
+  }
+
+  /** Makes a user of the caller's project. `password` is set when it was generated. */
+  async create(ctx: Ctx, wish: NewUser): Promise<UserWithRole & { readonly password: string | undefined }> {
+    const { resources, passwords } = this.#options;
+    const { username, spec, role } = wish;
+    if (!usernamePattern.test(username)) {
+      throw invalidField("username", "must be letters, digits and any of . _ @ + -");
+    }
+    const isPerson = spec.type !== "service";
+    if (!isPerson && wish.password !== undefined) {
+      throw invalidField("password", "a service account has API keys and no password");
+    }
+    const generated =
+      isPerson && wish.password === undefined
+        ? randomBytes(generatedPasswordBytes).toString("base64url")
+        : undefined;
+    const password = wish.password ?? generated;
+    const passwordHash = password === undefined ? null : await passwords.hash(checkPassword(password));
+    let made: User | undefined;
+    const respond = (resource: unknown) => {
+      made = resource as User;
+      return { status: 201, headers: {}, body: null };
+    };
+    const { project } = ctx.principal;
+    await resources.create(
+      ctx,
+      user,
+      { name: username, spec },
+      { respond },
+      {
+        observed: { mfa_enabled: false },
+        also: (tx, { id }) => insertAccount(tx, { id, username, passwordHash, project, role }),
+      },
+    );
+    if (!made) throw new Fault("internal", "the user was not stored");
+    return { user: made, role, password: generated };
+  }
+
+  /** A page of the users that the caller sees, each with its role in the caller's project. */
+  async list(ctx: Ctx, query: ListQuery): Promise<{ items: readonly UserWithRole[]; total: number }> {
+    const { resources, store } = this.#options;
+    const { items, total } = (await resources.list(ctx, user, query)) as ListPage<User>;
+    const known = await store.rolesIn(
+      ctx.principal.project,
+      items.map(({ id }) => id),
+    );
+    return { items: items.map((one) => ({ user: one, role: known.get(one.id) })), total };
+  }
+
+  async get(ctx: Ctx, id: string): Promise<UserWithRole> {
+    const found = (await this.#options.resources.get(ctx, user, id)) as User;
+    const known = await this.#options.store.rolesIn(ctx.principal.project, [found.id]);
+    return { user: found, role: known.get(found.id) };
+  }
+
+  /** Who is what in a project. */
+  async listMembers(ctx: Ctx, project: string): Promise<readonly Membership[]> {
+    requireProject(ctx, project);
+    return this.#options.store.listMembers(project);
+  }
+
+  /** Gives a user a role in a project, or takes it away (`undefined`). Nobody changes what they are themselves. */
+  async setRole(ctx: Ctx, project: string, userId: string, role: Role | undefined): Promise<void> {
+    const { store, tokens, database } = this.#options;
+    requireProject(ctx, project);
+    if (userId === ctx.principal.id) {
+      throw new Fault("conflict", "nobody changes their own role: ask another administrator", {
+        reason: "OWN_ACCOUNT",
+      });
+    }
+    const [known] = await database.query(
+      `select from account a join resource p on p.id = $2 and p.kind = 'project' where a.id = $1`,
+      [userId, project],
+    );
+    const done = known !== undefined && (role !== undefined || (await store.removeRole(userId, project)));
+    if (!done) {
+      throw new Fault("notFound", `there is no user with the id ${userId.slice(0, 80)}`, {
+        reason: "USER_NOT_FOUND",
+        detail: { id: userId.slice(0, 80) },
+      });
+    }
+    if (role !== undefined) await store.setRole(userId, project, role);
+    tokens.forget();
+  }
+
+  /** Sets another password; all logins end. One's own takes the present one. */
+  async setPassword(
+    ctx: Ctx,
+    userId: string,
+    { password, current }: { readonly password: string; readonly current?: string | undefined },
+  ): Promise<void> {
+    const { store, passwords, tokens, database } = this.#options;
+    if (userId === ctx.principal.id) {
+      const account = await store.findByUsername(ctx.principal.name);
+      if (!(await passwords.matches(account?.passwordHash, current ?? ""))) {
+        throw new Fault("denied", "the present password is not right", { reason: "PASSWORD_WRONG" });
+      }
+    } else {
+      const { user: other } = await this.get(ctx, userId);
+      await requireReach(database, ctx, other.id);
+      if (other.desired.type === "service") throw invalidField("password", "a service account has none");
+    }
+    await store.setPassword(userId, await passwords.hash(checkPassword(password)));
+    await store.revokeAccount(userId);
+    tokens.forget();
+  }
+
+  /** Who owns the keys that an administrator handles for somebody else: service accounts only. */
+  async keyOwner(ctx: Ctx, userId: string): Promise<string> {
+    const { user: owner } = await this.get(ctx, userId);
+    if (owner.desired.type !== "service") {
+      throw new Fault("denied", "people make their API keys themselves", { reason: "NOT_A_SERVICE_ACCOUNT" });
+    }
+    await requireReach(this.#options.database, ctx, owner.id);
+    return owner.id;
+  }
+}
+
+/** Another project than the caller's does not exist, but for the cloud's administrators. */
+function requireProject({ principal }: Ctx, project: string): void {
+  if (principal.project === project || isCloudAdmin(principal)) return;
+  throw new Fault("notFound", `there is no project with the id ${project.slice(0, 80)}`, {
+    reason: "PROJECT_NOT_FOUND",
+  });
+}
+
+function checkPassword(password: string): string {
+  if ([...password].length >= minPasswordLength) return password;
+  throw invalidField("password", `must be at least ${String(minPasswordLength)} characters long`);
+}
+
+/** The role that a dialect calls `operator` or `role-operator`; undefined for a name of none. */
+export function roleNamed(name: string): Role | undefined {
+  return roles.find((role) => name === role || name === `role-${role}`);
+}

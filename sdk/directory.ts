@@ -1,0 +1,102 @@
+/** Users, members of projects and API keys: what their kinds cannot say. */
+import type { Role } from "#kernel/ctx.ts";
+import type { User, UserInput } from "./kinds/generated.ts";
+import type { CallOptions, Transport } from "./transport.ts";
+
+export interface ApiKeyInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly project: string;
+  /** The most that it may. */
+  readonly role: Role;
+  readonly read_only: boolean;
+  readonly created_at: string;
+  readonly last_used_at: string | null;
+  readonly expires_at: string | null;
+}
+
+export interface ApiKeyWish {
+  readonly name: string;
+  readonly role?: Role | undefined;
+  readonly read_only?: boolean | undefined;
+  readonly expires_in_seconds?: number | undefined;
+}
+
+export interface Member {
+  readonly user_id: string;
+  readonly username: string;
+  readonly project: string;
+  readonly role: Role;
+}
+
+export interface NewUser {
+  readonly name: string;
+  readonly spec?: UserInput;
+  /** In the caller's project. Default: viewer. */
+  readonly role?: Role;
+  /** Default: a random one, which is in the answer and nowhere else. */
+  readonly password?: string;
+}
+
+const base = "/skerry/v1";
+
+interface Items<T> {
+  readonly items: readonly T[];
+}
+
+/** The API keys of one owner. */
+export function apiKeyExtras(transport: Transport, path: string) {
+  return {
+    async list(options: CallOptions = {}): Promise<readonly ApiKeyInfo[]> {
+      return (await transport.required<Items<ApiKeyInfo>>({ ...options, method: "GET", path })).items;
+    },
+    /** Makes a key; `api_key` is shown this once. */
+    create(wish: ApiKeyWish, options: CallOptions = {}): Promise<ApiKeyInfo & { readonly api_key: string }> {
+      return transport.required({ ...options, method: "POST", path, body: wish });
+    },
+    async delete(id: string, options: CallOptions = {}): Promise<void> {
+      await transport.json({ ...options, method: "DELETE", path: `${path}/${encodeURIComponent(id)}` });
+    },
+  };
+}
+
+/** Making users, their passwords, and the keys of service accounts. */
+export function userExtras(transport: Transport) {
+  return {
+    /** As `create`, with a role and a password. */
+    add(wish: NewUser, options: CallOptions = {}): Promise<User & { readonly password?: string }> {
+      return transport.required({ ...options, method: "POST", path: `${base}/users`, body: wish });
+    },
+    async setPassword(id: string, password: string, options: CallOptions = {}): Promise<void> {
+      const path = `${base}/users/${encodeURIComponent(id)}/password`;
+      await transport.json({ ...options, method: "PUT", path, body: { password } });
+    },
+    /** The API keys of a service account. */
+    apiKeys: (id: string) => apiKeyExtras(transport, `${base}/users/${encodeURIComponent(id)}/api-keys`),
+  };
+}
+
+/** Who is what in a project. */
+export function projectExtras(transport: Transport) {
+  const members = (project: string) => `${base}/projects/${encodeURIComponent(project)}/members`;
+  return {
+    async members(project: string, options: CallOptions = {}): Promise<readonly Member[]> {
+      const call = { ...options, method: "GET", path: members(project) } as const;
+      return (await transport.required<Items<Member>>(call)).items;
+    },
+    /** Gives a user a role in a project; `undefined` takes it away. */
+    async setRole(
+      project: string,
+      user: string,
+      role: Role | undefined,
+      options: CallOptions = {},
+    ): Promise<void> {
+      const path = `${members(project)}/${encodeURIComponent(user)}`;
+      await transport.json(
+        role === undefined
+          ? { ...options, method: "DELETE", path }
+          : { ...options, method: "PUT", path, body: { role } },
+      );
+    },
+  };
+}

@@ -1,0 +1,235 @@
+/**
+ * Who may do what, over every route there is: the table of routes is the list of cases, so that a route
+ * that is added is tested without anybody thinking of it.
+ */
+import { readFile } from "node:fs/promises";
+import t from "tap";
+import { z } from "zod";
+import type { Route } from "#cp/http/route.ts";
+import { roles, type Role } from "#kernel/ctx.ts";
+import {
+  caller,
+  createInstance,
+  createProject,
+  reportRunning,
+  signIn,
+  startApi,
+  type Answered,
+} from "#test/support/api-world.ts";
+import { sampleOf } from "#test/support/sample.ts";
+
+type Call = ReturnType<typeof caller>;
+
+const world = await startApi(t);
+const routes = world.surfaces.flatMap((surface) => surface.routes);
+const nameOf = ({ method, path }: Route) => `${method} ${path}`;
+/** What a route takes as a rank: everybody, the roles, the cloud's administrators. */
+const ranks = ["anyone", ...roles, "cloud-admin"] as const;
+const rankOf = (route: Route) => ranks.indexOf(route.role);
+
+void t.test("every route has a rule, and the unusual ones are those that were thought about", async (t) => {
+  t.same(routes.filter((route) => rankOf(route) < 0).map(nameOf), [], "no route without a rule");
+  // Usual: reading takes a viewer, changing an operator or more.
+  const unusual = routes.filter((route) =>
+    route.method === "GET" || route.reads
+      ? route.role !== "viewer"
+      : rankOf(route) < ranks.indexOf("operator"),
+  );
+  const lines = unusual.map((route) => `${nameOf(route)} takes ${route.role}`).sort();
+  const golden = await readFile(new URL("../golden/unusual-access.txt", import.meta.url), "utf8");
+  t.strictSame(lines, golden.trim().split("\n"), "golden/unusual-access.txt");
+});
+
+const victim = await createProject(world, "victim");
+const thief = await createProject(world, "thief");
+const owner = await signIn(world, { role: "admin", project: victim });
+const image = await owner("POST", "/skerry/v1/images", {
+  name: "private",
+  spec: { source: { type: "upload" } },
+});
+const ownerWorld = { ...world, call: owner as Call };
+const instanceId = await createInstance(ownerWorld, "secret");
+await reportRunning(world, instanceId);
+const migration = await owner("POST", `/skerry/v1/instances/${instanceId}/migrate`, {});
+const key = await owner("POST", "/skerry/v1/api-keys", { name: "own" });
+const service = await owner("POST", "/skerry/v1/users", { name: "robot", spec: { type: "service" } });
+const idOf = ({ body }: Answered) => String(body["id"]);
+
+/** For each parameter of a path, by the collection before it, something that belongs to the victim. */
+const belongings: Readonly<Record<string, string>> = {
+  instances: instanceId,
+  vms: instanceId,
+  images: idOf(image),
+  migrations: idOf(migration),
+  projects: victim,
+  members: owner.id,
+  users: idOf(service),
+  "api-keys": idOf(key),
+};
+const unknownId = "none-00000000000000000000";
+
+function victimPath(route: Route): string {
+  const segments = route.path.split("/");
+  return segments
+    .map((segment, i) =>
+      segment.startsWith("{") ? (belongings[segments[i - 1] ?? ""] ?? unknownId) : segment,
+    )
+    .join("/");
+}
+
+const bodyOf = (route: Route): unknown => {
+  const schema = route.bodyDoc ?? route.body;
+  return schema && route.method !== "GET" ? sampleOf(schema as z.ZodType) : undefined;
+};
+
+async function callRoute(call: Call, route: Route): Promise<Answered> {
+  const headers = { accept: "application/problem+json" };
+  return call(route.method, victimPath(route), bodyOf(route), headers);
+}
+
+/** What the victim has, as its owner sees it. */
+async function belongingsNow(): Promise<unknown> {
+  const paths = [
+    `instances/${instanceId}`,
+    `images/${idOf(image)}`,
+    `projects/${victim}`,
+    `projects/${victim}/members`,
+    "users",
+    "api-keys",
+  ];
+  return Promise.all(
+    paths.map(async (path) => {
+      const { body } = await owner("GET", `/skerry/v1/${path}`);
+      return JSON.parse(
+        JSON.stringify(body, (name, value: unknown) => (name === "last_used_at" ? null : value)),
+      );
+    }),
+  );
+}
+
+// A route that ends the caller's own login, or answers with what is no JSON, is called for the rule only.
+const endsLogin = (route: Route) => /\/(logout|password)$/.test(route.path);
+
+void t.test("nobody without a name, and nobody below the role", async (t) => {
+  const before = await belongingsNow();
+  const anonymous = caller(world.url);
+  for (const route of routes.filter(({ role }) => role !== "anyone")) {
+    t.equal((await callRoute(anonymous, route)).status, 401, `${nameOf(route)} as nobody`);
+  }
+  for (const role of roles) {
+    const member = await signIn(world, { role, project: victim });
+    for (const route of routes.filter((each) => rankOf(each) > ranks.indexOf(role))) {
+      const { status, body } = await callRoute(member, route);
+      t.match(
+        { status, body },
+        { status: 403, body: { reason: "ROLE_TOO_LOW" } },
+        `${nameOf(route)} as ${role}`,
+      );
+    }
+    if (role !== "admin") await world.call("DELETE", `/skerry/v1/projects/${victim}/members/${member.id}`);
+    await world.call("DELETE", `/skerry/v1/users/${member.id}`);
+  }
+  t.same(await belongingsNow(), before, "nothing has changed");
+});
+
+void t.test("what belongs to another project does not exist", async (t) => {
+  const before = await belongingsNow();
+  const secrets = Object.values(belongings);
+  for (const role of roles) {
+    const stranger = await signIn(world, { role, project: thief });
+    const allowed = routes.filter((each) => rankOf(each) <= ranks.indexOf(role) && !endsLogin(each));
+    for (const route of allowed.filter(({ streams, role: needed }) => !streams && needed !== "anyone")) {
+      const { status, body } = await callRoute(stranger, route);
+      const what = `${nameOf(route)} as the other project's ${role}`;
+      t.ok(status < 500, `${what}: ${String(status)} ${JSON.stringify(body)}`);
+      const named = /\/(instances|vms|images|migrations|projects|members|users|api-keys)\/\{/.test(
+        route.path,
+      );
+      if (named && status !== 426) t.equal(status, 404, `${what}: ${JSON.stringify(body)}`);
+      if (status < 300) {
+        const text = JSON.stringify(body);
+        t.same(
+          secrets.filter((secret) => text.includes(secret)),
+          [],
+          `${what} shows nothing of it`,
+        );
+      }
+    }
+  }
+  t.same(await belongingsNow(), before, "nothing has changed");
+});
+
+void t.test("a key that only reads changes nothing, and a key does no more than its role", async (t) => {
+  const made = await owner("POST", "/skerry/v1/api-keys", { name: "reader", read_only: true });
+  const reader = caller(world.url, `Token ${String(made.body["api_key"])}`);
+  const before = await belongingsNow();
+  for (const route of routes.filter(
+    (each) => each.method !== "GET" && !each.reads && each.role !== "anyone",
+  )) {
+    const { status, body } = await callRoute(reader, route);
+    t.match({ status, body }, { status: 403, body: { reason: /READ_ONLY_KEY|ROLE_TOO_LOW/ } }, nameOf(route));
+  }
+  t.equal((await reader("GET", `/v1/vms/${instanceId}`)).status, 200);
+  t.same(await belongingsNow(), before);
+
+  const low = await owner("POST", "/skerry/v1/api-keys", { name: "low", role: "viewer" satisfies Role });
+  const viewer = caller(world.url, `Token ${String(low.body["api_key"])}`);
+  t.equal((await viewer("DELETE", `/v1/vms/${instanceId}`)).status, 403);
+  t.equal((await viewer("POST", "/skerry/v1/api-keys", { name: "up", role: "admin" })).status, 403);
+});
+
+void t.test("power over users ends where a project ends", async (t) => {
+  const admin = await signIn(world, { role: "admin", project: thief });
+  const made = await admin("POST", "/v1/users", { username: "mallory", roles: ["operator"] });
+  t.match(made, { status: 201, body: { username: "mallory", roles: ["operator"], password: String } });
+  const mallory = idOf(made);
+  t.equal(
+    (await admin("PUT", `/skerry/v1/users/${mallory}/password`, { password: "something long" })).status,
+    204,
+  );
+  const plan = { spec: { plan: "enterprise" } };
+  t.match((await admin("PATCH", `/skerry/v1/users/${mallory}`, plan)).body, { reason: "PLAN_DENIED" });
+  // Made the cloud's administrator by one: the project's has no more say.
+  t.equal(
+    (await world.call("PUT", `/skerry/v1/projects/root/members/${mallory}`, { role: "admin" })).status,
+    204,
+  );
+  for (const [method, path, body] of [
+    ["PUT", "/password", { password: "something else" }],
+    ["PATCH", "", { spec: { disabled: true } }],
+    ["DELETE", "", undefined],
+  ] as const) {
+    const { status, body: answer } = await admin(method, `/skerry/v1/users/${mallory}${path}`, body);
+    t.match({ status, answer }, { status: 403, answer: { reason: "BEYOND_PROJECT" } }, `${method} ${path}`);
+  }
+  t.equal(
+    (await admin("PUT", `/skerry/v1/projects/root/members/${admin.id}`, { role: "admin" })).status,
+    404,
+  );
+  t.match((await admin("DELETE", `/skerry/v1/users/${admin.id}`)).body, { reason: /OWN_ACCOUNT|NOT_FOUND/ });
+
+  const role = await admin("POST", `/v1/users/${mallory}/roles`, { role_id: "role-viewer" });
+  t.match(role, { status: 200, body: { roles: ["viewer"] } });
+  t.equal((await admin("POST", `/v1/users/${mallory}/roles`, { role_id: "role-king" })).status, 400);
+  t.match(await admin("GET", "/v1/users"), {
+    status: 200,
+    body: { users: [{ username: "mallory" }], total: 1, page: 1 },
+  });
+
+  const login = { username: "mallory", password: "something long", project: "thief" };
+  const session = await caller(world.url)("POST", "/v1/auth/login", login);
+  const asMallory = caller(world.url, `Bearer ${String(session.body["access_token"])}`);
+  t.equal((await asMallory("GET", "/v1/vms")).status, 200);
+  t.equal(
+    (await world.call("PATCH", `/skerry/v1/users/${mallory}`, { spec: { disabled: true } })).status,
+    200,
+  );
+  world.tokens.forget();
+  t.equal((await asMallory("GET", "/v1/vms")).status, 401, "a disabled user's login has ended");
+  t.equal((await caller(world.url)("POST", "/v1/auth/login", login)).status, 401);
+  t.equal(
+    (await world.call("DELETE", `/skerry/v1/projects/${victim}`)).status,
+    409,
+    "a project in use stays",
+  );
+});

@@ -21,6 +21,12 @@ import { MetricsQuery } from "./app/metrics-query.ts";
 import { Passwords } from "./app/passwords.ts";
 import { ResourceService } from "./app/resource-service.ts";
 import { parseInput } from "./app/validation.ts";
+import { Quotas } from "./app/quota.ts";
+import { RateLimits } from "./app/rate-limits.ts";
+import { rateTableOf } from "./app/rate-table.ts";
+import { Sealer } from "./app/sealer.ts";
+import { SecondFactor } from "./app/second-factor.ts";
+import { SigningKeys } from "./app/signing-keys.ts";
 import { Tokens } from "./app/tokens.ts";
 import { Users } from "./app/users.ts";
 import { Authority } from "./agents/authority.ts";
@@ -65,9 +71,12 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const keys = new KeyStore(database);
   const store = new AccountStore(database);
   const identities = new IdentityStore(database);
-  const tokens = await Tokens.open({ keys, identities });
+  const sealer = await Sealer.open(settings.secretKeyFile);
+  const signingKeys = await SigningKeys.open({ database, sealer });
+  const tokens = new Tokens({ keys: signingKeys, identities });
   const passwords = new Passwords();
-  const accounts = new Accounts({ store, identities, passwords, tokens });
+  const secondFactor = new SecondFactor({ database, sealer });
+  const accounts = new Accounts({ store, identities, passwords, secondFactor, tokens });
   if (settings.firstPassword !== "")
     await accounts.ensureFirst(settings.firstUsername, settings.firstPassword);
   const authority = await Authority.open({
@@ -107,7 +116,10 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     concurrency: settings.concurrency,
     pollMs: settings.pollMs,
     sweepMs: settings.sweepMs,
-    chores: { blob_unreferenced: () => blobs.removeUnreferenced() },
+    chores: {
+      blob_unreferenced: () => blobs.removeUnreferenced(),
+      token_key_rotated: () => signingKeys.rotate(),
+    },
   });
   const onChange = () => engine.hint();
   const resources = new ResourceService({ database, events: engine.events, onChange });
@@ -151,7 +163,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
 
   const metrics = new MetricsQuery({ database });
   const planner = new MigrationPlanner({ database, fleet: engine.fleet });
-  const users = new Users({ database, resources, store, passwords, tokens });
+  const users = new Users({ database, resources, store, passwords, secondFactor, tokens });
   const native = nativeSurface({
     kinds,
     resources,
@@ -167,7 +179,13 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
           authorities: authority.certificatePem,
         }),
       }),
-      ...directoryRoutes({ users, apiKeys: new ApiKeys({ store, tokens }) }),
+      ...directoryRoutes({
+        users,
+        secondFactor,
+        signingKeys,
+        quotas: new Quotas(database),
+        apiKeys: new ApiKeys({ store, tokens }),
+      }),
       ...migrationRoutes({ resources, planner }),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
@@ -187,8 +205,9 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const checks = [{ name: "database", check: async () => void (await database.query("select 1")) }];
   const http = new HttpServer({
     surfaces: [native, novacron],
-    fallback: systemSurface({ checks, documents }),
+    fallback: systemSurface({ checks, documents, signingKeys }),
     authenticator: tokens,
+    rates: new RateLimits({ database, table: rateTableOf(settings), log }),
     log,
   });
   const { port } = await http.listen(settings.port, settings.listen);

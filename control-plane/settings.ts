@@ -1,6 +1,14 @@
 import { logLevels } from "#kernel/log.ts";
 import { integer, list, number, oneOf, readSettings, text, type SettingsOf } from "#kernel/settings.ts";
 
+/** The rates of an API's plan; RULINGS of the contract say which are whose. */
+const rate = (api: string, plan: string, defaults: readonly string[]) =>
+  list({
+    env: `SKERRY_RATE_${api}_${plan}`.toUpperCase(),
+    default: defaults,
+    help: `Requests that the plan ${plan} allows in the API ${api}, such as 1000/h,100/min; none: no limit.`,
+  });
+
 const port = { min: 0, max: 65535 };
 
 /** What an operator may set of the control plane. */
@@ -168,6 +176,21 @@ export const controlPlaneSettings = {
     max: 100,
     help: "How many times its disk a host that joins may promise; disks are thin.",
   }),
+  secretKeyFile: text({
+    env: "SKERRY_SECRET_KEY_FILE",
+    default: "",
+    help: "File with the key that seals secrets in the database, made when missing; without it they are not sealed.",
+  }),
+  rateAtonixStandard: rate("atonix", "standard", ["100/s", "1000000/d"]),
+  rateAtonixPremium: rate("atonix", "premium", ["1000/s", "1000000/d"]),
+  rateAtonixEnterprise: rate("atonix", "enterprise", ["1000/s"]),
+  rateServicesStandard: rate("services", "standard", ["1000/h"]),
+  rateServicesPremium: rate("services", "premium", ["10000/h"]),
+  rateServicesEnterprise: rate("services", "enterprise", ["1000000/h"]),
+  rateServicesAnonymous: rate("services", "anonymous", ["100/h"]),
+  rateNovacronStandard: rate("novacron", "standard", ["1000/h", "100/min"]),
+  rateNovacronPremium: rate("novacron", "premium", ["10000/h", "1000/min"]),
+  rateNovacronEnterprise: rate("novacron", "enterprise", ["1000000/h", "100000/min"]),
   logLevel: oneOf({
     env: "SKERRY_LOG_LEVEL",
     default: "info",

@@ -29,6 +29,13 @@ export interface Member {
   readonly role: Role;
 }
 
+export interface QuotaLine {
+  readonly name: string;
+  readonly used: number;
+  /** Null: none. */
+  readonly limit: number | null;
+}
+
 export interface NewUser {
   readonly name: string;
   readonly spec?: UserInput;
@@ -83,6 +90,11 @@ export function projectExtras(transport: Transport) {
     async members(project: string, options: CallOptions = {}): Promise<readonly Member[]> {
       const call = { ...options, method: "GET", path: members(project) } as const;
       return (await transport.required<Items<Member>>(call)).items;
+    },
+    /** What the project has, and may have. */
+    async quota(project: string, options: CallOptions = {}): Promise<readonly QuotaLine[]> {
+      const path = `${base}/projects/${encodeURIComponent(project)}/quota`;
+      return (await transport.required<Items<QuotaLine>>({ ...options, method: "GET", path })).items;
     },
     /** Gives a user a role in a project; `undefined` takes it away. */
     async setRole(

@@ -9,6 +9,7 @@ import type { Account, AccountStore } from "./account-store.ts";
 import { rootProject } from "./authorisation.ts";
 import type { IdentityStore } from "./identity-store.ts";
 import type { Passwords } from "./passwords.ts";
+import type { SecondFactor } from "./second-factor.ts";
 import { digestOf, newSecret, type Tokens } from "./tokens.ts";
 
 export interface TokenPair {
@@ -23,12 +24,15 @@ export interface Credentials {
   readonly password: string;
   /** Id or name of the project that the login is for. Default: the user's own. */
   readonly project?: string | undefined;
+  /** One-time or recovery code, for users with a second factor. */
+  readonly mfaCode?: string | undefined;
 }
 
 export interface AccountsOptions {
   readonly store: AccountStore;
   readonly identities: Pick<IdentityStore, "findMember">;
   readonly passwords: Passwords;
+  readonly secondFactor: Pick<SecondFactor, "check">;
   readonly tokens: Pick<Tokens, "issue" | "forget">;
   readonly now?: () => number;
 }
@@ -66,14 +70,22 @@ export class Accounts {
     return this.#grant(principal, newId("fam", this.#now()));
   }
 
-  async #authenticate({ username, password }: Credentials): Promise<Account> {
-    const { store, passwords } = this.#options;
+  async #authenticate({ username, password, mfaCode }: Credentials): Promise<Account> {
+    const { store, passwords, secondFactor } = this.#options;
     const account = await store.findByUsername(username);
     const right = await passwords.matches(account?.passwordHash, password);
     const locked = account?.lockedUntil && account.lockedUntil.getTime() > this.#now();
     if (account && right && !locked) {
-      await store.recordSuccess(account.id);
-      return account;
+      const passed = await secondFactor.check(account.id, mfaCode);
+      if (passed === "required") {
+        throw new Fault("unauthenticated", "this user logs in with a one-time code as well", {
+          reason: "MFA_REQUIRED",
+        });
+      }
+      if (passed) {
+        await store.recordSuccess(account.id);
+        return account;
+      }
     }
     // For an unknown user too, so that the clock tells nothing.
     if (!locked) {
@@ -101,6 +113,13 @@ export class Accounts {
     return this.#grant(principal, token.family);
   }
 
+  /** An access token for an API key's owner with the key's rights; it is renewed by the key. */
+  async exchangeKey(principal: Principal): Promise<Omit<TokenPair, "refresh_token">> {
+    if (principal.keyId === undefined) throw invalidCredentials();
+    const { token, expiresIn } = await this.#options.tokens.issue(principal, { key: principal.keyId });
+    return { access_token: token, expires_in: expiresIn, token_type: "Bearer" };
+  }
+
   /** Ends the family of one refresh token, or all logins of the caller. */
   async logout(ctx: Ctx, refreshToken: string | undefined): Promise<void> {
     const { store, tokens } = this.#options;
@@ -121,7 +140,7 @@ export class Accounts {
       project: principal.project,
       expiresAt: new Date(this.#now() + refreshLifeMs),
     });
-    const { token, expiresIn } = await this.#options.tokens.issue(principal, family);
+    const { token, expiresIn } = await this.#options.tokens.issue(principal, { family });
     return { access_token: token, refresh_token: refreshToken, expires_in: expiresIn, token_type: "Bearer" };
   }
 }

@@ -3,7 +3,7 @@
  * (HTTP, server-sent events, WebSocket, console) and the resource service ask here. What somebody may see
  * at all is the queries' matter: other projects' things do not exist.
  */
-import { roles, type Principal } from "#kernel/ctx.ts";
+import { roles, type Ctx, type Principal } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import type { Access } from "../resources/definition.ts";
 
@@ -45,4 +45,12 @@ export function authorise(
 /** Whether the principal's role is `needed` or a higher one. */
 export function hasRole({ role }: Pick<Principal, "role">, needed: Principal["role"]): boolean {
   return roles.indexOf(role) >= roles.indexOf(needed);
+}
+
+/** Another project than the caller's does not exist, but for the cloud's administrators. */
+export function requireProject({ principal }: Pick<Ctx, "principal">, project: string): void {
+  if (principal.project === project || isCloudAdmin(principal)) return;
+  throw new Fault("notFound", `there is no project with the id ${project.slice(0, 80)}`, {
+    reason: "PROJECT_NOT_FOUND",
+  });
 }

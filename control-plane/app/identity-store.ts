@@ -4,11 +4,12 @@ import { roles } from "#kernel/ctx.ts";
 import type { Database } from "../store/database.ts";
 import { rootProject } from "./authorisation.ts";
 
-/** A login: the account, the project it is for, and the family of refresh tokens that it came with. */
-export interface Session {
+/** What an access token stands for: an account in a project, as long as what it comes from is good. */
+export interface Grant {
   readonly accountId: string;
   readonly project: string;
-  readonly family: string;
+  /** A login, by the family of its refresh tokens, or an API key by its id. */
+  readonly from: { readonly family: string } | { readonly key: string };
 }
 
 interface IdentityRow {
@@ -21,6 +22,7 @@ interface IdentityRow {
 }
 
 interface KeyRow extends IdentityRow {
+  readonly key_id: string;
   readonly key_role: Role;
   readonly read_only: boolean;
 }
@@ -39,13 +41,14 @@ export class IdentityStore {
     this.#database = database;
   }
 
-  /** The principal of a login whose family of tokens has not been revoked. */
-  async findSession({ accountId, project, family }: Session): Promise<Principal | undefined> {
+  /** The principal of an access token, if neither its login nor its API key was revoked. */
+  async findGranted({ accountId, project, from }: Grant): Promise<Principal | undefined> {
+    if ("key" in from) return this.#findKey("k.id = $1", from.key);
     const [row] = await this.#database.read<IdentityRow>(
       `select ${identity} from resource u ${joins}
        where ${enabled} and u.id = $1 and p.id = $2
          and exists (select from refresh_token t where t.family = $3 and t.account_id = u.id)`,
-      [accountId, project, family],
+      [accountId, project, from.family],
       "identity_session",
     );
     return row && toPrincipal(row);
@@ -53,21 +56,28 @@ export class IdentityStore {
 
   /** The principal that an API key speaks for, unless it has expired; notes that it was used. */
   async findByApiKey(secretHash: string): Promise<Principal | undefined> {
+    return this.#findKey("k.secret_hash = $1", secretHash);
+  }
+
+  async #findKey(
+    condition: "k.id = $1" | "k.secret_hash = $1",
+    value: string,
+  ): Promise<Principal | undefined> {
     const [row] = await this.#database.query<KeyRow>(
       // Once a minute is exact enough, and spares a write for every request.
       `with used as (
-         update api_key set last_used_at = now() where secret_hash = $1
-           and (last_used_at is null or last_used_at < now() - interval '1 minute'))
-       select ${identity}, k.role as key_role, k.read_only
+         update api_key k set last_used_at = now() where ${condition}
+           and (k.last_used_at is null or k.last_used_at < now() - interval '1 minute'))
+       select ${identity}, k.id as key_id, k.role as key_role, k.read_only
        from api_key k join resource u on u.id = k.account_id ${joins}
-       where ${enabled} and k.secret_hash = $1 and p.id = k.project and (k.expires_at is null or k.expires_at > now())`,
-      [secretHash],
-      "identity_key",
+       where ${enabled} and ${condition} and p.id = k.project and (k.expires_at is null or k.expires_at > now())`,
+      [value],
+      `identity ${condition}`,
     );
     const principal = row && toPrincipal(row);
     if (!principal) return undefined;
     const role = lower(principal.role, row.key_role);
-    return { ...principal, role, ...(row.read_only && { readOnly: true as const }) };
+    return { ...principal, role, keyId: row.key_id, ...(row.read_only && { readOnly: true as const }) };
   }
 
   /**

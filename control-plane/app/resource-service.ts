@@ -11,6 +11,7 @@ import { checkSite, checkUnused, resolveReferences } from "./admission.ts";
 import { authorise, isCloudAdmin, rootProject } from "./authorisation.ts";
 import { guardDirectory } from "./directory-guards.ts";
 import { oncePerKey } from "./idempotency.ts";
+import { checkQuota } from "./quota.ts";
 import { openRequest } from "./requests.ts";
 import type {
   CreateInput,
@@ -74,6 +75,7 @@ export class ResourceService implements ResourceApi {
       const referred = await resolveReferences(tx, project, kind, desired);
       const refs = Object.fromEntries(Object.entries(referred).map(([key, resource]) => [key, resource.id]));
       await guardDirectory(tx, ctx, kind, undefined, desired);
+      await checkQuota(tx, project, kind, undefined, desired);
       const unready = Object.values(referred).filter((resource) => resource.phase === "listed");
       for (const { id: key, kind: referredKind } of unready) await enqueue(tx, { key, kind: referredKind });
       const { observed } = extras;
@@ -118,6 +120,7 @@ export class ResourceService implements ResourceApi {
       await guardDirectory(tx, ctx, kind, before, desired as Record<string, unknown>);
       if (intends && kind.frozenIn?.includes(before.phase)) throw wrongPhase("be changed", before);
       if (!intends && name === before.name && sameJson(labels, before.labels)) return before;
+      await checkQuota(tx, before.project, kind, specOf(before), desired as Record<string, unknown>);
       const generation = before.generation + (intends ? 1 : 0);
       return changeResource(tx, kind, before, { name, labels, desired, generation }, ctx.log);
     });
@@ -154,6 +157,7 @@ export class ResourceService implements ResourceApi {
         throw wrongPhase(verb, before, definition.when as readonly string[]);
       }
       const desired = parseSpec(kind, definition.apply(before, parsed), before);
+      await checkQuota(tx, before.project, kind, specOf(before), desired);
       return changeResource(tx, kind, before, { desired, generation: before.generation + 1 }, ctx.log);
     });
   }
@@ -217,6 +221,8 @@ export class ResourceService implements ResourceApi {
     return reply;
   }
 }
+
+const specOf = ({ desired }: Resource) => desired as Readonly<Record<string, unknown>>;
 
 function wrongPhase(act: string, { phase }: Resource, allowed: readonly string[] = []): Fault {
   return new Fault("conflict", `it cannot ${act} while it is ${phase}`, {

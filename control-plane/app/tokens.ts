@@ -3,34 +3,30 @@
  * JWTs whose key all replicas share; they say who, for which project and since which login, never with
  * what rights. Those are looked up every few seconds, for both kinds: what was revoked stops working.
  */
-import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from "node:crypto";
+import { createHash, randomBytes, type KeyObject } from "node:crypto";
 import { errors, jwtVerify, SignJWT } from "jose";
 import { z } from "zod";
 import type { Principal } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { BoundedCache } from "./bounded-cache.ts";
-import type { Session } from "./identity-store.ts";
+import type { Grant } from "./identity-store.ts";
+import type { SigningKey } from "./signing-keys.ts";
 
-export interface KeyPairPem {
-  readonly privatePem: string;
-  readonly publicPem: string;
-}
-
-/** Keys of the cloud, shared by all replicas. */
-export interface KeyStore {
-  find(name: string): Promise<KeyPairPem | undefined>;
-  /** Stores the pair unless there is one already; gives the one that is stored. */
-  insertIfAbsent(name: string, pair: KeyPairPem): Promise<KeyPairPem>;
+/** The keys that sign; those of all replicas. */
+export interface TokenKeys {
+  current(): Promise<Pick<SigningKey, "kid" | "privateKey">>;
+  /** The public key of that name. */
+  find(kid: string): Promise<KeyObject | undefined>;
 }
 
 /** Who somebody is now, whatever a token said when it was made. */
 export interface Identities {
-  findSession(session: Session): Promise<Principal | undefined>;
+  findGranted(grant: Grant): Promise<Principal | undefined>;
   findByApiKey(secretHash: string): Promise<Principal | undefined>;
 }
 
 export interface TokensOptions {
-  readonly keys: KeyStore;
+  readonly keys: TokenKeys;
   readonly identities: Identities;
   readonly now?: () => number;
   readonly lifeSeconds?: number;
@@ -38,7 +34,6 @@ export interface TokensOptions {
 
 export const accessTokenSeconds = 3600;
 export const apiKeyPrefix = "sk_";
-const keyName = "jwt";
 const issuer = "skerry";
 const algorithm = "EdDSA";
 const cachedTokens = 10_000;
@@ -50,7 +45,8 @@ const scheme = /^(?:bearer|token) +(\S+)$/i;
 const claims = z.object({
   sub: z.string(),
   project: z.string(),
-  fam: z.string(),
+  family: z.string().optional(),
+  key: z.string().optional(),
   exp: z.number(),
 });
 
@@ -66,44 +62,36 @@ export const digestOf = (secret: string): string => createHash("sha256").update(
 export const newSecret = (prefix: string): string => `${prefix}${randomBytes(32).toString("base64url")}`;
 
 export class Tokens {
-  readonly #privateKey;
-  readonly #publicKey;
+  readonly #keys: TokenKeys;
   readonly #identities: Identities;
   readonly #now: () => number;
   readonly #lifeSeconds: number;
   readonly #lookups = new Map<string, Promise<Principal>>();
   readonly #known = new BoundedCache<Known>(cachedTokens);
 
-  private constructor(pair: KeyPairPem, options: TokensOptions) {
-    this.#privateKey = createPrivateKey(pair.privatePem);
-    this.#publicKey = createPublicKey(pair.publicPem);
+  constructor(options: TokensOptions) {
+    this.#keys = options.keys;
     this.#identities = options.identities;
     this.#now = options.now ?? Date.now;
     this.#lifeSeconds = options.lifeSeconds ?? accessTokenSeconds;
   }
 
-  /** Opens the cloud's signing key; the first replica ever makes it. */
-  static async open(options: TokensOptions): Promise<Tokens> {
-    const { keys } = options;
-    const pair = (await keys.find(keyName)) ?? (await keys.insertIfAbsent(keyName, newPair()));
-    return new Tokens(pair, options);
-  }
-
-  /** Signs an access token for a user, of a family of refresh tokens: it ends with that. */
+  /** Signs an access token for a principal. It ends with the login or the API key that it comes from. */
   async issue(
-    principal: Pick<Principal, "id" | "project">,
-    family: string,
+    { id, project }: Pick<Principal, "id" | "project">,
+    from: Grant["from"],
   ): Promise<{ readonly token: string; readonly expiresIn: number }> {
     const nowSeconds = Math.floor(this.#now() / 1000);
-    const token = await new SignJWT({ project: principal.project, fam: family })
-      .setProtectedHeader({ alg: algorithm, typ: "JWT" })
-      .setSubject(principal.id)
+    const { kid, privateKey } = await this.#keys.current();
+    const token = await new SignJWT({ project, ...from })
+      .setProtectedHeader({ alg: algorithm, typ: "JWT", kid })
+      .setSubject(id)
       .setIssuer(issuer)
       .setAudience(issuer)
       .setIssuedAt(nowSeconds)
       .setExpirationTime(nowSeconds + this.#lifeSeconds)
       .setJti(randomBytes(12).toString("base64url"))
-      .sign(this.#privateKey);
+      .sign(privateKey);
     return { token, expiresIn: this.#lifeSeconds };
   }
 
@@ -152,8 +140,9 @@ export class Tokens {
   }
 
   async #checkToken(token: string): Promise<Principal> {
-    const { sub, project, fam, exp } = await this.#verify(token);
-    const principal = await this.#identities.findSession({ accountId: sub, project, family: fam });
+    const { sub, project, family, key, exp } = await this.#verify(token);
+    const from = family === undefined ? key !== undefined && { key } : { family };
+    const principal = from && (await this.#identities.findGranted({ accountId: sub, project, from }));
     if (principal) return this.#remember(token, principal, exp * 1000);
     this.#known.delete(token);
     throw new Fault("unauthenticated", "the login has ended", { reason: "SESSION_ENDED" });
@@ -164,9 +153,15 @@ export class Tokens {
     return principal;
   }
 
+  async #publicKey(kid: string | undefined): Promise<KeyObject> {
+    const key = kid === undefined ? undefined : await this.#keys.find(kid);
+    if (!key) throw new errors.JWKSNoMatchingKey();
+    return key;
+  }
+
   async #verify(token: string): Promise<z.infer<typeof claims>> {
     try {
-      const { payload } = await jwtVerify(token, this.#publicKey, {
+      const { payload } = await jwtVerify(token, ({ kid }) => this.#publicKey(kid), {
         algorithms: [algorithm],
         issuer,
         audience: issuer,
@@ -182,12 +177,4 @@ export class Tokens {
       throw new Fault("unauthenticated", told, { reason, cause });
     }
   }
-}
-
-function newPair(): KeyPairPem {
-  const { privateKey, publicKey } = generateKeyPairSync("ed25519");
-  return {
-    privatePem: privateKey.export({ type: "pkcs8", format: "pem" }).toString(),
-    publicPem: publicKey.export({ type: "spki", format: "pem" }).toString(),
-  };
 }

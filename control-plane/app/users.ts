@@ -5,11 +5,12 @@ import { Fault } from "#kernel/fault.ts";
 import { user, type User, type UserSpec } from "../resources/user/user.resource.ts";
 import type { Database } from "../store/database.ts";
 import { insertAccount, type AccountStore, type Membership } from "./account-store.ts";
-import { isCloudAdmin } from "./authorisation.ts";
+import { requireProject } from "./authorisation.ts";
 import { requireReach } from "./directory-guards.ts";
 import type { Passwords } from "./passwords.ts";
 import type { ListPage, ListQuery } from "./resource-api.ts";
 import type { ResourceService } from "./resource-service.ts";
+import type { SecondFactor } from "./second-factor.ts";
 import type { Tokens } from "./tokens.ts";
 import { invalidField } from "./validation.ts";
 
@@ -20,6 +21,8 @@ export interface NewUser {
   readonly role: Role;
   /** Default: a random one, which is in the answer and nowhere else. Service accounts have none. */
   readonly password?: string | undefined;
+  /** True: it logs in with a second factor from the beginning, which is in the answer and nowhere else. */
+  readonly mfa?: boolean | undefined;
 }
 
 export interface UserWithRole {
@@ -28,11 +31,20 @@ export interface UserWithRole {
   readonly role: Role | undefined;
 }
 
+type AssignedFactor = Awaited<ReturnType<SecondFactor["assign"]>>;
+
+/** What a new user is told once. */
+export interface Secrets {
+  readonly password: string | undefined;
+  readonly factor: AssignedFactor | undefined;
+}
+
 export interface UsersOptions {
   readonly database: Database;
   readonly resources: Pick<ResourceService, "create" | "get" | "list">;
   readonly store: AccountStore;
   readonly passwords: Passwords;
+  readonly secondFactor: SecondFactor;
   readonly tokens: Pick<Tokens, "forget">;
 }
 
@@ -48,9 +60,9 @@ export class Users {
   }
 
   /** Makes a user of the caller's project. `password` is set when it was generated. */
-  async create(ctx: Ctx, wish: NewUser): Promise<UserWithRole & { readonly password: string | undefined }> {
-    const { resources, passwords } = this.#options;
-    const { username, spec, role } = wish;
+  async create(ctx: Ctx, wish: NewUser): Promise<UserWithRole & Secrets> {
+    const { resources, passwords, secondFactor } = this.#options;
+    const { username, spec, role, mfa = false } = wish;
     if (!usernamePattern.test(username)) {
       throw invalidField("username", "must be letters, digits and any of . _ @ + -");
     }
@@ -65,6 +77,7 @@ export class Users {
     const password = wish.password ?? generated;
     const passwordHash = password === undefined ? null : await passwords.hash(checkPassword(password));
     let made: User | undefined;
+    let factor: AssignedFactor | undefined;
     const respond = (resource: unknown) => {
       made = resource as User;
       return { status: 201, headers: {}, body: null };
@@ -76,12 +89,15 @@ export class Users {
       { name: username, spec },
       { respond },
       {
-        observed: { mfa_enabled: false },
-        also: (tx, { id }) => insertAccount(tx, { id, username, passwordHash, project, role }),
+        observed: { mfa_enabled: mfa },
+        also: async (tx, { id }) => {
+          await insertAccount(tx, { id, username, passwordHash, project, role });
+          if (mfa) factor = await secondFactor.assign(tx, id, username);
+        },
       },
     );
     if (!made) throw new Fault("internal", "the user was not stored");
-    return { user: made, role, password: generated };
+    return { user: made, role, password: generated, factor };
   }
 
   /** A page of the users that the caller sees, each with its role in the caller's project. */
@@ -153,6 +169,13 @@ export class Users {
     tokens.forget();
   }
 
+  /** Takes away the second factor of a user who has lost it. */
+  async resetFactor(ctx: Ctx, userId: string): Promise<void> {
+    const { user: other } = await this.get(ctx, userId);
+    await requireReach(this.#options.database, ctx, other.id);
+    await this.#options.secondFactor.remove(ctx, other.id);
+  }
+
   /** Who owns the keys that an administrator handles for somebody else: service accounts only. */
   async keyOwner(ctx: Ctx, userId: string): Promise<string> {
     const { user: owner } = await this.get(ctx, userId);
@@ -162,14 +185,6 @@ export class Users {
     await requireReach(this.#options.database, ctx, owner.id);
     return owner.id;
   }
-}
-
-/** Another project than the caller's does not exist, but for the cloud's administrators. */
-function requireProject({ principal }: Ctx, project: string): void {
-  if (principal.project === project || isCloudAdmin(principal)) return;
-  throw new Fault("notFound", `there is no project with the id ${project.slice(0, 80)}`, {
-    reason: "PROJECT_NOT_FOUND",
-  });
 }
 
 function checkPassword(password: string): string {

@@ -3,6 +3,9 @@ import { z } from "zod";
 import { roles } from "#kernel/ctx.ts";
 import type { Json } from "#kernel/fault.ts";
 import type { ApiKeys } from "../app/api-keys.ts";
+import type { Quotas } from "../app/quota.ts";
+import type { SecondFactor } from "../app/second-factor.ts";
+import type { SigningKeys } from "../app/signing-keys.ts";
 import type { Users } from "../app/users.ts";
 import { user } from "../resources/user/user.resource.ts";
 import { listSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
@@ -11,6 +14,9 @@ import { defineRoute, type Route } from "./route.ts";
 
 export interface DirectoryOptions {
   readonly users: Users;
+  readonly secondFactor: SecondFactor;
+  readonly signingKeys: Pick<SigningKeys, "rotate">;
+  readonly quotas: Quotas;
   readonly apiKeys: ApiKeys;
 }
 
@@ -27,10 +33,19 @@ const listOf = (items: readonly { readonly [field: string]: Json }[]): Reply => 
 });
 
 /** The routes, to be given to `nativeSurface`. */
-export function directoryRoutes({ users, apiKeys }: DirectoryOptions): Route[] {
+export function directoryRoutes({
+  users,
+  apiKeys,
+  secondFactor,
+  signingKeys,
+  quotas,
+}: DirectoryOptions): Route[] {
   return [
     ...userRoutes(users),
     ...memberRoutes(users),
+    ...factorRoutes({ users, secondFactor }),
+    quotaRoute(quotas),
+    rotateRoute(signingKeys),
     ...keyRoutes(apiKeys, "the caller's", `${base}/api-keys`, "", "viewer", (ctx) =>
       Promise.resolve(ctx.principal.id),
     ),
@@ -222,4 +237,110 @@ function keyRoutes(
       },
     }),
   ];
+}
+
+function factorRoutes({ users, secondFactor }: Pick<DirectoryOptions, "users" | "secondFactor">): Route[] {
+  const code = z.string().min(1).max(64);
+  const path = `${base}/mfa`;
+  return [
+    defineRoute({
+      method: "POST",
+      path,
+      operationId: "beginMfa",
+      summary: "Begin a second factor of one's own: shows the secret for an authenticator app",
+      tag: "identity",
+      role: "viewer",
+      answers: {
+        201: {
+          description: "the secret; it counts once a code of it was given",
+          schema: z.object({ secret: z.string(), otpauth_url: z.string() }),
+        },
+      },
+      handle: async ({ ctx }) => ({
+        status: 201,
+        headers: secret,
+        body: { ...(await secondFactor.begin(ctx)) },
+      }),
+    }),
+    defineRoute({
+      method: "POST",
+      path: `${path}/confirm`,
+      operationId: "confirmMfa",
+      summary: "Show that the authenticator app has it: from now on a login takes a code",
+      tag: "identity",
+      role: "viewer",
+      body: z.strictObject({ code }),
+      answers: {
+        200: {
+          description: "codes for whoever loses the device, each good once",
+          schema: z.object({ recovery_codes: z.array(z.string()) }),
+        },
+      },
+      handle: async ({ ctx, body }) => ({
+        status: 200,
+        headers: secret,
+        body: { recovery_codes: await secondFactor.confirm(ctx, body.code) },
+      }),
+    }),
+    defineRoute({
+      method: "DELETE",
+      path,
+      operationId: "removeMfa",
+      summary: "Take one's own second factor away",
+      tag: "identity",
+      role: "viewer",
+      body: z.strictObject({ code }),
+      answers: { 204: { description: "taken away" } },
+      async handle({ ctx, body }) {
+        await secondFactor.removeOwn(ctx, body.code);
+        return done;
+      },
+    }),
+    defineRoute({
+      method: "DELETE",
+      path: `${base}/users/{id}/mfa`,
+      operationId: "resetMfa",
+      summary: "Take away the second factor of a user who has lost it",
+      tag: "users",
+      role: "admin",
+      answers: { 204: { description: "taken away" } },
+      async handle({ ctx, params }) {
+        await users.resetFactor(ctx, params["id"] ?? "");
+        return done;
+      },
+    }),
+  ];
+}
+
+function quotaRoute(quotas: Quotas): Route {
+  const line = z.object({ name: z.string(), used: z.int(), limit: z.int().nullable() });
+  return defineRoute({
+    method: "GET",
+    path: `${base}/projects/{id}/quota`,
+    operationId: "getQuota",
+    summary: "What a project has, and may have",
+    tag: "projects",
+    role: "viewer",
+    answers: { 200: { description: "each by name", schema: listSchema(line) } },
+    async handle({ ctx, params }) {
+      const lines = await quotas.list(ctx, params["id"] ?? "");
+      return listOf(lines.map((each) => ({ ...each })));
+    },
+  });
+}
+
+function rotateRoute(signingKeys: DirectoryOptions["signingKeys"]): Route {
+  return defineRoute({
+    method: "POST",
+    path: `${base}/token-keys/rotate`,
+    operationId: "rotateTokenKeys",
+    summary: "Announce a new key for access tokens; it signs some minutes later",
+    tag: "identity",
+    role: "cloud-admin",
+    answers: { 204: { description: "announced" } },
+    async handle() {
+      await signingKeys.rotate({ now: true });
+      return done;
+    },
+  });
 }

@@ -1,7 +1,8 @@
 /**
  * Faults as HTTP says them. The status follows the code, except for the few reasons that HTTP has a
  * word of its own for. Used-up capacity is 409 like every other state that forbids a request: 507
- * speaks of the server's own storage, and 429 of the caller's rate.
+ * speaks of the server's own storage. 429 is what is the caller's own: the rate, which `Retry-After` goes
+ * with, and the quota, where waiting does not help.
  */
 import { z } from "zod";
 import { Fault, type FaultCode, type Json } from "#kernel/fault.ts";
@@ -24,6 +25,8 @@ const statusOfReason: Readonly<Record<string, number>> = {
   BODY_TOO_LARGE: 413,
   UNSUPPORTED_MEDIA_TYPE: 415,
   UPGRADE_REQUIRED: 426,
+  QUOTA_EXCEEDED: 429,
+  RATE_LIMITED: 429,
 };
 
 const defaultRetryAfterSeconds = 2;
@@ -36,7 +39,8 @@ export function statusOf(fault: Fault): number {
 /** Headers that go with a fault: when to come back, how to say who one is, which methods there are. */
 export function headersOf(fault: Fault): Record<string, string> {
   const headers: Record<string, string> = { "Cache-Control": "no-store" };
-  if (fault.code === "unavailable") headers["Retry-After"] = String(retryAfter(fault));
+  if (fault.code === "unavailable" || fault.reason === "RATE_LIMITED")
+    headers["Retry-After"] = String(retryAfter(fault));
   if (fault.code === "unauthenticated") headers["WWW-Authenticate"] = 'Bearer realm="skerry"';
   const allow = detailOf(fault)["allow"];
   if (fault.reason === "METHOD_NOT_ALLOWED" && Array.isArray(allow)) headers["Allow"] = allow.join(", ");

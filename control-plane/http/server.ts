@@ -9,9 +9,11 @@ import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import Koa from "koa";
 import { z } from "zod";
+import type { Principal } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { authorise } from "../app/authorisation.ts";
+import { rateExceeded, type RateLimits, type RateState } from "../app/rate-limits.ts";
 import { parseInput } from "../app/validation.ts";
 import { defaultBodyLimits, readJson } from "./body.ts";
 import { headersOf, problemType, publicFault, statusOf, toProblem } from "./faults.ts";
@@ -26,6 +28,8 @@ export interface HttpServerOptions {
   /** Serves what belongs to no API, and words the errors of paths below no prefix. */
   readonly fallback: Surface;
   readonly authenticator: Authenticator;
+  /** Without it, nobody is counted. */
+  readonly rates?: Pick<RateLimits, "take">;
   readonly log: Logger;
   readonly now?: () => number;
   /** Time for a handler that names none of its own. */
@@ -38,6 +42,7 @@ interface Progress {
   readonly match: Match;
   readonly path: string;
   readonly search: string;
+  rate: RateState | undefined;
   fault: Fault | undefined;
 }
 
@@ -122,7 +127,8 @@ export class HttpServer {
       answer = this.#fail(progress, thrown, exchange.req);
     }
     const closing = this.#stopping.signal.aborted ? { Connection: "close" } : undefined;
-    send(exchange, answer, { "X-Request-Id": context.requestId, ...closing });
+    const rate = progress.rate && rateHeaders(progress.rate);
+    send(exchange, answer, { "X-Request-Id": context.requestId, ...rate, ...closing });
     this.#log(progress, exchange.req, answer.status, startedAt);
   }
 
@@ -139,13 +145,20 @@ export class HttpServer {
       stopping: this.#stopping.signal,
     });
     const match = this.#router.match(request.method ?? "GET", path);
-    return { context, match, path, search: mark < 0 ? "" : url.slice(mark + 1), fault: undefined };
+    return {
+      context,
+      match,
+      path,
+      search: mark < 0 ? "" : url.slice(mark + 1),
+      rate: undefined,
+      fault: undefined,
+    };
   }
 
   async #answer(progress: Progress, request: IncomingMessage): Promise<Answer> {
     const { route, fault } = progress.match;
     if (!route) throw fault ?? new Fault("internal", "no route and no fault");
-    await this.#authorise(route, progress.context, request.headers.authorization);
+    await this.#authorise(route, progress, request, request.headers.authorization);
     const query = parseQuery(route, progress.search);
     const deadlineMs = route.deadlineMs?.(query) ?? this.#options.deadlineMs ?? defaultDeadlineMs;
     if (deadlineMs !== "none") {
@@ -175,13 +188,31 @@ export class HttpServer {
     return { ctx: context, params: match.params, query, body, request };
   }
 
-  /** The one place where a request is let through or not. */
-  async #authorise(route: Route, context: RequestContext, authorization: string | undefined): Promise<void> {
-    if (route.role === "anyone") return;
+  /** The one place where a request is let through or not. Mostly it is known at once, without a wait. */
+  async #authorise(
+    route: Route,
+    progress: Progress,
+    request: IncomingMessage,
+    authorization: string | undefined,
+  ): Promise<void> {
+    const { context, match } = progress;
+    if (route.role === "anyone") return this.#count(match.surface.name, undefined, progress, request);
     const identified = this.#options.authenticator.authenticate(authorization);
     context.principal = identified instanceof Promise ? await identified : identified;
+    await this.#count(match.surface.name, context.principal, progress, request);
     const effect = route.method === "GET" || route.reads ? "read" : "change";
     authorise(context.principal, route.role, "this", effect);
+  }
+
+  async #count(
+    api: string,
+    principal: Principal | undefined,
+    progress: Progress,
+    request: IncomingMessage,
+  ): Promise<void> {
+    const counted = this.#options.rates?.take(api, principal, request.socket.remoteAddress ?? "");
+    progress.rate = counted instanceof Promise ? await counted : counted;
+    if (progress.rate?.allowed === false) throw rateExceeded(progress.rate, this.#now());
   }
 
   #fail(progress: Progress, thrown: unknown, request: IncomingMessage): Answer {
@@ -211,7 +242,7 @@ export class HttpServer {
       const { route, fault } = progress.match;
       if (!route) throw fault ?? new Fault("internal", "no route and no fault");
       if (!route.upgrade) throw new Fault("invalid", "nothing to upgrade to here", { reason: "NO_UPGRADE" });
-      await this.#authorise(route, progress.context, bearerOf(request));
+      await this.#authorise(route, progress, request, bearerOf(request));
       const query = parseQuery(route, progress.search);
       const call = { ctx: progress.context, params: progress.match.params, query, body: undefined, request };
       await route.upgrade(call, socket, head);
@@ -262,6 +293,12 @@ function send(exchange: Koa.Context, answer: Answer, always: Readonly<Record<str
   const headers = { "Content-Type": jsonType, "Content-Length": length, ...answer.headers, ...always };
   res.writeHead(answer.status, headers).end(text);
 }
+
+const rateHeaders = ({ limit, remaining, resetAt }: RateState): Record<string, string> => ({
+  "X-RateLimit-Limit": String(limit),
+  "X-RateLimit-Remaining": String(remaining),
+  "X-RateLimit-Reset": String(resetAt),
+});
 
 /** True when so much of the body is still to come that it is better cut off than read to the end. */
 function hasMuchToSend(request: IncomingMessage): boolean {

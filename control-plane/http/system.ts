@@ -1,6 +1,7 @@
 /** What belongs to no API: is the process alive, is it ready, and the documents of the APIs. */
 import { z } from "zod";
 import { Fault, type Json } from "#kernel/fault.ts";
+import type { SigningKeys } from "../app/signing-keys.ts";
 import { problemSchema, problemType, toProblem } from "./faults.ts";
 import { defineRoute, type Surface } from "./route.ts";
 
@@ -14,13 +15,15 @@ export interface SystemOptions {
   readonly checks: readonly ReadinessCheck[];
   /** Finished OpenAPI documents by the name they are served under. */
   readonly documents: Readonly<Record<string, Json>>;
+  /** Gives the public keys of access tokens. */
+  readonly signingKeys: Pick<SigningKeys, "publicSet">;
 }
 
 const checkLimitMs = 5_000;
 const documentSeconds = 300;
 
 /** Makes the surface that also answers for all paths that belong to nobody. */
-export function systemSurface({ checks, documents }: SystemOptions): Surface {
+export function systemSurface({ checks, documents, signingKeys }: SystemOptions): Surface {
   return {
     name: "system",
     title: "Skerry system",
@@ -53,6 +56,20 @@ export function systemSurface({ checks, documents }: SystemOptions): Surface {
           headers: noStore,
           body: { status: "ready", checks: await runChecks(checks, ctx.signal) },
         }),
+      }),
+      defineRoute({
+        method: "GET",
+        path: "/.well-known/jwks.json",
+        operationId: "getTokenKeys",
+        summary: "Public keys of access tokens (RFC 7517)",
+        tag: "system",
+        role: "anyone",
+        answers: { 200: { description: "the keys; a new one is here before it signs" } },
+        async handle() {
+          const { keys } = await signingKeys.publicSet();
+          const headers = { "Cache-Control": `public, max-age=${String(documentSeconds)}` };
+          return { status: 200, headers, body: { keys } };
+        },
       }),
       ...Object.entries(documents).map(([name, document]) => {
         const text = JSON.stringify(document);

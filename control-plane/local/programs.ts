@@ -42,6 +42,7 @@ export function controlPlaneEnvironment(base: Environment, options: ControlPlane
     SKERRY_GATEWAY_PORT: String(settings.gatewayPort),
     SKERRY_MICRO_DIR: options.microDirectory,
     SKERRY_IMAGE_OVERRIDES_FILE: options.imageOverridesFile,
+    SKERRY_SECRET_KEY_FILE: base["SKERRY_SECRET_KEY_FILE"] ?? path.join(settings.home, "secret.key"),
     SKERRY_FIRST_USERNAME: credentials.username,
     SKERRY_FIRST_PASSWORD: credentials.password,
   };

@@ -138,6 +138,8 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   /** Phases in which the spec changes by verbs only. */
   readonly frozenIn?: readonly Phase[];
   readonly filters: Readonly<Record<string, Filter>>;
+  /** What one of them counts against its project's quota, by the quota's name: 1, or a field of the spec. */
+  readonly quota?: Readonly<Record<string, 1 | string>>;
   /** Which of create, update and delete the public API offers, and what each takes. */
   readonly access: Readonly<Partial<Record<"create" | "update" | "delete", Access>> & { read: Access }>;
   /** True when the engine has something to do for it beyond storing it. */

@@ -16,6 +16,8 @@ export interface Principal {
   readonly role: Role;
   /** True: with an API key that changes nothing. */
   readonly readOnly?: true;
+  /** The API key that speaks for it. */
+  readonly keyId?: string;
   /** The limits of its rate; see the settings. */
   readonly plan?: Plan;
 }

@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { agentCommand } from "./commands/agent.ts";
 import { authCommands } from "./commands/auth.ts";
 import { completionCommand } from "./commands/completion.ts";
+import { directoryCommands } from "./commands/directory.ts";
 import { doctorCommand } from "./commands/doctor.ts";
 import { hostCommand } from "./commands/host.ts";
 import { imageCommand } from "./commands/image.ts";
@@ -36,6 +37,7 @@ export function createProgram(terminal: Terminal): Command {
     .addCommand(agentCommand(run))
     .addCommand(doctorCommand(run));
   program.addCommand(completionCommand(run, program));
+  for (const command of directoryCommands(run)) program.addCommand(command);
   for (const command of commandsBelow(program)) {
     command.exitOverride();
     command.configureOutput({

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { request as httpRequest } from "node:http";
 import { connect as connectTcp } from "node:net";
-import { createHmac } from "node:crypto";
+import { createHmac, generateKeyPairSync } from "node:crypto";
 import t from "tap";
 import { Tokens } from "#cp/app/tokens.ts";
 import { newId } from "#kernel/id.ts";
@@ -266,21 +266,27 @@ void t.test("identity", async (t) => {
     const [header = "", payload = "", signature = ""] = good.split(".");
     const claims = JSON.parse(Buffer.from(payload, "base64url").toString()) as Record<string, unknown>;
     const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString("base64url");
-    const publicPem = (await world.keys.find("jwt"))?.publicPem ?? "";
-    const confused = `${part({ alg: "HS256" })}.${payload}`;
-    const foreign = await Tokens.open({
-      keys: { find: async () => undefined, insertIfAbsent: async (_name, pair) => pair },
-      identities: { findSession: async () => undefined, findByApiKey: async () => undefined },
+    const foreignKey = generateKeyPairSync("ed25519").privateKey;
+    const { kid, publicKey } = await world.keys.current();
+    const foreign = new Tokens({
+      keys: { find: async () => undefined, current: async () => ({ kid, privateKey: foreignKey }) },
+      identities: { findGranted: async () => undefined, findByApiKey: async () => undefined },
     });
+    const confused = `${part({ alg: "HS256" })}.${payload}`;
     const bad: Record<string, string | undefined> = {
       none: undefined,
       empty: "",
       basic: `Basic ${Buffer.from(`${username}:${password}`).toString("base64")}`,
       garbage: "Bearer garbage",
       "alg none": `Bearer ${part({ alg: "none" })}.${payload}.`,
-      "key confusion": `Bearer ${confused}.${createHmac("sha256", publicPem).update(confused).digest("base64url")}`,
+      "key confusion": `Bearer ${confused}.${createHmac(
+        "sha256",
+        publicKey.export({ type: "spki", format: "pem" }),
+      )
+        .update(confused)
+        .digest("base64url")}`,
       "other claims": `Bearer ${header}.${part({ ...claims, role: "admin", sub: "other" })}.${signature}`,
-      "other key": `Bearer ${(await foreign.issue({ id: "x", project: "root" }, "fam-x")).token}`,
+      "other key": `Bearer ${(await foreign.issue({ id: "x", project: "root" }, { family: "x" })).token}`,
       "unknown key": "Token sk_nonsense",
       long: `Bearer ${"x".repeat(8000)}`,
     };

@@ -9,6 +9,12 @@ import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
 import { Passwords } from "#cp/app/passwords.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
+import { Quotas } from "#cp/app/quota.ts";
+import { RateLimits } from "#cp/app/rate-limits.ts";
+import type { RateTable } from "#cp/app/rate-table.ts";
+import { Sealer } from "#cp/app/sealer.ts";
+import { SecondFactor } from "#cp/app/second-factor.ts";
+import { SigningKeys } from "#cp/app/signing-keys.ts";
 import { Tokens } from "#cp/app/tokens.ts";
 import { Users } from "#cp/app/users.ts";
 import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
@@ -30,7 +36,6 @@ import { instance, type Instance, type InstanceStatus } from "#cp/resources/inst
 import { kinds } from "#cp/resources/kinds.ts";
 import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import { Database } from "#cp/store/database.ts";
-import { KeyStore } from "#cp/store/keys.ts";
 import { Fault } from "#kernel/fault.ts";
 import type { Role } from "#kernel/ctx.ts";
 import { newId, newIdSuffix } from "#kernel/id.ts";
@@ -48,6 +53,7 @@ export interface WorldOptions {
   readonly locate?: Locate;
   readonly checks?: readonly ReadinessCheck[];
   readonly deadlineMs?: number;
+  readonly rates?: RateTable;
 }
 
 /** Starts a server on a free port, with one user, one host and one image called `micro`. */
@@ -60,10 +66,12 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const now = () => Date.now() + clock.offsetMs;
   const store = new AccountStore(database);
   const identities = new IdentityStore(database);
-  const keys = new KeyStore(database);
-  const tokens = await Tokens.open({ keys, identities, now });
+  const sealer = await Sealer.open("");
+  const keys = await SigningKeys.open({ database, sealer, now });
+  const tokens = new Tokens({ keys, identities, now });
+  const secondFactor = new SecondFactor({ database, sealer, now });
   const passwords = new Passwords({ memoryCost: 64, timeCost: 1 });
-  const accounts = new Accounts({ store, identities, passwords, tokens, now });
+  const accounts = new Accounts({ store, identities, passwords, secondFactor, tokens, now });
   await accounts.ensureFirst(username, password);
   const metrics = new MetricsQuery({ database, now });
   const policy = defaultPolicy({ cost: 1, distance: 1, packing: 1 });
@@ -71,7 +79,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const lines: LogLine[] = [];
   const log = createLogger({ level: "info", write: (line) => lines.push(JSON.parse(line) as LogLine) });
   const uploads: { id: string; bytes: number }[] = [];
-  const users = new Users({ database, resources, store, passwords, tokens });
+  const users = new Users({ database, resources, store, passwords, secondFactor, tokens });
   const native = nativeSurface({
     kinds,
     resources,
@@ -92,7 +100,13 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         },
         issueOperatorCertificate: async (_ctx, request) => ({ certificate: request, authorities: "" }),
       }),
-      ...directoryRoutes({ users, apiKeys: new ApiKeys({ store, tokens, now }) }),
+      ...directoryRoutes({
+        users,
+        secondFactor,
+        signingKeys: keys,
+        quotas: new Quotas(database),
+        apiKeys: new ApiKeys({ store, tokens, now }),
+      }),
       ...migrationRoutes({ resources, planner }),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
@@ -107,11 +121,12 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     skerry: openApiDocument(native, "0.0.0-test"),
     novacron: openApiDocument(novacron, "0.0.0-test"),
   };
-  const system = systemSurface({ checks: options.checks ?? [], documents });
+  const system = systemSurface({ checks: options.checks ?? [], documents, signingKeys: keys });
   const server = new HttpServer({
     surfaces: [native, novacron],
     fallback: system,
     authenticator: tokens,
+    ...(options.rates && { rates: new RateLimits({ database, table: options.rates, log, now }) }),
     log,
     now,
     ...(options.deadlineMs !== undefined && { deadlineMs: options.deadlineMs }),
@@ -241,7 +256,7 @@ export async function createInstance(world: World, name = "web"): Promise<string
 
 /** Makes a project and gives its id. */
 export async function createProject(world: World, name = `team-${newIdSuffix()}`): Promise<string> {
-  const { status, body } = await world.call("POST", "/skerry/v1/projects", { name });
+  const { status, body } = await world.call("POST", "/skerry/v1/projects", { name, spec: {} });
   if (status !== 201) throw new Error(`${String(status)} ${JSON.stringify(body)}`);
   return String(body["id"]);
 }
@@ -257,5 +272,5 @@ export async function signIn(
   await world.call("DELETE", `/skerry/v1/projects/root/members/${id}`);
   await world.call("PUT", `/skerry/v1/projects/${project}/members/${id}`, { role });
   const pair = await world.accounts.login({ username: name, password, project });
-  return Object.assign(caller(world.url, `Bearer ${pair.access_token}`), { id, name, pair });
+  return Object.assign(caller(world.url, `Bearer ${pair.access_token}`), { id, username: name, pair });
 }

@@ -37,8 +37,9 @@ export function authRoutes(accounts: Login): Route[] {
       }),
       answers,
       async handle({ body }) {
-        const { username, password, project } = body;
-        return { status: 200, headers, body: { ...(await accounts.login({ username, password, project })) } };
+        const { mfa_code, ...rest } = body;
+        const tokens = await accounts.login({ ...rest, mfaCode: mfa_code ?? undefined });
+        return { status: 200, headers, body: { ...tokens } };
       },
     }),
     defineRoute({

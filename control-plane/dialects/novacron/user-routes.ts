@@ -27,6 +27,9 @@ const wireUser = z.object({
   created_at: z.iso.datetime(),
   updated_at: z.iso.datetime(),
 });
+const assignedFactor = z
+  .object({ secret: z.string(), otpauth_url: z.string(), recovery_codes: z.array(z.string()) })
+  .describe("the second factor, shown this once");
 const shown = { schema: wireUser, name: "User" };
 
 const encode = ({ user, role }: UserWithRole) => ({
@@ -98,7 +101,7 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
       answers: {
         201: {
           description: "the user, and the password when it was generated",
-          schema: wireUser.extend({ password: z.string().optional() }),
+          schema: wireUser.extend({ password: z.string().optional(), mfa: assignedFactor.optional() }),
         },
       },
       async handle({ ctx, body }) {
@@ -107,8 +110,12 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
           spec: { email: body.email ?? null },
           role: roleOf(body.roles ?? [], "roles"),
           password: body.password,
+          mfa: body.mfa_enabled,
         });
-        const generated = made.password === undefined ? {} : { password: made.password };
+        const generated = {
+          ...(made.password !== undefined && { password: made.password }),
+          ...(made.factor && { mfa: made.factor }),
+        };
         const headers = { ...secret, Location: `${collection}/${made.user.id}` };
         return { status: 201, headers, body: { ...encode(made), ...generated } };
       },

@@ -88,6 +88,7 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
     architecture: { summary: "x86_64 or aarch64", path: ["desired", "architecture"] },
     type: { summary: "disk or kernel", path: ["desired", "type"] },
   },
+  quota: { images: 1 },
   access: { read: "viewer", create: "operator", update: "operator", delete: "operator" },
   reconciled: true,
   uniqueNames: true,

@@ -231,6 +231,7 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
     region: { summary: "region it was placed in", path: ["placement", "region"] },
     host: { summary: "host it was placed on", path: ["placement", "host_id"] },
   },
+  quota: { instances: 1, cpus: "cpus", memory_bytes: "memory_bytes", disk_bytes: "disk_bytes" },
   access: { read: "viewer", create: "operator", update: "operator", delete: "operator" },
   reconciled: true,
   uniqueNames: false,

@@ -45,7 +45,13 @@ const native = nativeSurface({
       enrolmentTokens: nothing,
       issueOperatorCertificate: nothing,
     }),
-    ...directoryRoutes({ users: nothing, apiKeys: nothing }),
+    ...directoryRoutes({
+      users: nothing,
+      apiKeys: nothing,
+      secondFactor: nothing,
+      signingKeys: nothing,
+      quotas: nothing,
+    }),
     ...consoleRoutes({ resources, agents: nothing, locate: nothing }),
   ],
 });

@@ -1,0 +1,186 @@
+/** Tokens, second factors, quotas and rates, over HTTP. */
+import { decodeProtectedHeader, SignJWT, importJWK, jwtVerify, type JWK } from "jose";
+import t from "tap";
+import { announceMs } from "#cp/app/signing-keys.ts";
+import { stepOf, totpAt } from "#cp/app/totp.ts";
+import {
+  caller,
+  createInstance,
+  createProject,
+  password,
+  signIn,
+  startApi,
+  type Answered,
+} from "#test/support/api-world.ts";
+
+const rates = {
+  novacron: {
+    standard: [
+      { limit: 5, seconds: 3600 },
+      { limit: 100, seconds: 60 },
+    ],
+  },
+};
+const world = await startApi(t, { rates });
+const guest = caller(world.url);
+const idOf = ({ body }: Answered) => String(body["id"]);
+const forged = (claims: Record<string, unknown>, at: { issued: number; expires: number; issuer?: string }) =>
+  world.keys.current().then(({ kid, privateKey }) =>
+    new SignJWT(claims)
+      .setProtectedHeader({ alg: "EdDSA", kid })
+      .setSubject(String(claims["sub"]))
+      .setIssuer(at.issuer ?? "skerry")
+      .setAudience("skerry")
+      .setIssuedAt(at.issued)
+      .setExpirationTime(at.expires)
+      .sign(privateKey),
+  );
+
+void t.test("tokens of another issuer or time are refused, whoever signed them", async (t) => {
+  const user = await signIn(world, { role: "viewer" });
+  const claims = decodePayload(user.pair.access_token);
+  const now = Math.floor(Date.now() / 1000);
+  const cases = [
+    ["a good one", { issued: now, expires: now + 60 }, 200],
+    ["another issuer", { issued: now, expires: now + 60, issuer: "other" }, 401],
+    ["expired", { issued: now - 100, expires: now - 50 }, 401],
+    ["from the future", { issued: now + 600, expires: now + 900 }, 401],
+    ["longer than tokens live", { issued: now - 4000, expires: now + 60 }, 401],
+  ] as const;
+  for (const [name, at, status] of cases) {
+    const call = caller(world.url, `Bearer ${await forged(claims, at)}`);
+    t.equal((await call("GET", "/skerry/v1/whoami")).status, status, name);
+  }
+  const unnamed = { ...claims, family: undefined };
+  const call = caller(world.url, `Bearer ${await forged(unnamed, { issued: now, expires: now + 60 })}`);
+  t.equal((await call("GET", "/skerry/v1/whoami")).status, 401, "of no login");
+});
+
+void t.test("a login ends everywhere with its family; keys rotate under those who hold tokens", async (t) => {
+  const user = await signIn(world, { role: "operator" });
+  t.equal((await user("GET", "/skerry/v1/whoami")).status, 200);
+  const before = decodeProtectedHeader(user.pair.access_token).kid;
+  t.equal((await world.call("POST", "/skerry/v1/token-keys/rotate")).status, 204);
+  const published = await guest("GET", "/.well-known/jwks.json");
+  const keys = published.body["keys"] as JWK[];
+  t.equal(keys.length, 2);
+  t.same(Object.keys(keys[0] ?? {}).sort(), ["alg", "crv", "kid", "kty", "use", "x"], "public halves only");
+  const own = keys.find(({ kid }) => kid === before) ?? {};
+  t.match((await jwtVerify(user.pair.access_token, await importJWK(own, "EdDSA"))).payload, { sub: user.id });
+  const login = () => world.accounts.login({ username: user.username, password });
+  t.equal(decodeProtectedHeader((await login()).access_token).kid, before, "announced, but not signing yet");
+  world.clock.offsetMs = announceMs + 1000;
+  const next = await login();
+  t.not(decodeProtectedHeader(next.access_token).kid, before);
+  world.clock.offsetMs = 0;
+  t.equal((await user("GET", "/skerry/v1/whoami")).status, 200, "the old key's tokens are good");
+
+  const first = await world.accounts.refresh(user.pair.refresh_token);
+  t.equal((await guest("POST", "/v1/auth/refresh", { refresh_token: user.pair.refresh_token })).status, 401);
+  const heir = caller(world.url, `Bearer ${first.access_token}`);
+  t.match(await heir("GET", "/skerry/v1/whoami"), { status: 401, body: { reason: "SESSION_ENDED" } });
+});
+
+void t.test("a second factor takes each code once", async (t) => {
+  const made = await world.call("POST", "/v1/users", {
+    username: "newuser",
+    email: "newuser@example.com",
+    roles: ["operator"],
+    mfa_enabled: true,
+    password,
+  });
+  t.match(made, { status: 201, body: { mfa_enabled: true, roles: ["operator"], email: "newuser@example.com" } });
+  const { secret, recovery_codes: recovery } = made.body["mfa"] as { secret: string; recovery_codes: string[] };
+  const login = (code?: string) => guest("POST", "/v1/auth/login", { username: "newuser", password, mfa_code: code });
+  t.match(await login(), { status: 401, body: { error: { code: "MFA_REQUIRED" } } });
+  const now = stepOf(Date.now());
+  const code = totpAt(secret, now);
+  t.equal((await login(code === "000000" ? "000001" : "000000")).status, 401);
+  t.equal((await login(code)).status, 200);
+  t.equal((await login(code)).status, 401, "again");
+  t.equal((await login(totpAt(secret, now - 1))).status, 401, "one from before");
+  t.equal((await login(recovery[0])).status, 200);
+  t.equal((await login(recovery[0])).status, 401, "a recovery code again");
+  const stored = await world.call("GET", `/skerry/v1/users/${idOf(made)}`);
+  t.notMatch(JSON.stringify(stored.body), new RegExp(secret));
+
+  const person = await signIn(world, { role: "viewer" });
+  const begun = await person("POST", "/skerry/v1/mfa");
+  const own = String(begun.body["secret"]);
+  t.equal((await person("POST", "/skerry/v1/mfa/confirm", { code: "12345" })).status, 400);
+  t.equal((await person("POST", "/skerry/v1/mfa/confirm", { code: totpAt(own, now) })).status, 200);
+  t.equal((await person("POST", "/skerry/v1/mfa")).status, 409, "not over one that counts");
+  const credentials = { username: person.username, password };
+  t.match(await guest("POST", "/v1/auth/login", credentials), { status: 401 });
+  t.equal((await world.call("DELETE", `/skerry/v1/users/${person.id}/mfa`)).status, 204);
+  t.equal((await guest("POST", "/v1/auth/login", credentials)).status, 200);
+});
+
+void t.test("service accounts and keys that end", async (t) => {
+  const robot = await world.call("POST", "/skerry/v1/users", { name: "robot", spec: { type: "service" }, role: "operator" });
+  t.notOk(robot.body["password"]);
+  const path = `/skerry/v1/users/${idOf(robot)}/api-keys`;
+  const made = await world.call("POST", path, { name: "ci", role: "operator", expires_in_seconds: 60 });
+  t.match(made, { status: 201, body: { role: "operator", read_only: false, expires_at: /Z$/ } });
+  const call = caller(world.url, `Token ${String(made.body["api_key"])}`);
+  t.match(await call("GET", "/skerry/v1/whoami"), { status: 200, body: { username: "robot", role: "operator" } });
+  t.ok(((await world.call("GET", path)).body["items"] as { last_used_at: string | null }[])[0]?.last_used_at);
+  await world.database.query("update api_key set expires_at = now() where id = $1", [idOf(made)]);
+  world.tokens.forget();
+  t.match(await call("GET", "/skerry/v1/whoami"), { status: 401, body: { reason: "API_KEY_UNKNOWN" } });
+  const admin = (await world.call("GET", "/skerry/v1/users?name=admin")).body["items"] as { id: string }[];
+  const theirs = await world.call("POST", `/skerry/v1/users/${admin[0]?.id ?? ""}/api-keys`, { name: "x" });
+  t.match(theirs, { status: 403, body: { reason: "NOT_A_SERVICE_ACCOUNT" } });
+});
+
+void t.test("a quota holds against fifty callers at once", async (t) => {
+  const project = await createProject(world);
+  const limits = { spec: { quota: { instances: 10, cpus: 15 } } };
+  t.equal((await world.call("PATCH", `/skerry/v1/projects/${project}`, limits)).status, 200);
+  const member = await signIn(world, { role: "operator", project });
+  const wish = (cpus: number) => ({ name: "x", spec: { image: "micro", cpus } });
+  const answers = await Promise.all(
+    Array.from({ length: 50 }, () => member("POST", "/skerry/v1/instances", wish(1))),
+  );
+  t.equal(answers.filter(({ status }) => status === 201).length, 10);
+  const refused = answers.filter(({ status }) => status !== 201);
+  t.equal(refused.length, 40);
+  for (const { status, headers, body } of refused) {
+    t.match({ status, body }, { status: 429, body: { reason: "QUOTA_EXCEEDED", details: { quota: "instances", limit: 10 } } });
+    t.notOk(headers.get("retry-after"), "waiting does not help");
+  }
+  const [first] = answers.filter(({ status }) => status === 201);
+  const path = `/skerry/v1/instances/${first ? idOf(first) : ""}`;
+  t.match((await member("PATCH", path, { spec: { cpus: 7 } })).body, { reason: "QUOTA_EXCEEDED" });
+  t.equal((await member("PATCH", path, { spec: { cpus: 6 } })).status, 202);
+  t.equal((await member("DELETE", path)).status, 202);
+  t.equal((await member("POST", "/skerry/v1/instances", wish(1))).status, 201, "what is being deleted counts no more");
+  const lines = (await member("GET", `/skerry/v1/projects/${project}/quota`)).body["items"];
+  t.match(lines, [{ name: "instances", used: 10, limit: 10 }, { name: "cpus", used: 10, limit: 15 }]);
+  await createInstance(world, "elsewhere");
+});
+
+void t.test("a rate is that of all replicas together", async (t) => {
+  const user = await signIn(world, { role: "viewer" });
+  const { RateLimits } = await import("#cp/app/rate-limits.ts");
+  const { silentLogger } = await import("#kernel/log.ts");
+  const other = new RateLimits({ database: world.database, table: rates, log: silentLogger });
+  const principal = { kind: "user", id: user.id, name: "", project: "root", role: "viewer" } as const;
+  t.match(await other.take("novacron", principal, ""), { allowed: true });
+  const answers: Answered[] = [];
+  for (let i = 0; i < 5; i++) answers.push(await user("GET", "/v1/vms"));
+  t.same(answers.map(({ status }) => status), [200, 200, 200, 200, 429]);
+  t.same(answers.map(({ headers }) => headers.get("x-ratelimit-remaining")), ["3", "2", "1", "0", "0"]);
+  const last = answers.at(-1);
+  t.equal(last?.headers.get("x-ratelimit-limit"), "5");
+  const reset = Number(last?.headers.get("x-ratelimit-reset"));
+  t.ok(reset * 1000 > Date.now() && reset % 3600 === 0, "at the end of the hour");
+  t.ok(Number(last?.headers.get("retry-after")) >= 1);
+  t.match(last?.body, { error: { code: "RATE_LIMITED" } });
+  t.equal((await user("GET", "/skerry/v1/whoami")).status, 200, "other APIs are counted apart");
+  t.equal((await user("GET", "/v1/users")).status, 429, "denied requests are counted too");
+});
+
+function decodePayload(token: string): Record<string, unknown> {
+  return JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as Record<string, unknown>;
+}

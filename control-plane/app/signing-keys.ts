@@ -35,7 +35,6 @@ const rotationLock = 0x5ce78;
 interface KeyRow {
   readonly kid: string;
   readonly private_key: string;
-  readonly public_pem: string;
   readonly created_at: Date;
 }
 
@@ -98,18 +97,14 @@ export class SigningKeys {
         "select max(created_at) as at from token_key having count(*) > 0",
       );
       if (newest && !options.now && newest.at.getTime() + rotationMs > now) return 0;
-      const { privateKey, publicKey } = generateKeyPairSync("ed25519");
+      const { privateKey } = generateKeyPairSync("ed25519");
       const kid = `tk-${newIdSuffix(now)}`;
       const secret = privateKey.export({ type: "pkcs8", format: "pem" }).toString();
-      await tx.query(
-        "insert into token_key (kid, private_key, public_pem, created_at) values ($1, $2, $3, $4)",
-        [
-          kid,
-          sealer.seal(secret, kid),
-          publicKey.export({ type: "spki", format: "pem" }).toString(),
-          new Date(now),
-        ],
-      );
+      await tx.query("insert into token_key (kid, private_key, created_at) values ($1, $2, $3)", [
+        kid,
+        sealer.seal(secret, kid),
+        new Date(now),
+      ]);
       // A key stops signing once a newer one was announced long enough ago.
       await tx.query(
         `delete from token_key k where exists (
@@ -125,12 +120,11 @@ export class SigningKeys {
   async #load(): Promise<void> {
     const { database, sealer } = this.#options;
     const rows = await database.query<KeyRow>("select * from token_key order by created_at desc, kid");
-    this.#keys = rows.map(({ kid, private_key, public_pem, created_at }) => ({
-      kid,
-      privateKey: createPrivateKey(sealer.unseal(private_key, kid)),
-      publicKey: createPublicKey(public_pem),
-      createdAtMs: created_at.getTime(),
-    }));
+    this.#keys = rows.map(({ kid, private_key, created_at }) => {
+      const privateKey = createPrivateKey(sealer.unseal(private_key, kid));
+      // Not the one that is stored beside it: what was sealed is ours, a row alone may be anybody's.
+      return { kid, privateKey, publicKey: createPublicKey(privateKey), createdAtMs: created_at.getTime() };
+    });
     this.#loadedAtMs = this.#now();
   }
 }

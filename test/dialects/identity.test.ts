@@ -89,9 +89,16 @@ void t.test("a second factor takes each code once", async (t) => {
     mfa_enabled: true,
     password,
   });
-  t.match(made, { status: 201, body: { mfa_enabled: true, roles: ["operator"], email: "newuser@example.com" } });
-  const { secret, recovery_codes: recovery } = made.body["mfa"] as { secret: string; recovery_codes: string[] };
-  const login = (code?: string) => guest("POST", "/v1/auth/login", { username: "newuser", password, mfa_code: code });
+  t.match(made, {
+    status: 201,
+    body: { mfa_enabled: true, roles: ["operator"], email: "newuser@example.com" },
+  });
+  const { secret, recovery_codes: recovery } = made.body["mfa"] as {
+    secret: string;
+    recovery_codes: string[];
+  };
+  const login = (code?: string) =>
+    guest("POST", "/v1/auth/login", { username: "newuser", password, mfa_code: code });
   t.match(await login(), { status: 401, body: { error: { code: "MFA_REQUIRED" } } });
   const now = stepOf(Date.now());
   const code = totpAt(secret, now);
@@ -117,13 +124,20 @@ void t.test("a second factor takes each code once", async (t) => {
 });
 
 void t.test("service accounts and keys that end", async (t) => {
-  const robot = await world.call("POST", "/skerry/v1/users", { name: "robot", spec: { type: "service" }, role: "operator" });
+  const robot = await world.call("POST", "/skerry/v1/users", {
+    name: "robot",
+    spec: { type: "service" },
+    role: "operator",
+  });
   t.notOk(robot.body["password"]);
   const path = `/skerry/v1/users/${idOf(robot)}/api-keys`;
   const made = await world.call("POST", path, { name: "ci", role: "operator", expires_in_seconds: 60 });
   t.match(made, { status: 201, body: { role: "operator", read_only: false, expires_at: /Z$/ } });
   const call = caller(world.url, `Token ${String(made.body["api_key"])}`);
-  t.match(await call("GET", "/skerry/v1/whoami"), { status: 200, body: { username: "robot", role: "operator" } });
+  t.match(await call("GET", "/skerry/v1/whoami"), {
+    status: 200,
+    body: { username: "robot", role: "operator" },
+  });
   t.ok(((await world.call("GET", path)).body["items"] as { last_used_at: string | null }[])[0]?.last_used_at);
   await world.database.query("update api_key set expires_at = now() where id = $1", [idOf(made)]);
   world.tokens.forget();
@@ -146,7 +160,10 @@ void t.test("a quota holds against fifty callers at once", async (t) => {
   const refused = answers.filter(({ status }) => status !== 201);
   t.equal(refused.length, 40);
   for (const { status, headers, body } of refused) {
-    t.match({ status, body }, { status: 429, body: { reason: "QUOTA_EXCEEDED", details: { quota: "instances", limit: 10 } } });
+    t.match(
+      { status, body },
+      { status: 429, body: { reason: "QUOTA_EXCEEDED", details: { quota: "instances", limit: 10 } } },
+    );
     t.notOk(headers.get("retry-after"), "waiting does not help");
   }
   const [first] = answers.filter(({ status }) => status === 201);
@@ -154,9 +171,16 @@ void t.test("a quota holds against fifty callers at once", async (t) => {
   t.match((await member("PATCH", path, { spec: { cpus: 7 } })).body, { reason: "QUOTA_EXCEEDED" });
   t.equal((await member("PATCH", path, { spec: { cpus: 6 } })).status, 202);
   t.equal((await member("DELETE", path)).status, 202);
-  t.equal((await member("POST", "/skerry/v1/instances", wish(1))).status, 201, "what is being deleted counts no more");
+  t.equal(
+    (await member("POST", "/skerry/v1/instances", wish(1))).status,
+    201,
+    "what is being deleted counts no more",
+  );
   const lines = (await member("GET", `/skerry/v1/projects/${project}/quota`)).body["items"];
-  t.match(lines, [{ name: "instances", used: 10, limit: 10 }, { name: "cpus", used: 10, limit: 15 }]);
+  t.match(lines, [
+    { name: "instances", used: 10, limit: 10 },
+    { name: "cpus", used: 10, limit: 15 },
+  ]);
   await createInstance(world, "elsewhere");
 });
 
@@ -169,8 +193,14 @@ void t.test("a rate is that of all replicas together", async (t) => {
   t.match(await other.take("novacron", principal, ""), { allowed: true });
   const answers: Answered[] = [];
   for (let i = 0; i < 5; i++) answers.push(await user("GET", "/v1/vms"));
-  t.same(answers.map(({ status }) => status), [200, 200, 200, 200, 429]);
-  t.same(answers.map(({ headers }) => headers.get("x-ratelimit-remaining")), ["3", "2", "1", "0", "0"]);
+  t.same(
+    answers.map(({ status }) => status),
+    [200, 200, 200, 200, 429],
+  );
+  t.same(
+    answers.map(({ headers }) => headers.get("x-ratelimit-remaining")),
+    ["3", "2", "1", "0", "0"],
+  );
   const last = answers.at(-1);
   t.equal(last?.headers.get("x-ratelimit-limit"), "5");
   const reset = Number(last?.headers.get("x-ratelimit-reset"));
@@ -182,5 +212,8 @@ void t.test("a rate is that of all replicas together", async (t) => {
 });
 
 function decodePayload(token: string): Record<string, unknown> {
-  return JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as Record<string, unknown>;
+  return JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as Record<
+    string,
+    unknown
+  >;
 }

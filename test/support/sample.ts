@@ -28,7 +28,8 @@ function sample(schema: Schema): unknown {
       return true;
     case "null":
       return null;
-    default:
+    case "string":
+    case undefined:
       return schema.format === "email" ? "a@example.com" : "x".repeat(Math.max(schema.minLength ?? 0, 8));
   }
 }

@@ -2,7 +2,6 @@
 create table token_key (
   kid         text primary key,
   private_key text not null,
-  public_pem  text not null,
   created_at  timestamptz not null default now()
 );
 

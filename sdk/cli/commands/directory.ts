@@ -96,7 +96,10 @@ function userCommand(run: Run): Command {
           const { users } = await session.cloud();
           const { id } = await users.find(name, { signal: session.signal });
           const change = { spec: { disabled: verb === "disable" } };
-          session.out.done(`${name} is ${verb}d.`, await users.update(id, change, { signal: session.signal }));
+          session.out.done(
+            `${name} is ${verb}d.`,
+            await users.update(id, change, { signal: session.signal }),
+          );
         }),
       );
   }

@@ -48,6 +48,7 @@ export type MigrationState =
   | "active"
   | "pre-switchover"
   | "device"
+  | "postcopy-device"
   | "postcopy-active"
   | "postcopy-paused"
   | "postcopy-recover-setup"

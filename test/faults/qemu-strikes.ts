@@ -1,6 +1,7 @@
 /** Points of a real guest's move at which it is held, and what strikes there. */
 import { readFile } from "node:fs/promises";
 import { machineFiles } from "#agent/drivers/hypervisor/files.ts";
+import { dropKeptDisks } from "#agent/drivers/hypervisor/kept-disk.ts";
 import { sleep } from "#kernel/retry.ts";
 import type { QemuObserver } from "#test/support/qemu-observer.ts";
 import { until } from "#test/support/until.ts";
@@ -48,7 +49,9 @@ export const points = {
     isReached: async ({ qemus, to }) => (await qemus.look(to)) !== undefined,
     release: resumeWay,
   },
+  /** Of the whole disk: what goes back to one that was kept is copied by no job, and in no time. */
   "disk-copy": {
+    arm: ({ world, to, instance }: Scene) => dropKeptDisks(world.folderOf(to, instance)),
     isReached: async ({ qemus, from }) => (await qemus.look(from))?.copies === true,
     hold: stallWay,
     release: resumeWay,

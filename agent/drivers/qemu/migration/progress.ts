@@ -7,6 +7,8 @@ import { diskBytes, isCopied, type Situation } from "./situation.ts";
 const convergedMs = 2_000;
 /** Stopping, the last looks and the confirmation. */
 const overheadMs = 30;
+/** Of a post-copy: its connection is there, and carries the guest's state (which newer versions tell apart) or its memory. */
+const flowing: ReadonlySet<string> = new Set(["postcopy-device", "postcopy-active"]);
 
 export interface ProgressInput {
   readonly begun: boolean;
@@ -48,7 +50,7 @@ export function deriveProgress(now: Situation, input: ProgressInput): SendProgre
     rounds: ram?.["dirty-sync-count"] ?? 0,
     predictedDowntimeMs: Number.isFinite(leftMs) ? Math.round(leftMs + overheadMs) : 0,
     ...timesOf(now, phase, input),
-    ...(migration.status?.startsWith("postcopy-") && { interrupted: migration.status !== "postcopy-active" }),
+    ...(migration.status?.startsWith("postcopy-") && { interrupted: !flowing.has(migration.status) }),
   };
 }
 

@@ -47,7 +47,7 @@ await t.test("what to do next", async (t) => {
     ["nothing is there yet", at(undefined, undefined), false, "mirror"],
     ["an older move has failed", at("failed", undefined), false, "mirror"],
     ["the disk is on its way", at(undefined, copying), false, "watch"],
-    ["so little is left that memory may go", at(undefined, { ...copying, offset: 95e7 }), false, "stream"],
+    ["so little is left that memory may go", at(undefined, { ...copying, offset: 99e7 }), false, "stream"],
     [
       "how much there is, it does not know yet",
       at(undefined, { ...copying, len: 0, offset: 0 }),

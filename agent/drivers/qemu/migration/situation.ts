@@ -5,8 +5,11 @@ import { movedDisks, type MovedDisk } from "./channels.ts";
 
 /** Always in flight while a guest writes. */
 const littleBytes = 256 * 1024;
-/** Gone in the time that a memory stream needs to begin; with more, memory would be sent again and again meanwhile. */
-const restBytes = 64 * 1024 * 1024;
+/**
+ * Gone in about a second of a slow link, while the memory stream begins. With more, memory would be sent again and again
+ * meanwhile, and a connection that is lost would cost the move, which the copy of a disk alone survives.
+ */
+const restBytes = 16 * 1024 * 1024;
 
 export interface Situation {
   /** QEMU's run state, such as running, finish-migrate, postmigrate. */

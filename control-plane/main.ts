@@ -19,6 +19,7 @@ import { seedImages } from "./app/image-seeds.ts";
 import { MigrationPlanner } from "./app/migration-planner.ts";
 import { MetricsQuery } from "./app/metrics-query.ts";
 import { Passwords } from "./app/passwords.ts";
+import { Providers } from "./app/providers.ts";
 import { ResourceService } from "./app/resource-service.ts";
 import { parseInput } from "./app/validation.ts";
 import { Quotas } from "./app/quota.ts";
@@ -98,16 +99,17 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const agents = createAgentPort(connections);
   const images = createImageController({ egress, maxBytes });
   const controllers = [instanceController, hostController, images];
+  const policy = defaultPolicy({
+    cost: settings.weightCost,
+    distance: settings.weightDistance,
+    packing: settings.weightPacking,
+  });
   await using engine = new Engine({
     database,
     registry: createRegistry(controllers),
     controllers,
     agents,
-    policy: defaultPolicy({
-      cost: settings.weightCost,
-      distance: settings.weightDistance,
-      packing: settings.weightPacking,
-    }),
+    policy,
     log,
     now,
     replicaId,
@@ -164,6 +166,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const metrics = new MetricsQuery({ database });
   const planner = new MigrationPlanner({ database, fleet: engine.fleet });
   const users = new Users({ database, resources, store, passwords, secondFactor, tokens });
+  const providers = new Providers({ fleet: engine.fleet, policy });
   const native = nativeSurface({
     kinds,
     resources,
@@ -198,7 +201,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, users, metrics, planner });
+  const novacron = novacronSurface({ resources, accounts, users, metrics, planner, providers });
   const documents = Object.fromEntries(
     [native, novacron].map((surface) => [surface.name, openApiDocument(surface, version)]),
   );

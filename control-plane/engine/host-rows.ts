@@ -1,6 +1,7 @@
 /** Hosts as the scheduler sees them, read from the database; and which of them have changed. */
 import type { HostSpec, HostStatus } from "../resources/host/host.resource.ts";
-import type { HostSnapshot } from "../scheduler/snapshot.ts";
+import type { PriceSpec } from "../resources/price/price.resource.ts";
+import type { HostSnapshot, HourlyPrices } from "../scheduler/snapshot.ts";
 import type { Queryable } from "../store/database.ts";
 
 interface HostRow {
@@ -14,12 +15,18 @@ interface HostRow {
   readonly used_cpus: number;
   readonly used_memory: number;
   readonly used_disk: number;
+  /** From the price sheet. */
+  readonly price: PriceSpec | null;
 }
 
 const columns = `r.id, r.desired, r.observed, r.deleting_at is not null as deleting,
   c.cpus, c.memory_bytes, c.disk_bytes,
   coalesce(u.cpus, 0)::bigint as used_cpus, coalesce(u.memory_bytes, 0)::bigint as used_memory,
-  coalesce(u.disk_bytes, 0)::bigint as used_disk`;
+  coalesce(u.disk_bytes, 0)::bigint as used_disk,
+  (select p.desired from resource p where p.kind = 'price' and p.deleting_at is null
+     and p.desired ->> 'provider' = r.desired ->> 'provider'
+     and coalesce(p.desired ->> 'region', r.desired ->> 'region') = r.desired ->> 'region'
+   order by p.desired ->> 'region' nulls last, p.created_at desc, p.id limit 1) as price`;
 const sums = "sum(cpus) as cpus, sum(memory_bytes) as memory_bytes, sum(disk_bytes) as disk_bytes";
 
 export async function readAllHosts(database: Queryable): Promise<readonly HostSnapshot[]> {
@@ -73,16 +80,15 @@ export async function readHostChanges(
 }
 
 function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostSnapshot {
-  const { location, prices } = desired;
+  const { location } = desired;
   return {
     id,
     provider: desired.provider,
     region: desired.region,
     zone: desired.zone,
     location: location ? { latitude: location.latitude, longitude: location.longitude } : undefined,
-    prices: prices
-      ? { cpuPerHour: prices.cpu_per_hour, memoryGibPerHour: prices.memory_per_gb, currency: prices.currency }
-      : undefined,
+    country: location?.country,
+    prices: toPrices(desired, row.price),
     architecture: observed?.architecture ?? "",
     cpuBaseline: observed?.cpu_baseline ?? "",
     driver: observed?.driver ?? "",
@@ -96,4 +102,13 @@ function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostS
     guestCpuModel: observed?.guest_cpu_model ?? "",
     listenAddress: observed?.listen_address ?? "",
   };
+}
+
+/** What a host's owner says of its prices comes before the sheet. */
+function toPrices({ prices }: HostSpec, sheet: PriceSpec | null): HourlyPrices | undefined {
+  const known = prices ?? sheet;
+  if (!known) return undefined;
+  const { cpu_per_hour: cpuPerHour, memory_per_gb: memoryGibPerHour, currency } = known;
+  const diskGibPerMonth = sheet?.currency === currency ? sheet.disk_gib_per_month : 0;
+  return { cpuPerHour, memoryGibPerHour, diskGibPerMonth, currency };
 }

@@ -7,6 +7,7 @@ import { migration } from "./migration/migration.resource.ts";
 import { operation } from "./operation/operation.resource.ts";
 import { project } from "./project/project.resource.ts";
 import { user } from "./user/user.resource.ts";
+import { price } from "./price/price.resource.ts";
 
 /** Every kind there is; the native API, OpenAPI, SDK and command line follow this list. */
 export const kinds: readonly AnyDefinition[] = [
@@ -18,4 +19,5 @@ export const kinds: readonly AnyDefinition[] = [
   operation,
   project,
   user,
+  price,
 ];

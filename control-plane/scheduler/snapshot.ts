@@ -17,6 +17,8 @@ export interface GeoPoint {
 export interface HourlyPrices {
   readonly cpuPerHour: number;
   readonly memoryGibPerHour: number;
+  /** Absent: disks cost nothing. */
+  readonly diskGibPerMonth?: number | undefined;
   /** ISO 4217. */
   readonly currency: string;
 }
@@ -27,6 +29,7 @@ export interface HostSnapshot {
   readonly region: string;
   readonly zone: string;
   readonly location?: GeoPoint | undefined;
+  readonly country?: string | undefined;
   readonly prices?: HourlyPrices | undefined;
   readonly architecture: string;
   /** The CPU that guests may count on: x86-64-v1 to v4, or armv8. */

@@ -642,6 +642,52 @@ export interface UserKind {
 /** A person or a service account */
 export type User = Resource<UserKind>;
 
+export interface PriceSpec {
+  readonly provider: string;
+  /** null: wherever no region has its own */
+  readonly region: string | null;
+  readonly cpu_per_hour: number;
+  /** a GiB of memory per hour */
+  readonly memory_per_gb: number;
+  readonly disk_gib_per_month: number;
+  /** traffic out */
+  readonly egress_per_gib: number;
+  /** ISO 4217 */
+  readonly currency: string;
+}
+
+export interface PriceInput {
+  readonly provider: string;
+  /** null: wherever no region has its own */
+  readonly region?: string | null;
+  readonly cpu_per_hour: number;
+  /** a GiB of memory per hour */
+  readonly memory_per_gb: number;
+  readonly disk_gib_per_month?: number;
+  /** traffic out */
+  readonly egress_per_gib?: number;
+  /** ISO 4217 */
+  readonly currency: string;
+}
+
+export type PriceStatus = Readonly<Record<string, never>>;
+
+export type PricePhase = "listed" | "deleting";
+
+export interface PriceKind {
+  readonly kind: "price";
+  readonly spec: PriceSpec;
+  readonly input: PriceInput;
+  readonly status: PriceStatus;
+  readonly phase: PricePhase;
+  readonly verbs: Readonly<Record<never, never>>;
+  readonly filter: "provider" | "region";
+  readonly may: "create" | "update" | "delete";
+}
+
+/** What a provider takes, in a region or wherever no region has a price of its own */
+export type Price = Resource<PriceKind>;
+
 /** Every kind by the name of its collection. */
 export interface Kinds {
   readonly instances: InstanceKind;
@@ -652,6 +698,7 @@ export interface Kinds {
   readonly operations: OperationKind;
   readonly projects: ProjectKind;
   readonly users: UserKind;
+  readonly prices: PriceKind;
 }
 
 export const kinds = {
@@ -753,5 +800,15 @@ export const kinds = {
     settled: ["active", "disabled"],
     verbs: [],
     filters: ["type"],
+  },
+  prices: {
+    kind: "price",
+    plural: "prices",
+    idPrefixes: ["price"],
+    summary: "What a provider takes, in a region or wherever no region has a price of its own",
+    phases: ["listed", "deleting"],
+    settled: ["listed"],
+    verbs: [],
+    filters: ["provider", "region"],
   },
 } as const satisfies Readonly<Record<keyof Kinds, KindInfo>>;

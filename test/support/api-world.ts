@@ -8,6 +8,7 @@ import { IdentityStore } from "#cp/app/identity-store.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
 import { Passwords } from "#cp/app/passwords.ts";
+import { Providers } from "#cp/app/providers.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
 import { Quotas } from "#cp/app/quota.ts";
 import { RateLimits } from "#cp/app/rate-limits.ts";
@@ -75,7 +76,9 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   await accounts.ensureFirst(username, password);
   const metrics = new MetricsQuery({ database, now });
   const policy = defaultPolicy({ cost: 1, distance: 1, packing: 1 });
-  const planner = new MigrationPlanner({ database, fleet: new CachedFleet(database, policy, now) });
+  const fleet = new CachedFleet(database, policy, now);
+  const planner = new MigrationPlanner({ database, fleet });
+  const providers = new Providers({ fleet, policy });
   const lines: LogLine[] = [];
   const log = createLogger({ level: "info", write: (line) => lines.push(JSON.parse(line) as LogLine) });
   const uploads: { id: string; bytes: number }[] = [];
@@ -116,7 +119,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, users, metrics, planner });
+  const novacron = novacronSurface({ resources, accounts, users, metrics, planner, providers });
   const documents = {
     skerry: openApiDocument(native, "0.0.0-test"),
     novacron: openApiDocument(novacron, "0.0.0-test"),

@@ -4,6 +4,7 @@ import { authRoutes, type Login } from "./auth-routes.ts";
 import { encodeFault, errorSchema } from "./errors.ts";
 import { metricsRoutes, type MetricsRoutesOptions } from "./metrics-routes.ts";
 import { migrationRoutes, type MigrationRoutesOptions } from "./migration-routes.ts";
+import { providerRoutes, type ProviderRoutesOptions } from "./provider-routes.ts";
 import { userRoutes, type UserRoutesOptions } from "./user-routes.ts";
 import { vmRoutes } from "./vm-routes.ts";
 
@@ -13,12 +14,20 @@ export interface NovacronOptions {
   readonly users: UserRoutesOptions["users"];
   readonly metrics: MetricsRoutesOptions["metrics"];
   readonly planner: MigrationRoutesOptions["planner"];
+  readonly providers: ProviderRoutesOptions["providers"];
 }
 
 const areas = ["auth", "vms", "migrations", "providers", "edge", "users", "audit", "metrics", "agents"];
 
 /** The NovaCron-compatible API, reference C of the contract. */
-export function novacronSurface({ resources, accounts, users, metrics, planner }: NovacronOptions): Surface {
+export function novacronSurface({
+  resources,
+  accounts,
+  users,
+  metrics,
+  planner,
+  providers,
+}: NovacronOptions): Surface {
   return {
     name: "novacron",
     title: "Skerry, NovaCron-compatible",
@@ -32,6 +41,7 @@ export function novacronSurface({ resources, accounts, users, metrics, planner }
       ...vmRoutes(resources),
       ...migrationRoutes({ resources, planner }),
       ...metricsRoutes({ resources, metrics }),
+      ...providerRoutes({ providers }),
     ],
   };
 }

@@ -1,7 +1,8 @@
 import type { Scorer } from "../policy.ts";
-import type { HostSnapshot, HourlyPrices, PlacementRequest } from "../snapshot.ts";
+import type { Amounts, HostSnapshot, HourlyPrices, PlacementRequest } from "../snapshot.ts";
 
 const GiB = 1024 ** 3;
+const hoursPerMonth = 730;
 
 export interface CostScale {
   /** The price of a host that scores one half. */
@@ -54,8 +55,10 @@ function rateOf(prices: HourlyPrices | undefined, { reference, rates }: CostScal
   return prices.currency === reference.currency ? 1 : rates.get(prices.currency);
 }
 
-function perHour(prices: HourlyPrices, { cpus, memoryBytes }: PlacementRequest): number {
-  return prices.cpuPerHour * cpus + prices.memoryGibPerHour * (memoryBytes / GiB);
+/** What a request costs in an hour, in the currency of the prices. */
+export function perHour(prices: HourlyPrices, { cpus, memoryBytes, diskBytes }: Amounts): number {
+  const disk = ((prices.diskGibPerMonth ?? 0) / hoursPerMonth) * (diskBytes / GiB);
+  return prices.cpuPerHour * cpus + prices.memoryGibPerHour * (memoryBytes / GiB) + disk;
 }
 
 function describePrice({ prices }: HostSnapshot, request: PlacementRequest, scale: CostScale): string {

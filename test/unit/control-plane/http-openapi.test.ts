@@ -61,6 +61,7 @@ const novacron = novacronSurface({
   users: nothing,
   metrics: nothing,
   planner: nothing,
+  providers: nothing,
 });
 const documentOf = (surface: Surface) => openApiDocument(surface, "1.2.3") as unknown as Document;
 

@@ -1,0 +1,127 @@
+/**
+ * Cities by name, so that a request may say where its users are without coordinates, offline. From `zone.tab` of the
+ * IANA time zone database, which is in the public domain: one city or more for each country.
+ */
+import type { GeoPoint } from "../scheduler/snapshot.ts";
+
+export interface City extends GeoPoint {
+  readonly name: string;
+  /** ISO 3166. */
+  readonly country: string;
+}
+
+/** Finds a city whatever the case of its name. */
+export function findCity(name: string): City | undefined {
+  const wanted = name.trim().toLowerCase();
+  const row = rows.find(([city]) => city.toLowerCase() === wanted);
+  if (!row) return undefined;
+  const [city, latitude, longitude, country] = row;
+  return { name: city, latitude, longitude, country };
+}
+
+// prettier-ignore
+const rows: readonly (readonly [name: string, latitude: number, longitude: number, country: string])[] = [
+  ["Abidjan", 5.32, -4.03, "CI"], ["Accra", 5.55, -0.22, "GH"], ["Adak", 51.88, -176.66, "US"], ["Addis Ababa", 9.03, 38.7, "ET"],
+  ["Adelaide", -34.92, 138.58, "AU"], ["Aden", 12.75, 45.2, "YE"], ["Algiers", 36.78, 3.05, "DZ"], ["Almaty", 43.25, 76.95, "KZ"],
+  ["Amman", 31.95, 35.93, "JO"], ["Amsterdam", 52.37, 4.9, "NL"], ["Anadyr", 64.75, 177.48, "RU"], ["Anchorage", 61.22, -149.9, "US"],
+  ["Andorra", 42.5, 1.52, "AD"], ["Anguilla", 18.2, -63.07, "AI"], ["Antananarivo", -18.92, 47.52, "MG"], ["Antigua", 17.05, -61.8, "AG"],
+  ["Apia", -13.83, -171.73, "WS"], ["Aqtau", 44.52, 50.27, "KZ"], ["Aqtobe", 50.28, 57.17, "KZ"], ["Araguaina", -7.2, -48.2, "BR"],
+  ["Aruba", 12.5, -69.97, "AW"], ["Ashgabat", 37.95, 58.38, "TM"], ["Asmara", 15.33, 38.88, "ER"], ["Astrakhan", 46.35, 48.05, "RU"],
+  ["Asuncion", -25.27, -57.67, "PY"], ["Athens", 37.97, 23.72, "GR"], ["Atikokan", 48.76, -91.62, "CA"], ["Atyrau", 47.12, 51.93, "KZ"],
+  ["Auckland", -36.87, 174.77, "NZ"], ["Azores", 37.73, -25.67, "PT"], ["Baghdad", 33.35, 44.42, "IQ"], ["Bahia", -12.98, -38.52, "BR"],
+  ["Bahia Banderas", 20.8, -105.25, "MX"], ["Bahrain", 26.38, 50.58, "BH"], ["Baku", 40.38, 49.85, "AZ"], ["Bamako", 12.65, -8.0, "ML"],
+  ["Bangkok", 13.75, 100.52, "TH"], ["Bangui", 4.37, 18.58, "CF"], ["Banjul", 13.47, -16.65, "GM"], ["Barbados", 13.1, -59.62, "BB"],
+  ["Barnaul", 53.37, 83.75, "RU"], ["Beirut", 33.88, 35.5, "LB"], ["Belem", -1.45, -48.48, "BR"], ["Belgrade", 44.83, 20.5, "RS"],
+  ["Belize", 17.5, -88.2, "BZ"], ["Berlin", 52.5, 13.37, "DE"], ["Bermuda", 32.28, -64.77, "BM"], ["Beulah", 47.26, -101.78, "US"],
+  ["Bishkek", 42.9, 74.6, "KG"], ["Bissau", 11.85, -15.58, "GW"], ["Blanc-Sablon", 51.42, -57.12, "CA"], ["Blantyre", -15.78, 35.0, "MW"],
+  ["Boa Vista", 2.82, -60.67, "BR"], ["Bogota", 4.6, -74.08, "CO"], ["Boise", 43.61, -116.2, "US"], ["Bougainville", -6.22, 155.57, "PG"],
+  ["Bratislava", 48.15, 17.12, "SK"], ["Brazzaville", -4.27, 15.28, "CG"], ["Brisbane", -27.47, 153.03, "AU"], ["Broken Hill", -31.95, 141.45, "AU"],
+  ["Brunei", 4.93, 114.92, "BN"], ["Brussels", 50.83, 4.33, "BE"], ["Bucharest", 44.43, 26.1, "RO"], ["Budapest", 47.5, 19.08, "HU"],
+  ["Buenos Aires", -34.6, -58.45, "AR"], ["Bujumbura", -3.38, 29.37, "BI"], ["Busingen", 47.7, 8.68, "DE"], ["Cairo", 30.05, 31.25, "EG"],
+  ["Cambridge Bay", 69.11, -105.05, "CA"], ["Campo Grande", -20.45, -54.62, "BR"], ["Canary", 28.1, -15.4, "ES"], ["Cancun", 21.08, -86.77, "MX"],
+  ["Cape Verde", 14.92, -23.52, "CV"], ["Caracas", 10.5, -66.93, "VE"], ["Casablanca", 33.65, -7.58, "MA"], ["Catamarca", -28.47, -65.78, "AR"],
+  ["Cayenne", 4.93, -52.33, "GF"], ["Cayman", 19.3, -81.38, "KY"], ["Center", 47.12, -101.3, "US"], ["Ceuta", 35.88, -5.32, "ES"],
+  ["Chagos", -7.33, 72.42, "IO"], ["Chatham", -43.95, -176.55, "NZ"], ["Chicago", 41.85, -87.65, "US"], ["Chihuahua", 28.63, -106.08, "MX"],
+  ["Chisinau", 47.0, 28.83, "MD"], ["Chita", 52.05, 113.47, "RU"], ["Christmas", -10.42, 105.72, "CX"], ["Chuuk", 7.42, 151.78, "FM"],
+  ["Ciudad Juarez", 31.73, -106.48, "MX"], ["Cocos", -12.17, 96.92, "CC"], ["Colombo", 6.93, 79.85, "LK"], ["Comoro", -11.68, 43.27, "KM"],
+  ["Conakry", 9.52, -13.72, "GN"], ["Copenhagen", 55.67, 12.58, "DK"], ["Cordoba", -31.4, -64.18, "AR"], ["Costa Rica", 9.93, -84.08, "CR"],
+  ["Coyhaique", -45.57, -72.07, "CL"], ["Creston", 49.1, -116.52, "CA"], ["Cuiaba", -15.58, -56.08, "BR"], ["Curacao", 12.18, -69.0, "CW"],
+  ["Dakar", 14.67, -17.43, "SN"], ["Damascus", 33.5, 36.3, "SY"], ["Danmarkshavn", 76.77, -18.67, "GL"], ["Dar es Salaam", -6.8, 39.28, "TZ"],
+  ["Darwin", -12.47, 130.83, "AU"], ["Dawson", 64.07, -139.42, "CA"], ["Dawson Creek", 55.77, -120.23, "CA"], ["Denver", 39.74, -104.98, "US"],
+  ["Detroit", 42.33, -83.05, "US"], ["Dhaka", 23.72, 90.42, "BD"], ["Dili", -8.55, 125.58, "TL"], ["Djibouti", 11.6, 43.15, "DJ"],
+  ["Dominica", 15.3, -61.4, "DM"], ["Douala", 4.05, 9.7, "CM"], ["Dubai", 25.3, 55.3, "AE"], ["Dublin", 53.33, -6.25, "IE"],
+  ["Dushanbe", 38.58, 68.8, "TJ"], ["Easter", -27.15, -109.43, "CL"], ["Edmonton", 53.55, -113.47, "CA"], ["Efate", -17.67, 168.42, "VU"],
+  ["Eirunepe", -6.67, -69.87, "BR"], ["El Aaiun", 27.15, -13.2, "EH"], ["El Salvador", 13.7, -89.2, "SV"], ["Eucla", -31.72, 128.87, "AU"],
+  ["Fakaofo", -9.37, -171.23, "TK"], ["Famagusta", 35.12, 33.95, "CY"], ["Faroe", 62.02, -6.77, "FO"], ["Fiji", -18.13, 178.42, "FJ"],
+  ["Fort Nelson", 58.8, -122.7, "CA"], ["Fortaleza", -3.72, -38.5, "BR"], ["Freetown", 8.5, -13.25, "SL"], ["Funafuti", -8.52, 179.22, "TV"],
+  ["Gaborone", -24.65, 25.92, "BW"], ["Galapagos", -0.9, -89.6, "EC"], ["Gambier", -23.13, -134.95, "PF"], ["Gaza", 31.5, 34.47, "PS"],
+  ["Gibraltar", 36.13, -5.35, "GI"], ["Glace Bay", 46.2, -59.95, "CA"], ["Goose Bay", 53.33, -60.42, "CA"], ["Grand Turk", 21.47, -71.13, "TC"],
+  ["Grenada", 12.05, -61.75, "GD"], ["Guadalcanal", -9.53, 160.2, "SB"], ["Guadeloupe", 16.23, -61.53, "GP"], ["Guam", 13.47, 144.75, "GU"],
+  ["Guatemala", 14.63, -90.52, "GT"], ["Guayaquil", -2.17, -79.83, "EC"], ["Guernsey", 49.45, -2.54, "GG"], ["Guyana", 6.8, -58.17, "GY"],
+  ["Halifax", 44.65, -63.6, "CA"], ["Harare", -17.83, 31.05, "ZW"], ["Havana", 23.13, -82.37, "CU"], ["Hebron", 31.53, 35.09, "PS"],
+  ["Helsinki", 60.17, 24.97, "FI"], ["Hermosillo", 29.07, -110.97, "MX"], ["Ho Chi Minh", 10.75, 106.67, "VN"], ["Hobart", -42.88, 147.32, "AU"],
+  ["Hong Kong", 22.28, 114.15, "HK"], ["Honolulu", 21.31, -157.86, "US"], ["Hovd", 48.02, 91.65, "MN"], ["Indianapolis", 39.77, -86.16, "US"],
+  ["Inuvik", 68.35, -133.72, "CA"], ["Iqaluit", 63.73, -68.47, "CA"], ["Irkutsk", 52.27, 104.33, "RU"], ["Isle of Man", 54.15, -4.47, "IM"],
+  ["Istanbul", 41.02, 28.97, "TR"], ["Jakarta", -6.17, 106.8, "ID"], ["Jamaica", 17.97, -76.79, "JM"], ["Jayapura", -2.53, 140.7, "ID"],
+  ["Jersey", 49.18, -2.11, "JE"], ["Jerusalem", 31.78, 35.22, "IL"], ["Johannesburg", -26.25, 28.0, "ZA"], ["Juba", 4.85, 31.62, "SS"],
+  ["Jujuy", -24.18, -65.3, "AR"], ["Juneau", 58.3, -134.42, "US"], ["Kabul", 34.52, 69.2, "AF"], ["Kaliningrad", 54.72, 20.5, "RU"],
+  ["Kamchatka", 53.02, 158.65, "RU"], ["Kampala", 0.32, 32.42, "UG"], ["Kanton", -2.78, -171.72, "KI"], ["Karachi", 24.87, 67.05, "PK"],
+  ["Kathmandu", 27.72, 85.32, "NP"], ["Kerguelen", -49.35, 70.22, "TF"], ["Khandyga", 62.66, 135.55, "RU"], ["Khartoum", 15.6, 32.53, "SD"],
+  ["Kigali", -1.95, 30.07, "RW"], ["Kinshasa", -4.3, 15.3, "CD"], ["Kiritimati", 1.87, -157.33, "KI"], ["Kirov", 58.6, 49.65, "RU"],
+  ["Knox", 41.3, -86.62, "US"], ["Kolkata", 22.53, 88.37, "IN"], ["Kosrae", 5.32, 162.98, "FM"], ["Kralendijk", 12.15, -68.28, "BQ"],
+  ["Krasnoyarsk", 56.02, 92.83, "RU"], ["Kuala Lumpur", 3.17, 101.7, "MY"], ["Kuching", 1.55, 110.33, "MY"], ["Kuwait", 29.33, 47.98, "KW"],
+  ["Kwajalein", 9.08, 167.33, "MH"], ["Kyiv", 50.43, 30.52, "UA"], ["La Paz", -16.5, -68.15, "BO"], ["La Rioja", -29.43, -66.85, "AR"],
+  ["Lagos", 6.45, 3.4, "NG"], ["Libreville", 0.38, 9.45, "GA"], ["Lima", -12.05, -77.05, "PE"], ["Lindeman", -20.27, 149.0, "AU"],
+  ["Lisbon", 38.72, -9.13, "PT"], ["Ljubljana", 46.05, 14.52, "SI"], ["Lome", 6.13, 1.22, "TG"], ["London", 51.51, -0.13, "GB"],
+  ["Longyearbyen", 78.0, 16.0, "SJ"], ["Lord Howe", -31.55, 159.08, "AU"], ["Los Angeles", 34.05, -118.24, "US"],
+  ["Louisville", 38.25, -85.76, "US"], ["Lower Princes", 18.05, -63.05, "SX"], ["Luanda", -8.8, 13.23, "AO"], ["Lubumbashi", -11.67, 27.47, "CD"],
+  ["Lusaka", -15.42, 28.28, "ZM"], ["Luxembourg", 49.6, 6.15, "LU"], ["Macau", 22.2, 113.54, "MO"], ["Maceio", -9.67, -35.72, "BR"],
+  ["Madeira", 32.63, -16.9, "PT"], ["Madrid", 40.4, -3.68, "ES"], ["Magadan", 59.57, 150.8, "RU"], ["Mahe", -4.67, 55.47, "SC"],
+  ["Majuro", 7.15, 171.2, "MH"], ["Makassar", -5.12, 119.4, "ID"], ["Malabo", 3.75, 8.78, "GQ"], ["Maldives", 4.17, 73.5, "MV"],
+  ["Malta", 35.9, 14.52, "MT"], ["Managua", 12.15, -86.28, "NI"], ["Manaus", -3.13, -60.02, "BR"], ["Manila", 14.59, 120.97, "PH"],
+  ["Maputo", -25.97, 32.58, "MZ"], ["Marengo", 38.38, -86.34, "US"], ["Mariehamn", 60.1, 19.95, "AX"], ["Marigot", 18.07, -63.08, "MF"],
+  ["Marquesas", -9.0, -139.5, "PF"], ["Martinique", 14.6, -61.08, "MQ"], ["Maseru", -29.47, 27.5, "LS"], ["Matamoros", 25.83, -97.5, "MX"],
+  ["Mauritius", -20.17, 57.5, "MU"], ["Mayotte", -12.78, 45.23, "YT"], ["Mazatlan", 23.22, -106.42, "MX"], ["Mbabane", -26.3, 31.1, "SZ"],
+  ["Melbourne", -37.82, 144.97, "AU"], ["Mendoza", -32.88, -68.82, "AR"], ["Menominee", 45.11, -87.61, "US"], ["Merida", 20.97, -89.62, "MX"],
+  ["Metlakatla", 55.13, -131.58, "US"], ["Mexico City", 19.4, -99.15, "MX"], ["Midway", 28.22, -177.37, "UM"], ["Minsk", 53.9, 27.57, "BY"],
+  ["Miquelon", 47.05, -56.33, "PM"], ["Mogadishu", 2.07, 45.37, "SO"], ["Monaco", 43.7, 7.38, "MC"], ["Moncton", 46.1, -64.78, "CA"],
+  ["Monrovia", 6.3, -10.78, "LR"], ["Monterrey", 25.67, -100.32, "MX"], ["Montevideo", -34.91, -56.21, "UY"], ["Monticello", 36.83, -84.85, "US"],
+  ["Montserrat", 16.72, -62.22, "MS"], ["Moscow", 55.76, 37.62, "RU"], ["Muscat", 23.6, 58.58, "OM"], ["Nairobi", -1.28, 36.82, "KE"],
+  ["Nassau", 25.08, -77.35, "BS"], ["Nauru", -0.52, 166.92, "NR"], ["Ndjamena", 12.12, 15.05, "TD"], ["New Salem", 46.84, -101.41, "US"],
+  ["New York", 40.71, -74.01, "US"], ["Niamey", 13.52, 2.12, "NE"], ["Nicosia", 35.17, 33.37, "CY"], ["Niue", -19.02, -169.92, "NU"],
+  ["Nome", 64.5, -165.41, "US"], ["Norfolk", -29.05, 167.97, "NF"], ["Noronha", -3.85, -32.42, "BR"], ["Nouakchott", 18.1, -15.95, "MR"],
+  ["Noumea", -22.27, 166.45, "NC"], ["Novokuznetsk", 53.75, 87.12, "RU"], ["Novosibirsk", 55.03, 82.92, "RU"], ["Nuuk", 64.18, -51.73, "GL"],
+  ["Ojinaga", 29.57, -104.42, "MX"], ["Omsk", 55.0, 73.4, "RU"], ["Oral", 51.22, 51.35, "KZ"], ["Oslo", 59.92, 10.75, "NO"],
+  ["Ouagadougou", 12.37, -1.52, "BF"], ["Pago Pago", -14.27, -170.7, "AS"], ["Palau", 7.33, 134.48, "PW"], ["Panama", 8.97, -79.53, "PA"],
+  ["Paramaribo", 5.83, -55.17, "SR"], ["Paris", 48.87, 2.33, "FR"], ["Perth", -31.95, 115.85, "AU"], ["Petersburg", 38.49, -87.28, "US"],
+  ["Phnom Penh", 11.55, 104.92, "KH"], ["Phoenix", 33.45, -112.07, "US"], ["Pitcairn", -25.07, -130.08, "PN"], ["Podgorica", 42.43, 19.27, "ME"],
+  ["Pohnpei", 6.97, 158.22, "FM"], ["Pontianak", -0.03, 109.33, "ID"], ["Port Moresby", -9.5, 147.17, "PG"], ["Port of Spain", 10.65, -61.52, "TT"],
+  ["Port-au-Prince", 18.53, -72.33, "HT"], ["Porto Velho", -8.77, -63.9, "BR"], ["Porto-Novo", 6.48, 2.62, "BJ"], ["Prague", 50.08, 14.43, "CZ"],
+  ["Puerto Rico", 18.47, -66.11, "PR"], ["Punta Arenas", -53.15, -70.92, "CL"], ["Pyongyang", 39.02, 125.75, "KP"], ["Qatar", 25.28, 51.53, "QA"],
+  ["Qostanay", 53.2, 63.62, "KZ"], ["Qyzylorda", 44.8, 65.47, "KZ"], ["Rankin Inlet", 62.82, -92.08, "CA"], ["Rarotonga", -21.23, -159.77, "CK"],
+  ["Recife", -8.05, -34.9, "BR"], ["Regina", 50.4, -104.65, "CA"], ["Resolute", 74.7, -94.83, "CA"], ["Reunion", -20.87, 55.47, "RE"],
+  ["Reykjavik", 64.15, -21.85, "IS"], ["Riga", 56.95, 24.1, "LV"], ["Rio Branco", -9.97, -67.8, "BR"], ["Rio Gallegos", -51.63, -69.22, "AR"],
+  ["Riyadh", 24.63, 46.72, "SA"], ["Rome", 41.9, 12.48, "IT"], ["Saipan", 15.2, 145.75, "MP"], ["Sakhalin", 46.97, 142.7, "RU"],
+  ["Salta", -24.78, -65.42, "AR"], ["Samara", 53.2, 50.15, "RU"], ["Samarkand", 39.67, 66.8, "UZ"], ["San Juan", -31.53, -68.52, "AR"],
+  ["San Luis", -33.32, -66.35, "AR"], ["San Marino", 43.92, 12.47, "SM"], ["Santarem", -2.43, -54.87, "BR"], ["Santiago", -33.45, -70.67, "CL"],
+  ["Santo Domingo", 18.47, -69.9, "DO"], ["Sao Paulo", -23.53, -46.62, "BR"], ["Sao Tome", 0.33, 6.73, "ST"], ["Sarajevo", 43.87, 18.42, "BA"],
+  ["Saratov", 51.57, 46.03, "RU"], ["Scoresbysund", 70.48, -21.97, "GL"], ["Seoul", 37.55, 126.97, "KR"], ["Shanghai", 31.23, 121.47, "CN"],
+  ["Simferopol", 44.95, 34.1, "UA"], ["Singapore", 1.28, 103.85, "SG"], ["Sitka", 57.18, -135.3, "US"], ["Skopje", 41.98, 21.43, "MK"],
+  ["Sofia", 42.68, 23.32, "BG"], ["South Georgia", -54.27, -36.53, "GS"], ["Srednekolymsk", 67.47, 153.72, "RU"],
+  ["St Barthelemy", 17.88, -62.85, "BL"], ["St Helena", -15.92, -5.7, "SH"], ["St Johns", 47.57, -52.72, "CA"], ["St Kitts", 17.3, -62.72, "KN"],
+  ["St Lucia", 14.02, -61.0, "LC"], ["St Thomas", 18.35, -64.93, "VI"], ["St Vincent", 13.15, -61.23, "VC"], ["Stanley", -51.7, -57.85, "FK"],
+  ["Stockholm", 59.33, 18.05, "SE"], ["Swift Current", 50.28, -107.83, "CA"], ["Sydney", -33.87, 151.22, "AU"], ["Tahiti", -17.53, -149.57, "PF"],
+  ["Taipei", 25.05, 121.5, "TW"], ["Tallinn", 59.42, 24.75, "EE"], ["Tarawa", 1.42, 173.0, "KI"], ["Tashkent", 41.33, 69.3, "UZ"],
+  ["Tbilisi", 41.72, 44.82, "GE"], ["Tegucigalpa", 14.1, -87.22, "HN"], ["Tehran", 35.67, 51.43, "IR"], ["Tell City", 37.95, -86.76, "US"],
+  ["Thimphu", 27.47, 89.65, "BT"], ["Thule", 76.57, -68.78, "GL"], ["Tijuana", 32.53, -117.02, "MX"], ["Tirane", 41.33, 19.83, "AL"],
+  ["Tokyo", 35.65, 139.74, "JP"], ["Tomsk", 56.5, 84.97, "RU"], ["Tongatapu", -21.13, -175.2, "TO"], ["Toronto", 43.65, -79.38, "CA"],
+  ["Tortola", 18.45, -64.62, "VG"], ["Tripoli", 32.9, 13.18, "LY"], ["Tucuman", -26.82, -65.22, "AR"], ["Tunis", 36.8, 10.18, "TN"],
+  ["Ulaanbaatar", 47.92, 106.88, "MN"], ["Ulyanovsk", 54.33, 48.4, "RU"], ["Urumqi", 43.8, 87.58, "CN"], ["Ushuaia", -54.8, -68.3, "AR"],
+  ["Ust-Nera", 64.56, 143.23, "RU"], ["Vaduz", 47.15, 9.52, "LI"], ["Vancouver", 49.27, -123.12, "CA"], ["Vatican", 41.9, 12.45, "VA"],
+  ["Vevay", 38.75, -85.07, "US"], ["Vienna", 48.22, 16.33, "AT"], ["Vientiane", 17.97, 102.6, "LA"], ["Vilnius", 54.68, 25.32, "LT"],
+  ["Vincennes", 38.68, -87.53, "US"], ["Vladivostok", 43.17, 131.93, "RU"], ["Volgograd", 48.73, 44.42, "RU"], ["Wake", 19.28, 166.62, "UM"],
+  ["Wallis", -13.3, -176.17, "WF"], ["Warsaw", 52.25, 21.0, "PL"], ["Whitehorse", 60.72, -135.05, "CA"], ["Winamac", 41.05, -86.6, "US"],
+  ["Windhoek", -22.57, 17.1, "NA"], ["Winnipeg", 49.88, -97.15, "CA"], ["Yakutat", 59.55, -139.73, "US"], ["Yakutsk", 62.0, 129.67, "RU"],
+  ["Yangon", 16.78, 96.17, "MM"], ["Yekaterinburg", 56.85, 60.6, "RU"], ["Yerevan", 40.18, 44.5, "AM"], ["Zagreb", 45.8, 15.97, "HR"],
+  ["Zurich", 47.38, 8.53, "CH"],
+];

@@ -1,0 +1,161 @@
+import { z } from "zod";
+import { Fault } from "#kernel/fault.ts";
+import { findCity } from "../../app/cities.ts";
+import type { Provider, Providers } from "../../app/providers.ts";
+import { invalidField } from "../../app/validation.ts";
+import { defineRoute, type Route } from "../../http/route.ts";
+import { goals, type SiteAdvice } from "../../scheduler/advise.ts";
+import type { GeoPoint } from "../../scheduler/snapshot.ts";
+import { reasonsFor, whatWouldChange } from "./advice.ts";
+
+export interface ProviderRoutesOptions {
+  readonly providers: Pick<Providers, "list" | "advise">;
+}
+
+const provider = z.object({
+  name: z.string(),
+  regions: z.array(z.string()),
+  available: z.boolean(),
+  resources: z.object({
+    total_cpu: z.int(),
+    available_cpu: z.int(),
+    total_memory: z.int(),
+    available_memory: z.int(),
+  }),
+  pricing: z
+    .object({ cpu_per_hour: z.number(), memory_per_gb: z.number(), currency: z.string() })
+    .nullable()
+    .describe("the lowest of its hosts; null when none has told a price"),
+});
+
+const names = z.array(z.string().min(1).max(63)).min(1).max(100).optional();
+const optimalRequest = z.strictObject({
+  cpu: z.int().min(1).max(512),
+  memory: z.int().min(1).describe("bytes"),
+  disk: z.int().min(0).default(0).describe("bytes"),
+  optimize_for: z.enum(goals).default("balanced"),
+  near: z
+    .union([
+      z.strictObject({ latitude: z.number().min(-90).max(90), longitude: z.number().min(-180).max(180) }),
+      z.strictObject({ city: z.string().min(1).max(100) }),
+    ])
+    .optional(),
+  constraints: z
+    .strictObject({
+      providers: names,
+      regions: names,
+      countries: names,
+      max_price: z.number().min(0).optional().describe("per hour, in the host's currency"),
+    })
+    .default({}),
+});
+
+const site = z.object({
+  provider: z.string(),
+  region: z.string(),
+  score: z.number().describe("0 to 1"),
+  estimated_cost: z.number().nullable().describe("per hour; null when no price is known"),
+  currency: z.string().nullable(),
+  distance_km: z.number().nullable(),
+  hosts: z.int().describe("how many there would take it"),
+  parts: z.object({ cost: z.number(), latency: z.number(), availability: z.number() }),
+});
+const optimalAnswer = site.extend({
+  reasoning: z.array(z.string()),
+  alternatives: z.array(site),
+  would_change: z.array(z.string()),
+});
+
+export function providerRoutes({ providers }: ProviderRoutesOptions): Route[] {
+  return [
+    defineRoute({
+      method: "GET",
+      path: "/v1/providers",
+      operationId: "listProviders",
+      summary: "Providers with their regions, room and prices",
+      tag: "providers",
+      role: "viewer",
+      answers: { 200: { description: "all", schema: z.object({ providers: z.array(provider) }) } },
+      async handle() {
+        return { status: 200, headers: {}, body: { providers: (await providers.list()).map(toProvider) } };
+      },
+    }),
+    defineRoute({
+      method: "POST",
+      path: "/v1/providers/optimal",
+      operationId: "getOptimalProvider",
+      summary: "Which provider and region suits best; reserves nothing",
+      tag: "providers",
+      role: "viewer",
+      body: optimalRequest,
+      answers: { 200: { description: "the best, and why", schema: optimalAnswer, name: "OptimalProvider" } },
+      async handle({ body }) {
+        const { cpu, memory, disk = 0, optimize_for: goal = "balanced", near, constraints = {} } = body;
+        const place = near && toPlace(near);
+        const { sites, why } = await providers.advise({
+          amounts: { cpus: cpu, memoryBytes: memory, diskBytes: disk },
+          goal,
+          near: place,
+          ...{ providers: constraints.providers, regions: constraints.regions },
+          ...{ countries: constraints.countries, maxPrice: constraints.max_price },
+        });
+        const [best, next] = sites;
+        if (!best) throw new Fault("exhausted", `no provider can take it: ${why}`, { reason: "NO_PROVIDER" });
+        const answer = {
+          ...toSite(best),
+          reasoning: reasonsFor(best, next, place?.name),
+          alternatives: sites.slice(1, 6).map(toSite),
+          would_change: whatWouldChange(best, next, place !== undefined),
+        };
+        return { status: 200, headers: {}, body: answer };
+      },
+    }),
+  ];
+}
+
+function toPlace(
+  near: NonNullable<z.infer<typeof optimalRequest>["near"]>,
+): GeoPoint & { readonly name?: string } {
+  if (!("city" in near)) return near;
+  const city = findCity(near.city);
+  if (!city) throw invalidField("near.city", "is not in the table; give latitude and longitude instead");
+  return city;
+}
+
+function toProvider({ prices, ...known }: Provider): z.infer<typeof provider> {
+  return {
+    name: known.name,
+    regions: [...known.regions],
+    available: known.available,
+    resources: {
+      total_cpu: known.totalCpus,
+      available_cpu: known.availableCpus,
+      total_memory: known.totalMemoryBytes,
+      available_memory: known.availableMemoryBytes,
+    },
+    pricing: prices
+      ? { cpu_per_hour: prices.cpuPerHour, memory_per_gb: prices.memoryGibPerHour, currency: prices.currency }
+      : null,
+  };
+}
+
+function toSite({ price, km, parts, ...known }: SiteAdvice): z.infer<typeof site> {
+  return {
+    provider: known.provider,
+    region: known.region,
+    score: round(known.score),
+    estimated_cost: price ? round(price.amount) : null,
+    currency: price?.currency ?? null,
+    distance_km: km === undefined ? null : Math.round(km),
+    hosts: known.hosts,
+    parts: {
+      cost: round(parts.cost),
+      latency: round(parts.latency),
+      availability: round(parts.availability),
+    },
+  };
+}
+
+function round(value: number): number {
+  return Math.round(value * 1e4) / 1e4;
+}

@@ -1,0 +1,98 @@
+import t from "tap";
+import { z } from "zod";
+import { startApi } from "#test/support/api-world.ts";
+
+const GiB = 1024 ** 3;
+const wish = { cpu: 4, memory: 8 * GiB, disk: 100 * GiB, optimize_for: "cost" };
+
+/** The documented fields, each with its documented type. */
+const documentedProvider = z.object({
+  name: z.string(),
+  regions: z.array(z.string()).min(1),
+  available: z.boolean(),
+  resources: z.object({
+    total_cpu: z.number(),
+    available_cpu: z.number(),
+    total_memory: z.number(),
+    available_memory: z.number(),
+  }),
+  pricing: z.object({ cpu_per_hour: z.number(), memory_per_gb: z.number(), currency: z.string() }),
+});
+const documentedOptimal = z.object({
+  provider: z.string(),
+  region: z.string(),
+  score: z.number().min(0).max(1),
+  estimated_cost: z.number(),
+  reasoning: z.array(z.string()).min(1),
+});
+
+await t.test("providers, the price sheet and advice", async (t) => {
+  const { call, database } = await startApi(t);
+  await database.query("delete from resource where kind = 'host'");
+  const addHost = (id: string, provider: string, region: string, latitude: number, longitude: number) =>
+    database.query(
+      `insert into resource (id, kind, project, name, phase, desired, observed)
+       values ($1::text, 'host', 'root', $1::text, 'online',
+         jsonb_build_object('provider', $2::text, 'region', $3::text, 'zone', '', 'cordoned', false, 'prices', null,
+           'location', jsonb_build_object('latitude', $4::float8, 'longitude', $5::float8, 'city', 'C', 'country', 'X'),
+           'overcommit', '{"cpus": 1, "memory": 1, "disk": 1}'::jsonb),
+         '{"connected": true, "architecture": "x86_64",
+           "capacity": {"cpus": 64, "memory_bytes": 274877906944, "disk_bytes": 4398046511104}}')`,
+      [id, provider, region, latitude, longitude],
+    );
+  await addHost("host-a1", "aws", "us-east-1", 39.04, -77.49);
+  await addHost("host-a2", "aws", "us-east-1", 39.04, -77.49);
+  await addHost("host-b1", "azure", "westeurope", 52.37, 4.89);
+  const priceOf = async (provider: string, region: string | null, cpu_per_hour: number) => {
+    const spec = {
+      provider,
+      region,
+      cpu_per_hour,
+      memory_per_gb: 0.01,
+      disk_gib_per_month: 0.073,
+      currency: "USD",
+    };
+    const name = `${provider}-${region ?? "all"}`;
+    const made = await call("POST", "/skerry/v1/prices", { name, spec });
+    t.equal(made.status, 201, JSON.stringify(made.body));
+  };
+  await priceOf("aws", null, 0.5);
+  await priceOf("aws", "us-east-1", 0.05);
+  await priceOf("azure", null, 0.08);
+
+  const listed = await call("GET", "/v1/providers");
+  t.equal(listed.status, 200);
+  const { providers } = listed.body as unknown as { providers: z.infer<typeof documentedProvider>[] };
+  for (const provider of providers) documentedProvider.parse(provider);
+  t.match(providers, [
+    { name: "aws", regions: ["us-east-1"], resources: { total_cpu: 128 }, pricing: { cpu_per_hour: 0.05 } },
+    { name: "azure", available: true, pricing: { cpu_per_hour: 0.08 } },
+  ]);
+
+  const optimal = async (changes: object) => {
+    const answer = await call("POST", "/v1/providers/optimal", { ...wish, ...changes });
+    return { status: answer.status, body: answer.body };
+  };
+  const cheapest = await optimal({});
+  t.equal(cheapest.status, 200, JSON.stringify(cheapest.body));
+  documentedOptimal.parse(cheapest.body);
+  // 4 CPUs at 0.05, 8 GiB at 0.01, and 100 GiB of disk at 0.073 a month of 730 hours.
+  t.match(cheapest.body, { provider: "aws", region: "us-east-1", estimated_cost: 0.29 });
+  t.match(cheapest.body["reasoning"], [/^0\.290 USD\/h, 29 % below the next, aws\/us-east-1$/, /^2 hosts/]);
+  t.match(cheapest.body["alternatives"], [{ provider: "azure", estimated_cost: 0.41 }]);
+
+  const near = await optimal({ optimize_for: "latency", near: { city: "Paris" } });
+  t.match(near.body, { provider: "azure", region: "westeurope" });
+  t.match((near.body["reasoning"] as string[])[1], /^4\d\d km from Paris$/);
+  t.match((await optimal({ optimize_for: "availability" })).body, { provider: "aws" });
+  t.match((await optimal({ constraints: { regions: ["westeurope"] } })).body, { provider: "azure" });
+
+  const unknown = await optimal({ constraints: { providers: ["gcp"] } });
+  t.equal(unknown.status, 400);
+  t.match(JSON.stringify(unknown.body), /"known":\["aws","azure"\]/);
+  t.equal((await optimal({ near: { city: "Atlantis" } })).status, 400);
+  const tooDear = await optimal({ constraints: { max_price: 0.001 } });
+  t.match(JSON.stringify(tooDear.body), /the constraints leave none of 3 hosts/);
+  t.match(JSON.stringify((await optimal({ cpu: 100 })).body), /3 full/);
+  t.strictSame(await database.query("select 1 from reservation"), [], "nothing was reserved");
+});

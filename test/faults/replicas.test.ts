@@ -23,8 +23,11 @@ import {
 
 const [port, gatewayPort] = [await pickPort(), await pickPort()];
 const settings: { SKERRY_AGENT_GATEWAY?: string } = {};
+const folder = t.testdir({});
+// What one replica seals, the other opens.
+const SKERRY_SECRET_KEY_FILE = join(folder, "secret.key");
 const cloud = await startCloud(t, {
-  controlPlaneEnv: { SKERRY_OVERCOMMIT_CPUS: "100", SKERRY_SWEEP_MS: "1000" },
+  controlPlaneEnv: { SKERRY_OVERCOMMIT_CPUS: "100", SKERRY_SWEEP_MS: "1000", SKERRY_SECRET_KEY_FILE },
   agentEnv: settings,
   // Read before the agents are made: they learn of both gateways, the first of which is there.
   gatewayPort: async (first) => {
@@ -43,8 +46,9 @@ const second = new Program({
     SKERRY_MICRO_DIR: process.env["SKERRY_MICRO_DIR"] ?? join(root, "node_modules/.cache/skerry/micro"),
     SKERRY_OVERCOMMIT_CPUS: "100",
     SKERRY_SWEEP_MS: "1000",
+    SKERRY_SECRET_KEY_FILE,
   },
-  logFile: join(t.testdir({}), "second.log"),
+  logFile: join(folder, "second.log"),
   announcesReady: true,
 });
 t.teardown(() => second.stop());

@@ -13,6 +13,7 @@ import { Accounts } from "./app/accounts.ts";
 import { Adoption } from "./app/adoption.ts";
 import { ApiKeys } from "./app/api-keys.ts";
 import { Enrolment } from "./app/enrolment.ts";
+import { AuditLog } from "./app/audit.ts";
 import { IdentityStore } from "./app/identity-store.ts";
 import { ImageContent } from "./app/image-content.ts";
 import { seedImages } from "./app/image-seeds.ts";
@@ -39,6 +40,7 @@ import { novacronSurface } from "./dialects/novacron/surface.ts";
 import { Engine } from "./engine/engine.ts";
 import { consoleRoutes } from "./http/console.ts";
 import { adoptionRoutes } from "./http/adoptions.ts";
+import { auditVerificationRoute } from "./http/audit.ts";
 import { directoryRoutes } from "./http/directory.ts";
 import { extraRoutes } from "./http/extras.ts";
 import { migrationRoutes } from "./http/migrations.ts";
@@ -75,6 +77,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const sealer = await Sealer.open(settings.secretKeyFile);
   const signingKeys = await SigningKeys.open({ database, sealer });
   const tokens = new Tokens({ keys: signingKeys, identities });
+  const audit = new AuditLog({ database, keys: signingKeys });
   const passwords = new Passwords();
   const secondFactor = new SecondFactor({ database, sealer });
   const accounts = new Accounts({ store, identities, passwords, secondFactor, tokens });
@@ -121,6 +124,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     chores: {
       blob_unreferenced: () => blobs.removeUnreferenced(),
       token_key_rotated: () => signingKeys.rotate(),
+      audit_chained: () => audit.chain(),
     },
   });
   const onChange = () => engine.hint();
@@ -182,6 +186,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
           authorities: authority.certificatePem,
         }),
       }),
+      auditVerificationRoute(audit),
       ...directoryRoutes({
         users,
         secondFactor,
@@ -201,7 +206,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, users, metrics, planner, providers });
+  const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
   const documents = Object.fromEntries(
     [native, novacron].map((surface) => [surface.name, openApiDocument(surface, version)]),
   );
@@ -210,6 +215,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     surfaces: [native, novacron],
     fallback: systemSurface({ checks, documents, signingKeys }),
     authenticator: tokens,
+    audit,
     rates: new RateLimits({ database, table: rateTableOf(settings), log }),
     log,
   });

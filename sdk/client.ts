@@ -1,5 +1,6 @@
 /** The client of the native API. */
 import type { Role } from "#kernel/ctx.ts";
+import { auditExtras } from "./audit.ts";
 import { createCollection, type CollectionOf } from "./collection.ts";
 import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
 import { apiKeyExtras, projectExtras, userExtras } from "./directory.ts";
@@ -46,6 +47,7 @@ export class Skerry {
   readonly projects: CollectionOf<Kinds["projects"]> & ReturnType<typeof projectExtras>;
   readonly users: CollectionOf<Kinds["users"]> & ReturnType<typeof userExtras>;
   readonly apiKeys: ReturnType<typeof apiKeyExtras>;
+  readonly audit: ReturnType<typeof auditExtras>;
 
   constructor(options: SkerryOptions) {
     const credentials = credentialsOf(options);
@@ -62,6 +64,7 @@ export class Skerry {
     this.projects = Object.assign(collection("projects"), projectExtras(transport));
     this.users = Object.assign(collection("users"), userExtras(transport));
     this.apiKeys = apiKeyExtras(transport, "/skerry/v1/api-keys");
+    this.audit = auditExtras(transport);
   }
 
   /** Who the cloud takes the caller for. */

@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
-import { Fault } from "#kernel/fault.ts";
+import { Fault, type Json } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
 import type { EventFeed } from "../engine/events.ts";
 import { changeResource, eraseResource, insertResource, lockResource } from "../engine/rows.ts";
@@ -23,6 +23,7 @@ import type {
   UpdateInput,
   WatchEvent,
 } from "./resource-api.ts";
+import { postAudit, type AuditFacts } from "./audit.ts";
 import { canonicalId, listResources, notFound, readResource, sees } from "./resource-queries.ts";
 import { checkLabels, checkName, invalidField, mergePatch, parseInput, sameJson } from "./validation.ts";
 import { waitUntilSettled, watchResources } from "./watch.ts";
@@ -83,6 +84,7 @@ export class ResourceService implements ResourceApi {
       const target = kind.requestOf === undefined ? undefined : referred[kind.requestOf];
       const made = await (target ? openRequest(tx, kind, input, target) : insertResource(tx, kind, input));
       await extras.also?.(tx, made);
+      postAudit(tx, ctx, factsOf(kind, "create", undefined, made));
       return made;
     });
   }
@@ -104,7 +106,7 @@ export class ResourceService implements ResourceApi {
     input: UpdateInput,
     options: MutationOptions,
   ): Promise<Reply> {
-    return this.#change(ctx, kind, id, "update", options, async (tx, before) => {
+    return this.#change(ctx, kind, id, { access: "update", act: "update" }, options, async (tx, before) => {
       const name = input.name === undefined ? before.name : checkName(input.name);
       const labels =
         input.labels === undefined
@@ -127,7 +129,7 @@ export class ResourceService implements ResourceApi {
   }
 
   async delete(ctx: Ctx, kind: AnyDefinition, id: string, options: MutationOptions): Promise<Reply> {
-    return this.#change(ctx, kind, id, "delete", options, async (tx, before) => {
+    return this.#change(ctx, kind, id, { access: "delete", act: "delete" }, options, async (tx, before) => {
       if (before.deletingAt) return before;
       await guardDirectory(tx, ctx, kind, before, undefined);
       await checkUnused(tx, before);
@@ -152,7 +154,7 @@ export class ResourceService implements ResourceApi {
         reason: "VERB_NOT_FOUND",
       });
     const parsed: unknown = parseInput(definition.input, input ?? {}, "");
-    return this.#change(ctx, kind, id, "update", options, async (tx, before) => {
+    return this.#change(ctx, kind, id, { access: "update", act: verb }, options, async (tx, before) => {
       if (before.deletingAt || !definition.when.includes(before.phase)) {
         throw wrongPhase(verb, before, definition.when as readonly string[]);
       }
@@ -181,7 +183,7 @@ export class ResourceService implements ResourceApi {
     ctx: Ctx,
     kind: AnyDefinition,
     id: string,
-    access: "update" | "delete",
+    { access, act }: { readonly access: "update" | "delete"; readonly act: string },
     options: MutationOptions,
     change: (tx: Tx, before: Resource) => Promise<Resource>,
   ): Promise<Reply> {
@@ -209,7 +211,9 @@ export class ResourceService implements ResourceApi {
       if (access === "update" && before.deletingAt) {
         throw new Fault("conflict", `this ${kind.kind} is being deleted`, { reason: "BEING_DELETED" });
       }
-      return change(tx, before);
+      const after = await change(tx, before);
+      postAudit(tx, ctx, factsOf(kind, act, before, after));
+      return after;
     });
   }
 
@@ -220,6 +224,24 @@ export class ResourceService implements ResourceApi {
     this.#onChange();
     return reply;
   }
+}
+
+/** What the audit log keeps of a change: who it was called and what was wanted of it. */
+function factsOf(
+  kind: AnyDefinition,
+  act: string,
+  before: Resource | undefined,
+  after: Resource,
+): AuditFacts {
+  const shown = ({ name, labels, desired }: Resource): Json => ({ name, labels, spec: desired as Json });
+  return {
+    action: `${kind.kind}.${act}`,
+    resource: kind.kind,
+    resource_id: after.id,
+    success: true,
+    ...(before && { before: shown(before) }),
+    ...(act !== "delete" && { after: shown(after) }),
+  };
 }
 
 const specOf = ({ desired }: Resource) => desired as Readonly<Record<string, unknown>>;

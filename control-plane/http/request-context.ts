@@ -1,4 +1,4 @@
-import type { Ctx, Principal } from "#kernel/ctx.ts";
+import type { Ctx, Principal, Trail } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 
@@ -24,6 +24,7 @@ export class RequestContext implements Ctx {
   readonly requestId: string;
   readonly now: () => number;
   principal: Principal = anonymous;
+  readonly trail: Trail;
   readonly #baseLog: Logger;
   readonly #outlet: Outlet;
   readonly #stopping: AbortSignal;
@@ -33,6 +34,8 @@ export class RequestContext implements Ctx {
 
   constructor(from: {
     requestId: string;
+    /** Of the client. */
+    address: string;
     now: () => number;
     log: Logger;
     outlet: Outlet;
@@ -40,6 +43,7 @@ export class RequestContext implements Ctx {
     stopping: AbortSignal;
   }) {
     this.requestId = from.requestId;
+    this.trail = { address: from.address, recorded: false };
     this.now = from.now;
     this.#baseLog = from.log;
     this.#outlet = from.outlet;

@@ -13,11 +13,13 @@ import type { Principal } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { authorise } from "../app/authorisation.ts";
+import type { AuditLog } from "../app/audit.ts";
 import { rateExceeded, type RateLimits, type RateState } from "../app/rate-limits.ts";
 import { parseInput } from "../app/validation.ts";
 import { defaultBodyLimits, readJson } from "./body.ts";
 import { headersOf, problemType, publicFault, statusOf, toProblem } from "./faults.ts";
-import { RequestContext, type Outlet } from "./request-context.ts";
+import { auditedRoute } from "./audited-route.ts";
+import { anonymous, RequestContext, type Outlet } from "./request-context.ts";
 import type { Answer, Authenticator, Call, Route, Surface } from "./route.ts";
 import { Router, type Match } from "./router.ts";
 import { bearerOf, refuseUpgrade } from "./upgrade.ts";
@@ -28,6 +30,8 @@ export interface HttpServerOptions {
   /** Serves what belongs to no API, and words the errors of paths below no prefix. */
   readonly fallback: Surface;
   readonly authenticator: Authenticator;
+  /** Without it, only what changes resources is written down. */
+  readonly audit?: Pick<AuditLog, "record">;
   /** Without it, nobody is counted. */
   readonly rates?: Pick<RateLimits, "take">;
   readonly log: Logger;
@@ -126,6 +130,12 @@ export class HttpServer {
     } catch (thrown) {
       answer = this.#fail(progress, thrown, exchange.req);
     }
+    try {
+      await this.#audit(progress);
+    } catch (thrown) {
+      // What is not written down is not said to be done.
+      answer = this.#fail(progress, thrown, exchange.req);
+    }
     const closing = this.#stopping.signal.aborted ? { Connection: "close" } : undefined;
     const rate = progress.rate && rateHeaders(progress.rate);
     send(exchange, answer, { "X-Request-Id": context.requestId, ...rate, ...closing });
@@ -139,6 +149,7 @@ export class HttpServer {
     const given = request.headers["x-request-id"];
     const context = new RequestContext({
       requestId: typeof given === "string" && requestIdPattern.test(given) ? given : randomUUID(),
+      address: request.socket.remoteAddress ?? "",
       now: this.#now,
       log: this.#options.log,
       outlet,
@@ -215,6 +226,19 @@ export class HttpServer {
     if (progress.rate?.allowed === false) throw rateExceeded(progress.rate, this.#now());
   }
 
+  /** Writes down what changed something or was denied, unless the change has done so by itself. */
+  async #audit({ context, match: { route, params }, fault }: Progress): Promise<void> {
+    if (!route || (fault === undefined && context.trail.recorded)) return;
+    const denied = fault?.code === "denied";
+    const changes = route.method !== "GET" && !route.reads && fault?.reason !== "RATE_LIMITED";
+    // Whoever is nobody is turned away without a trace; a login that fails is a change that failed.
+    const known = route.role === "anyone" || context.principal !== anonymous;
+    if (!denied && !(changes && known)) return;
+    const success = fault === undefined;
+    const facts = { ...auditedRoute(route, params), success, ...(fault && { reason: fault.reason }) };
+    await this.#options.audit?.record(context, facts);
+  }
+
   #fail(progress: Progress, thrown: unknown, request: IncomingMessage): Answer {
     const { context, match } = progress;
     progress.fault = toFault(thrown);
@@ -249,6 +273,9 @@ export class HttpServer {
     } catch (thrown) {
       const answer = this.#fail(progress, thrown, request);
       status = answer.status;
+      await this.#audit(progress).catch((error: unknown) =>
+        this.#options.log.error("audit.failed", { error }),
+      );
       refuseUpgrade(socket, answer, progress.context.requestId);
     }
     this.#log(progress, request, status, startedAt);

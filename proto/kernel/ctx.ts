@@ -22,12 +22,19 @@ export interface Principal {
   readonly plan?: Plan;
 }
 
+export interface Trail {
+  readonly address: string;
+  recorded: boolean;
+}
+
 /** First parameter of everything that does I/O: cancellation, identity, log and clock in one place. */
 export interface Ctx {
   readonly log: Logger;
   readonly signal: AbortSignal;
   readonly principal: Principal;
   readonly requestId: string;
+  /** Where the request came from, and whether its change has been written into the audit log with it. */
+  readonly trail?: Trail;
   /** The clock, as Unix milliseconds; injected so that tests can move it. */
   now(): number;
 }

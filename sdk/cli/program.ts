@@ -1,6 +1,7 @@
 /** The tree of commands; help and shell completion derive from it. */
 import { Command, Option } from "commander";
 import { agentCommand } from "./commands/agent.ts";
+import { auditCommand } from "./commands/audit.ts";
 import { authCommands } from "./commands/auth.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { directoryCommands } from "./commands/directory.ts";
@@ -38,6 +39,7 @@ export function createProgram(terminal: Terminal): Command {
     .addCommand(doctorCommand(run));
   program.addCommand(completionCommand(run, program));
   for (const command of directoryCommands(run)) program.addCommand(command);
+  program.addCommand(auditCommand(run));
   for (const command of commandsBelow(program)) {
     command.exitOverride();
     command.configureOutput({

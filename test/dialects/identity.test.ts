@@ -211,6 +211,87 @@ void t.test("a rate is that of all replicas together", async (t) => {
   t.equal((await user("GET", "/v1/users")).status, 429, "denied requests are counted too");
 });
 
+void t.test("what is done and what is denied is written down, and cannot be changed unseen", async (t) => {
+  const project = await createProject(world);
+  const admin = await signIn(world, { role: "admin", project });
+  const viewer = await signIn(world, { role: "viewer", project });
+  const made = await admin("POST", "/skerry/v1/instances", { name: "web", spec: { image: "micro" } });
+  const id = idOf(made);
+  t.equal((await admin("PATCH", `/skerry/v1/instances/${id}`, { labels: { tier: "web" } })).status, 202);
+  t.equal(
+    (await viewer("DELETE", `/v1/vms/${id}`, undefined, { "x-request-id": "the-denied-one" })).status,
+    403,
+  );
+  t.equal((await admin("POST", "/skerry/v1/api-keys", { name: "ci" })).status, 201);
+  t.equal(
+    (await admin("PUT", "/skerry/v1/password", { current: "wrong", password: "something new" })).status,
+    403,
+  );
+  const day = new Date().toISOString().slice(0, 10);
+  const logs = async (query: string) => (await admin("GET", `/v1/audit/logs?${query}`)).body;
+  t.match(await logs(`user_id=${admin.id}&action=vm.create&start_time=${day}&end_time=${day}`), {
+    events: [
+      {
+        id: /^audit-/,
+        action: "vm.create",
+        user_id: admin.id,
+        resource: "vm",
+        resource_id: id,
+        timestamp: /Z$/,
+        success: true,
+        ip_address: /127\.0\.0\.1/,
+      },
+    ],
+    total: 1,
+    page: 1,
+  });
+  t.match(await logs("action=vm.delete"), {
+    events: [
+      {
+        user_id: viewer.id,
+        resource_id: id,
+        success: false,
+        reason: "ROLE_TOO_LOW",
+        request_id: "the-denied-one",
+      },
+    ],
+    total: 1,
+  });
+  t.match(await logs("action=api-keys.create"), { events: [{ success: true }] });
+  t.match(await logs("action=password.set"), { events: [{ success: false, reason: "PASSWORD_WRONG" }] });
+  t.match(await logs("action=vm.create&end_time=2001-01-01"), { events: [], total: 0 });
+  const kept = await world.database.query<{ event: object }>(
+    "select event from audit_event where event ->> 'action' = 'instance.update' and project = $1",
+    [project],
+  );
+  t.match(kept[0]?.event, { before: { labels: {} }, after: { labels: { tier: "web" } } });
+  t.notMatch(
+    JSON.stringify(await world.database.query("select event from audit_event")),
+    new RegExp(password),
+  );
+
+  const verify = async () => (await admin("GET", "/skerry/v1/audit/verify")).body;
+  t.match(await verify(), { project, intact: true, events: 5, broken_at: null, signed_by: /^tk-/ });
+  await t.rejects(world.database.query("delete from audit_event where project = $1", [project]));
+  await t.rejects(world.database.query("update audit_event set at = now() where project = $1", [project]));
+  // Whoever owns the database can do it all the same, but not unseen.
+  const tamper = (sql: string) =>
+    world.database.transaction(async (tx) => {
+      await tx.query("set local session_replication_role = replica");
+      await tx.query(sql, [project]);
+    });
+  await tamper(
+    "update audit_event set event = event || '{\"success\": true}' where project = $1 and seq = 3",
+  );
+  t.match(await verify(), { intact: false, broken_at: 3 });
+  await tamper(
+    "update audit_event set event = event || '{\"success\": false}' where project = $1 and seq = 3",
+  );
+  t.match(await verify(), { intact: true });
+  await tamper("delete from audit_event where project = $1 and seq = 5");
+  t.match(await verify(), { intact: false, broken_at: 5 }, "the end cannot be cut off");
+});
+
 function decodePayload(token: string): Record<string, unknown> {
   return JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as Record<
     string,

@@ -4,6 +4,7 @@ import { AccountStore } from "#cp/app/account-store.ts";
 import { Accounts } from "#cp/app/accounts.ts";
 import { Adoption } from "#cp/app/adoption.ts";
 import { ApiKeys } from "#cp/app/api-keys.ts";
+import { AuditLog } from "#cp/app/audit.ts";
 import { IdentityStore } from "#cp/app/identity-store.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
@@ -24,6 +25,7 @@ import { CachedFleet } from "#cp/engine/fleet.ts";
 import { changeResource, insertResource, lockResource } from "#cp/engine/rows.ts";
 import { adoptionRoutes } from "#cp/http/adoptions.ts";
 import { consoleRoutes } from "#cp/http/console.ts";
+import { auditVerificationRoute } from "#cp/http/audit.ts";
 import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
@@ -82,6 +84,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const lines: LogLine[] = [];
   const log = createLogger({ level: "info", write: (line) => lines.push(JSON.parse(line) as LogLine) });
   const uploads: { id: string; bytes: number }[] = [];
+  const audit = new AuditLog({ database, keys });
   const users = new Users({ database, resources, store, passwords, secondFactor, tokens });
   const native = nativeSurface({
     kinds,
@@ -103,6 +106,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         },
         issueOperatorCertificate: async (_ctx, request) => ({ certificate: request, authorities: "" }),
       }),
+      auditVerificationRoute(audit),
       ...directoryRoutes({
         users,
         secondFactor,
@@ -119,7 +123,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, users, metrics, planner, providers });
+  const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
   const documents = {
     skerry: openApiDocument(native, "0.0.0-test"),
     novacron: openApiDocument(novacron, "0.0.0-test"),
@@ -129,6 +133,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     surfaces: [native, novacron],
     fallback: system,
     authenticator: tokens,
+    audit,
     ...(options.rates && { rates: new RateLimits({ database, table: options.rates, log, now }) }),
     log,
     now,
@@ -151,6 +156,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     server,
     database,
     accounts,
+    audit,
     tokens,
     keys,
     clock,

@@ -1,5 +1,6 @@
 import type { ResourceApi } from "../../app/resource-api.ts";
 import type { Surface } from "../../http/route.ts";
+import { auditRoutes, type AuditRoutesOptions } from "./audit-routes.ts";
 import { authRoutes, type Login } from "./auth-routes.ts";
 import { encodeFault, errorSchema } from "./errors.ts";
 import { metricsRoutes, type MetricsRoutesOptions } from "./metrics-routes.ts";
@@ -12,6 +13,7 @@ export interface NovacronOptions {
   readonly resources: ResourceApi;
   readonly accounts: Login;
   readonly users: UserRoutesOptions["users"];
+  readonly audit: AuditRoutesOptions["audit"];
   readonly metrics: MetricsRoutesOptions["metrics"];
   readonly planner: MigrationRoutesOptions["planner"];
   readonly providers: ProviderRoutesOptions["providers"];
@@ -24,6 +26,7 @@ export function novacronSurface({
   resources,
   accounts,
   users,
+  audit,
   metrics,
   planner,
   providers,
@@ -38,6 +41,7 @@ export function novacronSurface({
     routes: [
       ...authRoutes(accounts),
       ...userRoutes({ users }),
+      ...auditRoutes({ audit }),
       ...vmRoutes(resources),
       ...migrationRoutes({ resources, planner }),
       ...metricsRoutes({ resources, metrics }),

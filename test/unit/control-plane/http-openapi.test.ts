@@ -59,6 +59,7 @@ const novacron = novacronSurface({
   resources,
   accounts: nothing,
   users: nothing,
+  audit: nothing,
   metrics: nothing,
   planner: nothing,
   providers: nothing,

@@ -87,6 +87,7 @@ export function providerRoutes({ providers }: ProviderRoutesOptions): Route[] {
       summary: "Which provider and region suits best; reserves nothing",
       tag: "providers",
       role: "viewer",
+      reads: true,
       body: optimalRequest,
       answers: { 200: { description: "the best, and why", schema: optimalAnswer, name: "OptimalProvider" } },
       async handle({ body }) {

@@ -1,7 +1,7 @@
 /**
  * How often somebody may ask, over all replicas together. A replica takes shares of a window's allowance
  * out of the database ahead of need and counts requests against them by itself, so that hardly any request
- * waits for the database. Never more than the limit is let through; see adr/0013 for how much less it may be.
+ * waits for the database. Never more than the limit is let through; see adr/0014 for how much less it may be.
  */
 import type { Principal } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";

@@ -16,6 +16,7 @@ import { Enrolment } from "./app/enrolment.ts";
 import { AuditLog } from "./app/audit.ts";
 import { IdentityStore } from "./app/identity-store.ts";
 import { ImageContent } from "./app/image-content.ts";
+import { seedFlavors } from "./app/flavor-seeds.ts";
 import { seedImages } from "./app/image-seeds.ts";
 import { MigrationPlanner } from "./app/migration-planner.ts";
 import { MetricsQuery } from "./app/metrics-query.ts";
@@ -36,7 +37,9 @@ import { createAgentPort } from "./agents/connect-client.ts";
 import { Connections } from "./agents/connections.ts";
 import { Gateway } from "./agents/gateway.ts";
 import { OpenMoves } from "./app/open-moves.ts";
+import { atonixSurface } from "./dialects/atonix/surface.ts";
 import { novacronSurface } from "./dialects/novacron/surface.ts";
+import { servicesSurface } from "./dialects/services/surface.ts";
 import { Engine } from "./engine/engine.ts";
 import { consoleRoutes } from "./http/console.ts";
 import { adoptionRoutes } from "./http/adoptions.ts";
@@ -95,6 +98,8 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const microDirectory = settings.microDirectory || undefined;
   const overrides = await readOverrides(settings.imageOverridesFile);
   await seedImages({ database, blobs, microDirectory, overrides, maxBytes, log, signal });
+
+  await seedFlavors(database);
 
   const connections = new Connections();
   const replicaId = newId("replica");
@@ -207,12 +212,13 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     ],
   });
   const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
+  const surfaces = [native, novacron, atonixSurface({ resources }), servicesSurface({ resources, metrics })];
   const documents = Object.fromEntries(
-    [native, novacron].map((surface) => [surface.name, openApiDocument(surface, version)]),
+    surfaces.map((surface) => [surface.name, openApiDocument(surface, version)]),
   );
   const checks = [{ name: "database", check: async () => void (await database.query("select 1")) }];
   const http = new HttpServer({
-    surfaces: [native, novacron],
+    surfaces,
     fallback: systemSurface({ checks, documents, signingKeys }),
     authenticator: tokens,
     audit,

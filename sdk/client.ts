@@ -4,7 +4,7 @@ import { auditExtras } from "./audit.ts";
 import { createCollection, type CollectionOf } from "./collection.ts";
 import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
 import { apiKeyExtras, projectExtras, userExtras } from "./directory.ts";
-import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras } from "./extras.ts";
+import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras, keyPairExtras } from "./extras.ts";
 import { kinds, type Kinds } from "./kinds/generated.ts";
 import { Transport, type CallOptions, type Credentials, type TransportOptions } from "./transport.ts";
 
@@ -41,6 +41,8 @@ export class Skerry {
   readonly instances: CollectionOf<Kinds["instances"]> & ReturnType<typeof instanceExtras>;
   readonly migrations: CollectionOf<Kinds["migrations"]>;
   readonly images: CollectionOf<Kinds["images"]> & ReturnType<typeof imageExtras>;
+  readonly flavors: CollectionOf<Kinds["flavors"]>;
+  readonly keyPairs: CollectionOf<Kinds["keyPairs"]> & ReturnType<typeof keyPairExtras>;
   readonly hosts: CollectionOf<Kinds["hosts"]> & ReturnType<typeof hostExtras>;
   readonly enrolmentTokens: CollectionOf<Kinds["enrolmentTokens"]> & ReturnType<typeof enrolmentTokenExtras>;
   readonly operations: CollectionOf<Kinds["operations"]>;
@@ -57,6 +59,9 @@ export class Skerry {
     this.instances = Object.assign(collection("instances"), instanceExtras(transport));
     this.migrations = collection("migrations");
     this.images = Object.assign(collection("images"), imageExtras(transport));
+    this.flavors = collection("flavors");
+    const keyPairs = collection("keyPairs");
+    this.keyPairs = Object.assign(keyPairs, keyPairExtras(keyPairs));
     this.hosts = Object.assign(collection("hosts"), hostExtras(transport));
     const tokens = collection("enrolmentTokens");
     this.enrolmentTokens = Object.assign(tokens, enrolmentTokenExtras(tokens));

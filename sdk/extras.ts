@@ -8,6 +8,8 @@ import type {
   Image,
   Instance,
   InstancePhase,
+  KeyPair,
+  KeyPairKind,
   Migration,
   MigrationInput,
   MigrationSpec,
@@ -211,6 +213,18 @@ export function enrolmentTokenExtras(tokens: Pick<Collection<EnrolmentTokenKind>
       options: MutationOptions = {},
     ): Promise<IssuedEnrolmentToken> {
       return (await tokens.create(body, options)) as IssuedEnrolmentToken;
+    },
+  };
+}
+
+/** A key pair that was made for its owner. */
+export type GeneratedKeyPair = KeyPair & { readonly private_key: string };
+
+export function keyPairExtras(keyPairs: Pick<Collection<KeyPairKind>, "create">) {
+  return {
+    /** Makes a key pair of that name; `private_key` is shown this once, as OpenSSH keeps it in a file. */
+    async generate(name: string, options: MutationOptions = {}): Promise<GeneratedKeyPair> {
+      return (await keyPairs.create({ name, spec: {} }, options)) as GeneratedKeyPair;
     },
   };
 }

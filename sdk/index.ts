@@ -15,6 +15,7 @@ export type { Console, ConsoleOptions } from "./console.ts";
 export { login, memoryStore, type TokenStore, type Tokens } from "./credentials.ts";
 export type {
   ConsoleLog,
+  GeneratedKeyPair,
   IssuedEnrolmentToken,
   MetricsQuery,
   MigrationPlan,

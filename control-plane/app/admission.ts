@@ -10,23 +10,27 @@ import { invalidField } from "./validation.ts";
 
 const requestKinds = kinds.flatMap(({ kind, requestOf }) => (requestOf === undefined ? [] : [kind]));
 
-/** Finds what the spec refers to, by id, name or alias, and gives the ids by reference. */
+/**
+ * Finds what the spec refers to, by id, name or alias.
+ * @param previous at a change: what it named before is not looked for again
+ */
 export async function resolveReferences(
   on: Queryable,
   project: string,
   kind: AnyDefinition,
   spec: Readonly<Record<string, unknown>>,
+  previous?: Readonly<Record<string, unknown>>,
 ): Promise<Record<string, Resource>> {
   const found: Record<string, Resource> = {};
   for (const [name, reference] of Object.entries(kind.references)) {
     const wanted = spec[reference.field];
-    if (typeof wanted !== "string") continue;
+    if (typeof wanted !== "string" || wanted === previous?.[reference.field]) continue;
     const projects = reference.own ? [project] : [project, rootProject];
     const resource = await findByName(on, projects, reference.kind, wanted);
     if (!resource) {
       throw invalidField(
         `spec.${reference.field}`,
-        `there is no ${reference.kind} called ${JSON.stringify(wanted.slice(0, 80))}`,
+        `there is no ${reference.kind.replaceAll("_", " ")} called ${JSON.stringify(wanted.slice(0, 80))}`,
         {
           known: await knownNames(on, projects, reference.kind),
         },
@@ -46,7 +50,8 @@ async function findByName(
   const [row] = await on.query<ResourceRow>(
     `select ${resourceColumns} from resource
      where kind = $1 and project = any($2) and deleting_at is null
-       and (id = $3 or name = $3 or desired -> 'aliases' ? $4)
+       and (id = $3 or name = $3 or desired -> 'aliases' ? $4
+         or (desired ? 'aliases' and regexp_replace(lower(name), '[^a-z0-9]+', '-', 'g') = $4))
      order by id = $3 desc, name = $3 desc, project = $5 desc, created_at limit 1`,
     [kind, projects, wanted, normaliseImageName(wanted), projects[0]],
     "reference_find",

@@ -60,7 +60,8 @@ export async function importImage(
 }
 
 function diskSpec(description: string, source: ImageSpec["source"]): ImageSpec {
-  return { type: "disk", architecture: hostArchitecture, aliases: [], description, command_line: "", source };
+  const rest = { aliases: [], command_line: "", os: null, min_disk_bytes: 0 };
+  return { type: "disk", architecture: hostArchitecture, description, source, ...rest };
 }
 
 async function importDisk(path: string, { blobs, maxBytes, signal }: ImportContext): Promise<ImageFile> {
@@ -84,6 +85,8 @@ async function importFolder(directory: string, context: ImportContext): Promise<
     aliases: [],
     description: "a kernel with its initial file system",
     command_line: manifest.command_line,
+    os: null,
+    min_disk_bytes: 0,
     source: { type: "built-in", files },
   };
 }

@@ -19,8 +19,11 @@ export interface MutationOptions {
   readonly idempotency?: { readonly key: string; readonly requestHash: string } | undefined;
   /** Revision from `If-Match`; another one is a `stale` fault with reason PRECONDITION_FAILED. */
   readonly ifMatch?: number | undefined;
-  /** Pure; called inside the transaction, so that the reply is stored with the change. */
-  respond(resource: Resource): Reply;
+  /**
+   * Pure; called inside the transaction, so that the reply is stored with the change.
+   * @param secrets what is shown once, by name: in the first answer only, which is not stored
+   */
+  respond(resource: Resource, secrets?: Readonly<Record<string, string>>): Reply;
 }
 
 export interface CreateInput {
@@ -34,6 +37,8 @@ export interface UpdateInput {
   readonly name?: string;
   /** Merged: null removes a label. */
   readonly labels?: Readonly<Record<string, string | null>>;
+  /** These and no others: what is there keeps its value, what is new has an empty one. */
+  readonly labelKeys?: readonly string[];
   /** JSON merge patch (RFC 7396) on the spec. */
   readonly spec?: unknown;
 }
@@ -42,6 +47,12 @@ export interface ListQuery {
   readonly phases?: readonly string[];
   readonly name?: string;
   readonly labels?: Readonly<Record<string, string>>;
+  /** Has a label of this name. */
+  readonly labelKey?: string;
+  /** Part of the name, or of the id. */
+  readonly search?: string;
+  /** Of a shared kind: only those of the root project, or only those of a project. */
+  readonly from?: "shared" | "project";
   /** By the names of the kind's filters. */
   readonly filters?: Readonly<Record<string, string>>;
   /** 1 to 1000. */
@@ -50,6 +61,9 @@ export interface ListQuery {
   readonly offset?: number;
   readonly cursor?: string;
 }
+
+/** A watch is of all that match, or of one. */
+export type WatchQuery = Omit<ListQuery, "limit" | "labelKey" | "search" | "from"> & { readonly id?: string };
 
 export interface ListPage<R extends Resource = Resource> {
   readonly items: readonly R[];
@@ -84,11 +98,7 @@ export interface ResourceApi {
     input: unknown,
     options: MutationOptions,
   ): Promise<Reply>;
-  watch(
-    ctx: Ctx,
-    kind: AnyDefinition,
-    query: Omit<ListQuery, "limit"> & { readonly id?: string },
-  ): AsyncIterable<WatchEvent>;
+  watch(ctx: Ctx, kind: AnyDefinition, query: WatchQuery): AsyncIterable<WatchEvent>;
   /**
    * Waits until the resource has settled: its observed generation has caught up and its phase is one of
    * the kind's settled ones, or it is gone (`undefined`). After `timeoutMs`, the resource as it is then.

@@ -83,6 +83,9 @@ export async function listResources(
   if (query.phases && query.phases.length > 0) where.push(`phase = any(${bind(query.phases)})`);
   if (query.name !== undefined) where.push(`name = ${bind(query.name)}`);
   if (query.labels) where.push(`labels @> ${bind(JSON.stringify(query.labels))}::jsonb`);
+  if (query.labelKey !== undefined) where.push(`labels ? ${bind(query.labelKey)}`);
+  if (query.search !== undefined) where.push(searchClause(kind, query.search, bind));
+  if (query.from) where.push(`(project = ${bind(rootProject)}) = ${bind(query.from === "shared")}`);
   for (const [name, value] of Object.entries(query.filters ?? {}))
     where.push(filterClause(kind, name, value, bind));
   const matching = `from ${kind.source ?? "resource"} where ${where.join(" and ")}`;
@@ -120,7 +123,17 @@ function filterClause(
     throw invalidField(name, `is not a filter of ${kind.plural}`, { filters: Object.keys(kind.filters) });
   }
   const [column, field] = filter.path;
+  if (field === undefined) return `${column} = ${bind(value)}`;
+  if (filter.loose)
+    return `replace(${column} ->> ${bind(field)}, '.', '-') = ${bind(value.replaceAll(".", "-"))}`;
   return `${column} ->> ${bind(field)} = ${bind(value)}`;
+}
+
+/** A part of a name in any case, or of an id with any of the kind's prefixes. */
+function searchClause({ idPrefixes }: AnyDefinition, text: string, bind: (value: unknown) => string): string {
+  const prefix = idPrefixes.find((known) => text.startsWith(`${known}-`));
+  const id = prefix === undefined ? text : `${idPrefixes[0]}${text.slice(prefix.length)}`;
+  return `(strpos(lower(name), lower(${bind(text)})) > 0 or strpos(id, ${bind(id)}) > 0)`;
 }
 
 function encodeCursor(at: string, id: string): string {

@@ -22,6 +22,7 @@ import type {
   ResourceApi,
   UpdateInput,
   WatchEvent,
+  WatchQuery,
 } from "./resource-api.ts";
 import { postAudit, type AuditFacts } from "./audit.ts";
 import { canonicalId, listResources, notFound, readResource, sees } from "./resource-queries.ts";
@@ -66,27 +67,30 @@ export class ResourceService implements ResourceApi {
     authorise(ctx.principal, kind.access.create, `creating ${kind.plural}`, "change");
     const name = checkName(input.name);
     const labels = checkLabels(input.labels ?? {});
-    const desired = parseSpec(kind, input.spec ?? {}, undefined);
-    const own = extras.withheld ? undefined : kind.withheld?.find((field) => desired[field] !== null);
+    const parsed = parseSpec(kind, input.spec ?? {}, undefined);
+    const own = extras.withheld ? undefined : kind.withheld?.find((field) => parsed[field] !== null);
     if (own !== undefined) throw invalidField(`spec.${own}`, "cannot be given");
     const id = newId(kind.idPrefixes[0], ctx.now());
     const project = kind.isProject ? id : kind.scope === "cloud" ? rootProject : ctx.principal.project;
-    return this.#mutate(ctx, options, async (tx) => {
-      if (kind.site) await checkSite(tx, kind.site(desired));
-      const referred = await resolveReferences(tx, project, kind, desired);
-      const refs = Object.fromEntries(Object.entries(referred).map(([key, resource]) => [key, resource.id]));
+    const { spec, secrets } = withSecrets(kind, parsed);
+    const create = async (tx: Tx) => {
+      if (kind.site) await checkSite(tx, kind.site(spec));
+      const referred = await resolveReferences(tx, project, kind, spec);
+      const desired = deriveSpec(kind, spec, toFields(input.spec), referred, undefined);
+      const refs = toRefs(kind, referred);
       await guardDirectory(tx, ctx, kind, undefined, desired);
       await checkQuota(tx, project, kind, undefined, desired);
       const unready = Object.values(referred).filter((resource) => resource.phase === "listed");
       for (const { id: key, kind: referredKind } of unready) await enqueue(tx, { key, kind: referredKind });
-      const { observed } = extras;
-      const input = { id, project, name, labels, desired, observed, refs };
+      const observed: unknown = extras.observed ?? kind.initial?.(desired);
+      const row = { id, project, name, labels, owner: ctx.principal.name, desired, observed, refs };
       const target = kind.requestOf === undefined ? undefined : referred[kind.requestOf];
-      const made = await (target ? openRequest(tx, kind, input, target) : insertResource(tx, kind, input));
+      const made = await (target ? openRequest(tx, kind, row, target) : insertResource(tx, kind, row));
       await extras.also?.(tx, made);
       postAudit(tx, ctx, factsOf(kind, "create", undefined, made));
       return made;
-    });
+    };
+    return this.#mutate(ctx, options, create, secrets);
   }
 
   async get(ctx: Ctx, kind: AnyDefinition, id: string): Promise<Resource> {
@@ -108,14 +112,9 @@ export class ResourceService implements ResourceApi {
   ): Promise<Reply> {
     return this.#change(ctx, kind, id, { access: "update", act: "update" }, options, async (tx, before) => {
       const name = input.name === undefined ? before.name : checkName(input.name);
-      const labels =
-        input.labels === undefined
-          ? before.labels
-          : checkLabels(mergePatch(before.labels, input.labels) as object as Record<string, unknown>);
+      const labels = nextLabels(before, input);
       const desired =
-        input.spec === undefined
-          ? before.desired
-          : parseSpec(kind, mergePatch(before.desired, input.spec), before);
+        input.spec === undefined ? before.desired : await patchSpec(tx, kind, before, input.spec);
       const intends = !sameJson(before.desired, desired);
       if (kind.fixedName && name !== before.name)
         throw invalidField("name", "cannot be changed after creation");
@@ -164,11 +163,7 @@ export class ResourceService implements ResourceApi {
     });
   }
 
-  watch(
-    ctx: Ctx,
-    kind: AnyDefinition,
-    query: Omit<ListQuery, "limit"> & { readonly id?: string },
-  ): AsyncIterable<WatchEvent> {
+  watch(ctx: Ctx, kind: AnyDefinition, query: WatchQuery): AsyncIterable<WatchEvent> {
     authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`, "read");
     return watchResources({ database: this.#database, events: this.#events }, ctx, kind, query);
   }
@@ -217,12 +212,20 @@ export class ResourceService implements ResourceApi {
     });
   }
 
-  async #mutate(ctx: Ctx, options: MutationOptions, change: (tx: Tx) => Promise<Resource>): Promise<Reply> {
+  async #mutate(
+    ctx: Ctx,
+    options: MutationOptions,
+    change: (tx: Tx) => Promise<Resource>,
+    secrets?: Readonly<Record<string, string>>,
+  ): Promise<Reply> {
+    let made: Resource | undefined;
     const reply = await this.#database.transaction((tx) =>
-      oncePerKey(tx, ctx.principal.id, options.idempotency, async () => options.respond(await change(tx))),
+      oncePerKey(tx, ctx.principal.id, options.idempotency, async () =>
+        options.respond((made = await change(tx))),
+      ),
     );
     this.#onChange();
-    return reply;
+    return made && secrets ? options.respond(made, secrets) : reply;
   }
 }
 
@@ -245,6 +248,51 @@ function factsOf(
 }
 
 const specOf = ({ desired }: Resource) => desired as Readonly<Record<string, unknown>>;
+/** Makes what the kind shows once and the spec does not bring. */
+function withSecrets(kind: AnyDefinition, spec: Record<string, unknown>) {
+  const secrets: Record<string, string> = {};
+  for (const [name, shown] of Object.entries(kind.shownOnce ?? {})) {
+    const made = shown.make(spec);
+    if (!made) continue;
+    spec = made.spec as Record<string, unknown>;
+    secrets[name] = made.secret;
+  }
+  return { spec, secrets: Object.keys(secrets).length > 0 ? secrets : undefined };
+}
+
+const toFields = (spec: unknown) => (spec ?? {}) as Readonly<Record<string, unknown>>;
+
+/** Ids of what must stay as long as the resource does. */
+function toRefs(kind: AnyDefinition, referred: Readonly<Record<string, Resource>>): Record<string, string> {
+  const lasting = Object.entries(referred).filter(([name]) => !kind.references[name]?.copied);
+  return Object.fromEntries(lasting.map(([name, { id }]) => [name, id]));
+}
+
+/** The spec after a merge patch; what the patch names anew is looked up. */
+async function patchSpec(tx: Tx, kind: AnyDefinition, before: Resource, patch: unknown): Promise<unknown> {
+  const spec = parseSpec(kind, mergePatch(before.desired, patch), before);
+  if (!kind.derive) return spec;
+  const previous = specOf(before);
+  const referred = await resolveReferences(tx, before.project, kind, spec, previous);
+  return deriveSpec(kind, spec, toFields(patch), referred, previous);
+}
+
+function deriveSpec(
+  kind: AnyDefinition,
+  spec: Record<string, unknown>,
+  given: Readonly<Record<string, unknown>>,
+  referred: Readonly<Record<string, Resource>>,
+  previous: Readonly<Record<string, unknown>> | undefined,
+): Record<string, unknown> {
+  return kind.derive ? (kind.derive(spec, given, referred, previous) as Record<string, unknown>) : spec;
+}
+
+function nextLabels(before: Resource, { labels, labelKeys }: UpdateInput): Resource["labels"] {
+  if (labelKeys)
+    return checkLabels(Object.fromEntries(labelKeys.map((key) => [key, before.labels[key] ?? ""])));
+  if (labels === undefined) return before.labels;
+  return checkLabels(mergePatch(before.labels, labels) as object as Record<string, unknown>);
+}
 
 function wrongPhase(act: string, { phase }: Resource, allowed: readonly string[] = []): Fault {
   return new Fault("conflict", `it cannot ${act} while it is ${phase}`, {

@@ -5,7 +5,7 @@ import { sleep } from "#kernel/retry.ts";
 import type { EventFeed, ResourceEvent } from "../engine/events.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import type { Database } from "../store/database.ts";
-import type { ListQuery, WatchEvent } from "./resource-api.ts";
+import type { WatchQuery, WatchEvent } from "./resource-api.ts";
 import { listResources, readResource, readResources } from "./resource-queries.ts";
 
 export interface WatchDependencies {
@@ -51,7 +51,7 @@ export async function* watchResources(
   { database, events }: WatchDependencies,
   ctx: Ctx,
   kind: AnyDefinition,
-  query: Omit<ListQuery, "limit"> & { readonly id?: string },
+  query: WatchQuery,
 ): AsyncGenerator<WatchEvent> {
   const { id, ...listQuery } = query;
   const changes = new Changes(
@@ -87,7 +87,7 @@ async function* readAll(
   database: Database,
   ctx: Ctx,
   kind: AnyDefinition,
-  query: Omit<ListQuery, "limit">,
+  query: WatchQuery,
   id: string | undefined,
 ): AsyncGenerator<Resource> {
   if (id !== undefined) {
@@ -121,16 +121,21 @@ async function findResource(
 }
 
 /** The list's conditions, on one resource. */
-function matchesQuery(kind: AnyDefinition, resource: Resource, query: Omit<ListQuery, "limit">): boolean {
+function matchesQuery(kind: AnyDefinition, resource: Resource, query: WatchQuery): boolean {
   const filters = Object.entries(query.filters ?? {});
   return (
     (!query.phases || query.phases.length === 0 || query.phases.includes(resource.phase)) &&
     (query.name === undefined || query.name === resource.name) &&
     Object.entries(query.labels ?? {}).every(([key, value]) => resource.labels[key] === value) &&
     filters.every(([name, value]) => {
-      const [column, field] = kind.filters[name]?.path ?? ["labels", name];
+      const { path, loose } = kind.filters[name] ?? { path: ["labels", name] as const };
+      const [column, field] = path;
+      if (field === undefined) return resource[column] === value;
       const part = resource[column] as Readonly<Record<string, unknown>> | undefined;
-      return part?.[field] === value;
+      const found = part?.[field];
+      if (loose && typeof found === "string")
+        return found.replaceAll(".", "-") === value.replaceAll(".", "-");
+      return found === value;
     })
   );
 }

@@ -16,6 +16,7 @@ export interface ResourceRow {
   readonly project: string;
   readonly name: string;
   readonly labels: Record<string, string>;
+  readonly owner: string;
   readonly generation: number;
   readonly observed_generation: number;
   readonly desired: unknown;
@@ -32,7 +33,7 @@ export interface ResourceRow {
   readonly deleting_at: Date | null;
 }
 
-export const resourceColumns = `id, kind, project, name, labels, generation, observed_generation, desired, observed,
+export const resourceColumns = `id, kind, project, name, labels, owner, generation, observed_generation, desired, observed,
   refs, placement, problem, phase, host_id, revision, schema_version, created_at, updated_at, deleting_at`;
 
 export function toResource(row: ResourceRow): Resource {
@@ -42,6 +43,7 @@ export function toResource(row: ResourceRow): Resource {
     project: row.project,
     name: row.name,
     labels: row.labels,
+    owner: row.owner,
     generation: row.generation,
     observedGeneration: row.observed_generation,
     desired: row.desired,
@@ -200,6 +202,7 @@ export interface NewResource {
   readonly project: string;
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
+  readonly owner?: string;
   readonly desired: unknown;
   readonly observed?: unknown;
   readonly refs: Readonly<Record<string, string>>;
@@ -222,8 +225,8 @@ export async function insertResource(
   }) as string;
   const [row] = await on.query<ResourceRow>(
     `with made as (
-       insert into resource (id, kind, project, name, labels, desired, observed, refs, phase, schema_version)
-       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing returning *)
+       insert into resource (id, kind, project, name, labels, desired, observed, refs, phase, schema_version, owner)
+       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $13) on conflict do nothing returning *)
      , event as (
        insert into outbox (event_id, type, resource_id, kind, project, payload)
        select $11, kind || '.created', id, kind, project, jsonb_build_object('phase', phase) from made)
@@ -243,6 +246,7 @@ export async function insertResource(
       definition.schemaVersion,
       `evt-${newIdSuffix()}`,
       definition.reconciled && definition.requestOf === undefined,
+      input.owner ?? "",
     ],
     "resource_insert",
   );

@@ -1,6 +1,6 @@
 /** Conditional and repeatable requests: ETag, If-Match, If-None-Match, Idempotency-Key. */
 import { createHash } from "node:crypto";
-import type { MutationOptions, Reply } from "../app/resource-api.ts";
+import type { MutationOptions } from "../app/resource-api.ts";
 import { invalidField } from "../app/validation.ts";
 import type { Resource } from "../resources/definition.ts";
 import type { Call } from "./route.ts";
@@ -31,7 +31,7 @@ export function isUnchanged(call: Call<unknown, unknown>, resource: Resource): b
 /** What a mutation takes from the request's headers, with the way its answer is worded. */
 export function mutationOf(
   call: Call<unknown, unknown>,
-  respond: (resource: Resource) => Reply,
+  respond: MutationOptions["respond"],
 ): MutationOptions {
   return { idempotency: idempotencyOf(call), ifMatch: ifMatchOf(call), respond };
 }

@@ -2,10 +2,11 @@ import { z } from "zod";
 import type { Reply, ResourceApi } from "../app/resource-api.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import { etagOf, mutationOf } from "./conditional.ts";
-import { labelsPatchSchema, labelsSchema, nameSchema, toNative } from "./native-json.ts";
+import { labelsPatchSchema, labelsSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
 import { reply, waitDeadlineMs, waitQuery, type KindRoutes, type WaitQuery } from "./native-kind.ts";
 import { defineRoute, type Answer, type AnswerDoc, type Call, type Route } from "./route.ts";
 
+const noStore = { "Cache-Control": "no-store" };
 const gone: Reply = { status: 204, headers: {}, body: null };
 
 export function createRoute({ kind, resources, collection, one }: KindRoutes): Route {
@@ -14,6 +15,13 @@ export function createRoute({ kind, resources, collection, one }: KindRoutes): R
     labels: labelsSchema.optional(),
     spec: z.unknown(),
   });
+  const shown = Object.entries(kind.shownOnce ?? {}).map(
+    ([name, { summary }]) => [name, z.string().optional().describe(summary)] as const,
+  );
+  const created =
+    shown.length > 0
+      ? { name: `Created${one.name}`, schema: resourceSchema(kind).extend(Object.fromEntries(shown)) }
+      : one;
   return defineRoute({
     method: "POST",
     path: collection,
@@ -26,14 +34,14 @@ export function createRoute({ kind, resources, collection, one }: KindRoutes): R
     body,
     bodyDoc: body.extend({ spec: kind.spec }),
     mutates: true,
-    answers: { 201: { description: "created", ...one } },
+    answers: { 201: { description: "created", ...created } },
     async handle(call) {
       const { name: named, labels, spec } = call.body;
       const input = { name: named, ...(labels && { labels }), spec: spec ?? {} };
-      const options = mutationOf(call, (r) => ({
+      const options = mutationOf(call, (r, secrets) => ({
         status: 201,
-        headers: { ETag: etagOf(r), Location: `${collection}/${r.id}` },
-        body: toNative(r),
+        headers: { ETag: etagOf(r), Location: `${collection}/${r.id}`, ...(secrets && noStore) },
+        body: { ...toNative(r), ...secrets },
       }));
       const created = await resources.create(call.ctx, kind, input, options);
       return settled(created, call, kind, resources);

@@ -11,7 +11,7 @@ import type { Fault, Json } from "#kernel/fault.ts";
 import type { Reply } from "../app/resource-api.ts";
 import type { Access } from "../resources/definition.ts";
 
-export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS";
 export type Params = Readonly<Record<string, string>>;
 
 /** An answer that is not JSON, or that is passed on from another replica. */
@@ -91,6 +91,8 @@ export interface Surface {
   /** Paths without a trailing slash. */
   readonly prefixes: readonly string[];
   readonly routes: readonly Route[];
+  /** True: its paths are documented with a slash at the end, and found with or without. */
+  readonly trailingSlash?: boolean;
   /** Schema of `encodeFault`'s bodies, for the document. */
   readonly errorSchema: z.ZodType;
   readonly errorContentType: string;

@@ -37,7 +37,7 @@ export class Router {
     this.#fallback = fallback;
     for (const surface of new Set([...surfaces, fallback])) {
       for (const prefix of surface.prefixes) this.#grow(prefix).node.surface = surface;
-      for (const route of surface.routes) this.#add(route);
+      for (const route of surface.routes) this.#add(route, surface.trailingSlash);
     }
   }
 
@@ -45,7 +45,9 @@ export class Router {
     let node: Node | undefined = this.#root;
     let surface = this.#fallback;
     const captured: string[] = [];
-    for (const segment of path.split("/").slice(1)) {
+    const segments = path.split("/").slice(1);
+    for (const [index, segment] of segments.entries()) {
+      if (segment === "" && surface.trailingSlash && index === segments.length - 1) break;
       const literal: Node | undefined = node.children.get(segment);
       if (!literal && segment !== "" && node.any) captured.push(segment);
       node = literal ?? (segment === "" ? undefined : node.any);
@@ -67,8 +69,8 @@ export class Router {
     }
   }
 
-  #add(route: Route): void {
-    const { node, names } = this.#grow(route.path);
+  #add(route: Route, trailingSlash = false): void {
+    const { node, names } = this.#grow(trailingSlash ? route.path.replace(/\/$/, "") : route.path);
     node.routes ??= new Map();
     const method: Method = route.method;
     if (node.routes.has(method)) throw new Error(`two routes for ${method} ${route.path}`);

@@ -37,6 +37,8 @@ export interface Resource<Spec = unknown, Status = unknown, Phase extends string
   readonly project: string;
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
+  /** Username of whoever made it; empty for what came by itself. */
+  readonly owner: string;
   readonly generation: number;
   readonly observedGeneration: number;
   readonly desired: Spec;
@@ -76,6 +78,8 @@ export interface Reference {
   readonly field: string;
   /** True: never one that belongs to the root project. */
   readonly own?: true;
+  /** True: `derive` takes over what it holds, so nothing keeps it from going away afterwards. */
+  readonly copied?: true;
 }
 
 /** Where something is asked to be; null leaves it to the scheduler. */
@@ -87,7 +91,17 @@ export interface Site {
 export interface Filter {
   readonly summary: string;
   /** Where the value is, as a path into the stored row. */
-  readonly path: readonly ["desired" | "observed" | "placement" | "labels" | "refs", string];
+  readonly path:
+    readonly ["desired" | "observed" | "placement" | "labels" | "refs", string] | readonly ["owner"];
+  /** True: a dot and a dash are the same. */
+  readonly loose?: true;
+}
+
+/** A secret that is made at creation when the spec does not bring its counterpart, and shown in that one answer. */
+export interface Shown<Spec> {
+  readonly summary: string;
+  /** Undefined: the spec has all it needs. */
+  make(spec: Spec): { readonly spec: Spec; readonly secret: string } | undefined;
 }
 
 export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase extends string = string> {
@@ -149,6 +163,21 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   /** Table or view the rows are read from. Default: `resource`. */
   readonly source?: "resource" | "operation_resource";
   readonly schemaVersion: number;
+  /** What is shown once, by the name that the answer gives it. */
+  readonly shownOnce?: Readonly<Record<string, Shown<Spec>>>;
+  /** Status that follows from the spec alone, for kinds that nobody reports on. */
+  initial?(spec: Spec): Status;
+  /**
+   * The spec with what follows from the resources that it names. Pure; may throw `invalid`.
+   * @param given the fields that the caller gave
+   * @param referred by the name of the reference; at a change only those that it names anew
+   */
+  derive?(
+    spec: Spec,
+    given: Readonly<Record<string, unknown>>,
+    referred: Readonly<Record<string, Resource>>,
+    previous: Spec | undefined,
+  ): Spec;
   /** Checks across fields that a schema cannot say; throws `invalid`. */
   validate?(next: Spec, previous: Spec | undefined): void;
   /** Whether the spec asks for a site; one that no host is in is refused with the list of those there are. */

@@ -1,8 +1,10 @@
 import type { AnyDefinition } from "./definition.ts";
 import { enrolmentToken } from "./enrolment-token/enrolment-token.resource.ts";
+import { flavor } from "./flavor/flavor.resource.ts";
 import { host } from "./host/host.resource.ts";
 import { image } from "./image/image.resource.ts";
 import { instance } from "./instance/instance.resource.ts";
+import { keyPair } from "./key-pair/key-pair.resource.ts";
 import { migration } from "./migration/migration.resource.ts";
 import { operation } from "./operation/operation.resource.ts";
 import { project } from "./project/project.resource.ts";
@@ -14,6 +16,8 @@ export const kinds: readonly AnyDefinition[] = [
   instance,
   migration,
   image,
+  flavor,
+  keyPair,
   host,
   enrolmentToken,
   operation,

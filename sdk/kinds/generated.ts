@@ -6,6 +6,10 @@ import type { KindInfo, Resource } from "./resource.ts";
 export interface InstanceSpec {
   /** id, name or alias of an image; null only for a machine that was adopted */
   readonly image: string | null;
+  /** a named size; null when it has one of its own */
+  readonly flavor: string | null;
+  /** whose public key is let in, besides ssh_keys */
+  readonly key_pair: string | null;
   /** given by adopting a machine of a host */
   readonly adopted: {
     readonly host_id: string;
@@ -24,6 +28,15 @@ export interface InstanceSpec {
   readonly provider: string | null;
   readonly region: string | null;
   readonly network: string;
+  /** kept for networks that have subnets */
+  readonly subnet: string | null;
+  /** kept for networks that filter; the default one does not */
+  readonly security_groups: readonly string[];
+  readonly description: string;
+  /** whatever its owner wants to keep with it */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** false: its owner does not want to see its usage over time */
+  readonly monitoring: boolean;
   readonly hostname: string | null;
   readonly ssh_keys: readonly string[];
   readonly user_data: string;
@@ -40,6 +53,10 @@ export interface InstanceSpec {
 export interface InstanceInput {
   /** id, name or alias of an image; null only for a machine that was adopted */
   readonly image: string | null;
+  /** a named size; null when it has one of its own */
+  readonly flavor?: string | null;
+  /** whose public key is let in, besides ssh_keys */
+  readonly key_pair?: string | null;
   /** given by adopting a machine of a host */
   readonly adopted?: {
     readonly host_id: string;
@@ -58,6 +75,15 @@ export interface InstanceInput {
   readonly provider?: string | null;
   readonly region?: string | null;
   readonly network?: string;
+  /** kept for networks that have subnets */
+  readonly subnet?: string | null;
+  /** kept for networks that filter; the default one does not */
+  readonly security_groups?: readonly string[];
+  readonly description?: string;
+  /** whatever its owner wants to keep with it */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** false: its owner does not want to see its usage over time */
+  readonly monitoring?: boolean;
   readonly hostname?: string | null;
   readonly ssh_keys?: readonly string[];
   readonly user_data?: string;
@@ -125,7 +151,7 @@ export interface InstanceKind {
     /** Shut down and start again; applies what is pending */
     readonly restart: Readonly<Record<string, never>>;
   };
-  readonly filter: "provider" | "region" | "host";
+  readonly filter: "provider" | "region" | "zone" | "host" | "flavor" | "owner";
   readonly may: "create" | "update" | "delete";
 }
 
@@ -295,6 +321,13 @@ export interface ImageSpec {
   readonly aliases: readonly string[];
   readonly description: string;
   readonly command_line: string;
+  readonly os: {
+    readonly type: "linux" | "windows" | "other";
+    readonly name: string;
+    readonly version: string;
+  } | null;
+  /** an instance's disk is at least so large */
+  readonly min_disk_bytes: number;
   readonly source:
     | {
         readonly type: "url";
@@ -325,6 +358,13 @@ export interface ImageInput {
   readonly aliases?: readonly string[];
   readonly description?: string;
   readonly command_line?: string;
+  readonly os?: {
+    readonly type?: "linux" | "windows" | "other";
+    readonly name?: string;
+    readonly version?: string;
+  } | null;
+  /** an instance's disk is at least so large */
+  readonly min_disk_bytes?: number;
   readonly source:
     | {
         readonly type: "url";
@@ -376,6 +416,81 @@ export interface ImageKind {
 
 /** What an instance boots from: a disk, or a kernel with its initrd */
 export type Image = Resource<ImageKind>;
+
+export interface FlavorSpec {
+  readonly vcpus: number;
+  readonly memory_bytes: number;
+  readonly disk_bytes: number;
+  readonly gpu_count: number;
+  readonly network_bandwidth_gbps: number;
+  readonly hourly_cost_usd: string;
+  /** false: instances that have it keep it, new ones do not get it */
+  readonly active: boolean;
+  readonly aliases: readonly string[];
+}
+
+export interface FlavorInput {
+  readonly vcpus: number;
+  readonly memory_bytes: number;
+  readonly disk_bytes: number;
+  readonly gpu_count?: number;
+  readonly network_bandwidth_gbps?: number;
+  readonly hourly_cost_usd?: string;
+  /** false: instances that have it keep it, new ones do not get it */
+  readonly active?: boolean;
+  readonly aliases?: readonly string[];
+}
+
+export type FlavorStatus = null;
+
+export type FlavorPhase = "available" | "retired" | "deleting";
+
+export interface FlavorKind {
+  readonly kind: "flavor";
+  readonly spec: FlavorSpec;
+  readonly input: FlavorInput;
+  readonly status: FlavorStatus;
+  readonly phase: FlavorPhase;
+  readonly verbs: Readonly<Record<never, never>>;
+  readonly filter: never;
+  readonly may: "create" | "update" | "delete";
+}
+
+/** A size of instances that has a name and a price */
+export type Flavor = Resource<FlavorKind>;
+
+export interface KeyPairSpec {
+  /** one line as OpenSSH writes it; without it a key pair is made */
+  readonly public_key: string | null;
+}
+
+export interface KeyPairInput {
+  /** one line as OpenSSH writes it; without it a key pair is made */
+  readonly public_key?: string | null;
+}
+
+export interface KeyPairStatus {
+  /** such as ssh-ed25519 */
+  readonly type: string;
+  /** SHA-256, as ssh-keygen shows it */
+  readonly fingerprint: string;
+}
+
+export type KeyPairPhase = "available" | "deleting";
+
+export interface KeyPairKind {
+  readonly kind: "key_pair";
+  readonly spec: KeyPairSpec;
+  readonly input: KeyPairInput;
+  readonly status: KeyPairStatus;
+  readonly phase: KeyPairPhase;
+  readonly verbs: Readonly<Record<never, never>>;
+  readonly filter: "fingerprint";
+  readonly may: "create" | "update" | "delete";
+}
+
+/** A public SSH key that new instances let in */
+export type KeyPair = Resource<KeyPairKind>;
 
 export interface HostSpec {
   readonly provider: string;
@@ -693,6 +808,8 @@ export interface Kinds {
   readonly instances: InstanceKind;
   readonly migrations: MigrationKind;
   readonly images: ImageKind;
+  readonly flavors: FlavorKind;
+  readonly keyPairs: KeyPairKind;
   readonly hosts: HostKind;
   readonly enrolmentTokens: EnrolmentTokenKind;
   readonly operations: OperationKind;
@@ -705,7 +822,7 @@ export const kinds = {
   instances: {
     kind: "instance",
     plural: "instances",
-    idPrefixes: ["vm", "i"],
+    idPrefixes: ["vm", "i", "res"],
     summary: "A virtual machine; it outlives the hosts it runs on",
     phases: [
       "pending",
@@ -720,7 +837,7 @@ export const kinds = {
     ],
     settled: ["running", "stopped", "failed", "deleted"],
     verbs: ["start", "stop", "restart"],
-    filters: ["provider", "region", "host"],
+    filters: ["provider", "region", "zone", "host", "flavor", "owner"],
   },
   migrations: {
     kind: "migration",
@@ -750,6 +867,26 @@ export const kinds = {
     settled: ["available", "failed"],
     verbs: [],
     filters: ["architecture", "type"],
+  },
+  flavors: {
+    kind: "flavor",
+    plural: "flavors",
+    idPrefixes: ["flv"],
+    summary: "A size of instances that has a name and a price",
+    phases: ["available", "retired", "deleting"],
+    settled: ["available", "retired"],
+    verbs: [],
+    filters: [],
+  },
+  keyPairs: {
+    kind: "key_pair",
+    plural: "key-pairs",
+    idPrefixes: ["key"],
+    summary: "A public SSH key that new instances let in",
+    phases: ["available", "deleting"],
+    settled: ["available"],
+    verbs: [],
+    filters: ["fingerprint"],
   },
   hosts: {
     kind: "host",

@@ -265,6 +265,7 @@ void t.test("every phase has its word and every word its phases", async (t) => {
     hostId: undefined,
     revision: 1,
     schemaVersion: 1,
+    owner: "",
     createdAt: new Date(0),
     updatedAt: new Date(0),
     deletingAt: undefined,

@@ -6,6 +6,7 @@ import { Adoption } from "#cp/app/adoption.ts";
 import { ApiKeys } from "#cp/app/api-keys.ts";
 import { AuditLog } from "#cp/app/audit.ts";
 import { IdentityStore } from "#cp/app/identity-store.ts";
+import { seedFlavors } from "#cp/app/flavor-seeds.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
 import { Passwords } from "#cp/app/passwords.ts";
@@ -19,7 +20,9 @@ import { SecondFactor } from "#cp/app/second-factor.ts";
 import { SigningKeys } from "#cp/app/signing-keys.ts";
 import { Tokens } from "#cp/app/tokens.ts";
 import { Users } from "#cp/app/users.ts";
+import { atonixSurface } from "#cp/dialects/atonix/surface.ts";
 import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
+import { servicesSurface } from "#cp/dialects/services/surface.ts";
 import { EventFeed } from "#cp/engine/events.ts";
 import { CachedFleet } from "#cp/engine/fleet.ts";
 import { changeResource, insertResource, lockResource } from "#cp/engine/rows.ts";
@@ -124,13 +127,13 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     ],
   });
   const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
-  const documents = {
-    skerry: openApiDocument(native, "0.0.0-test"),
-    novacron: openApiDocument(novacron, "0.0.0-test"),
-  };
+  const surfaces = [native, novacron, atonixSurface({ resources }), servicesSurface({ resources, metrics })];
+  const documents = Object.fromEntries(
+    surfaces.map((surface) => [surface.name, openApiDocument(surface, "0.0.0-test")]),
+  );
   const system = systemSurface({ checks: options.checks ?? [], documents, signingKeys: keys });
   const server = new HttpServer({
-    surfaces: [native, novacron],
+    surfaces,
     fallback: system,
     authenticator: tokens,
     audit,
@@ -141,6 +144,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   });
   const { port } = await server.listen(0, "127.0.0.1");
   await insertResource(database, host, hostRow());
+  await seedFlavors(database);
   t.teardown(async () => {
     await server.stop(500);
     await events[Symbol.asyncDispose]();

@@ -4,6 +4,7 @@ import type { ResourceApi } from "../../app/resource-api.ts";
 import { timeParameter } from "../../http/parameters.ts";
 import { defineRoute, type Route } from "../../http/route.ts";
 import { withPrefix } from "../dialect.ts";
+import { inWordsOf } from "../words.ts";
 import { vmKind } from "./vm.ts";
 
 export interface MetricsRoutesOptions {
@@ -81,11 +82,11 @@ export function metricsRoutes({ resources, metrics }: MetricsRoutesOptions): Rou
         end_time: timeParameter("RFC 3339 or a date; default: now", "end").optional(),
       }),
       answers: { 200: { description: "the points", schema: vmMetrics, name: "VmMetrics" } },
-      async handle({ ctx, params, query }) {
+      handle: inWordsOf(vmKind, async ({ ctx, params, query }) => {
         const { id } = await resources.get(ctx, vmKind.definition, params["vm_id"] ?? "");
         const series = await metrics.machine(id, { start: query.start_time, end: query.end_time });
         return { status: 200, headers: {}, body: toVmMetrics(id, series) };
-      },
+      }),
     }),
   ];
 }

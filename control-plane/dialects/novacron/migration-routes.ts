@@ -1,11 +1,8 @@
 import { z } from "zod";
-import { Fault } from "#kernel/fault.ts";
 import type { Ctx } from "#kernel/ctx.ts";
 import type { Reply, ResourceApi } from "../../app/resource-api.ts";
-import { etagOf, isUnchanged, mutationOf } from "../../http/conditional.ts";
-import { integerParameter } from "../../http/parameters.ts";
+import { etagOf, mutationOf } from "../../http/conditional.ts";
 import { defineRoute, type Call, type Route } from "../../http/route.ts";
-import type { Resource } from "../../resources/definition.ts";
 import { instance, type Instance } from "../../resources/instance/instance.resource.ts";
 import {
   migration,
@@ -13,16 +10,17 @@ import {
   type Migration,
   type MigrationSpec,
 } from "../../resources/migration/migration.resource.ts";
-import { phasesOf, withPrefix } from "../dialect.ts";
+import { singlePath, withPrefix } from "../dialect.ts";
+import { kindRoutes } from "../kind-routes.ts";
+import { inWordsOf } from "../words.ts";
+import { novacron } from "./dialect.ts";
 import { formatDuration } from "./duration.ts";
-import { withFieldNames } from "./errors.ts";
 import {
   encodeMigration,
   migrateVm,
-  migrationStatuses,
+  migratingWords,
+  migrationKind,
   migrationView,
-  statusOf,
-  toMigrationField,
   toMigrationSpec,
   type MigrateVm,
 } from "./migration.ts";
@@ -47,10 +45,6 @@ export interface MigrationRoutesOptions {
   readonly planner: { plan(ctx: Ctx, resource: Instance, spec: MigrationSpec): Promise<Prospect> };
 }
 
-const collection = "/v1/migrations";
-const defaultLimit = 20;
-const maxLimit = 1000;
-const maxPage = 1_000_000;
 const shown = { schema: migrationView, name: "Migration" };
 
 const prospect = z.object({
@@ -70,7 +64,7 @@ const prospect = z.object({
 });
 
 export function migrationRoutes(options: MigrationRoutesOptions): Route[] {
-  return [migrateRoute(options), ...readRoutes(options.resources)];
+  return [migrateRoute(options), ...kindRoutes(novacron, migrationKind, options.resources)];
 }
 
 function migrateRoute({ resources, planner }: MigrationRoutesOptions): Route {
@@ -87,13 +81,7 @@ function migrateRoute({ resources, planner }: MigrationRoutesOptions): Route {
       200: { description: "what it would be (dry_run)", schema: prospect, name: "MigrationProspect" },
       202: { description: "it has begun", ...shown },
     },
-    async handle(call) {
-      try {
-        return await migrate(call);
-      } catch (thrown) {
-        throw thrown instanceof Fault ? withFieldNames(thrown, toMigrationField) : thrown;
-      }
-    },
+    handle: inWordsOf(migratingWords, migrate),
   });
 
   async function migrate(call: Call<unknown, MigrateVm>): Promise<Reply> {
@@ -112,7 +100,10 @@ function begun(resource: Migration, { predicted }: Prospect): Reply {
   const expected = new Date(resource.createdAt.getTime() + predicted.seconds * 1000);
   return {
     status: 202,
-    headers: { ETag: etagOf(resource), Location: `${collection}/${resource.id}` },
+    headers: {
+      ETag: etagOf(resource),
+      Location: singlePath(novacron, migrationKind).replace("{migration_id}", resource.id),
+    },
     body: { ...encodeMigration(resource), estimated_completion: expected.toISOString() },
   };
 }
@@ -135,65 +126,3 @@ function encodeProspect({ id }: Instance, plan: Prospect): z.infer<typeof prospe
     basis: predicted.basis,
   };
 }
-
-function readRoutes(resources: ResourceApi): Route[] {
-  return [
-    defineRoute({
-      method: "GET",
-      path: collection,
-      operationId: "listMigrations",
-      summary: "List migrations",
-      tag: "migrations",
-      role: "viewer",
-      query: z.strictObject({
-        status: z.enum(migrationStatuses).optional(),
-        vm_id: z.string().max(255).optional(),
-        page: integerParameter({ min: 1, max: maxPage, default: 1, description: "page, from 1" }).optional(),
-        limit: integerParameter({
-          min: 1,
-          max: maxLimit,
-          default: defaultLimit,
-          description: "migrations per page",
-        }).optional(),
-      }),
-      answers: {
-        200: {
-          description: "a page",
-          schema: z.object({
-            migrations: z.array(migrationView),
-            total: z.int(),
-            page: z.int(),
-            limit: z.int(),
-          }),
-        },
-      },
-      async handle({ ctx, query: { page = 1, limit = defaultLimit, status, vm_id } }) {
-        const found = await resources.list(ctx, migration, {
-          limit,
-          offset: (page - 1) * limit,
-          ...(status && { phases: phasesOf(statusOf, status) }),
-          ...(vm_id !== undefined && { filters: { instance: withPrefix(vm_id, instance.idPrefixes[0]) } }),
-        });
-        const migrations = found.items.map((item) => encodeMigration(item as Migration));
-        return { status: 200, headers: {}, body: { migrations, total: found.total, page, limit } };
-      },
-    }),
-    defineRoute({
-      method: "GET",
-      path: `${collection}/{migration_id}`,
-      operationId: "getMigration",
-      summary: "Get a migration: how far it is, and in the end what it cost",
-      tag: "migrations",
-      role: "viewer",
-      answers: { 200: { description: "the migration", ...shown }, 304: { description: "unchanged" } },
-      async handle(call) {
-        const found = await resources.get(call.ctx, migration, call.params["migration_id"] ?? "");
-        if (!isUnchanged(call, found))
-          return { status: 200, headers: tagged(found), body: encodeMigration(found as Migration) };
-        return { status: 304, headers: tagged(found), body: null };
-      },
-    }),
-  ];
-}
-
-const tagged = (resource: Resource) => ({ ETag: etagOf(resource) });

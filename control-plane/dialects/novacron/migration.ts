@@ -1,6 +1,8 @@
 /** A migration in NovaCron's words: everything that copies is `pre-copy`, durations are text. */
 import { z } from "zod";
+import { instance } from "../../resources/instance/instance.resource.ts";
 import {
+  migration,
   migrationPhases,
   migrationSpec,
   migrationTypes,
@@ -8,7 +10,8 @@ import {
   type MigrationPhase,
   type MigrationSpec,
 } from "../../resources/migration/migration.resource.ts";
-import { withPrefix } from "../dialect.ts";
+import { defineKind } from "../define-kind.ts";
+import { phasesOf, withPrefix } from "../dialect.ts";
 import { durationSchema, formatDuration } from "./duration.ts";
 
 export const migrationStatuses = ["in_progress", "completed", "failed", "cancelled"] as const;
@@ -70,7 +73,7 @@ export function toMigrationSpec(body: MigrateVm, instanceId: string): MigrationS
   };
 }
 
-const fieldNames: Readonly<Record<string, string>> = {
+const fields = {
   provider: "target_provider",
   region: "target_region",
   host: "target_host",
@@ -78,13 +81,7 @@ const fieldNames: Readonly<Record<string, string>> = {
   max_downtime_ms: "max_downtime",
   wan_optimization: "enable_wan_optimization",
   instance: "vm_id",
-};
-
-/** This API's name of a field of the core's spec; other names stay. */
-export function toMigrationField(field: string): string {
-  const [, name] = /^spec\.(\w+)$/.exec(field) ?? [];
-  return name === undefined ? field : (fieldNames[name] ?? name);
-}
+} as const;
 
 export const migrationView = z.object({
   migration_id: z.string(),
@@ -116,6 +113,32 @@ export const migrationView = z.object({
   error: z.object({ code: z.string(), message: z.string() }).nullable(),
 });
 export type MigrationView = z.infer<typeof migrationView>;
+
+export const migrationKind = defineKind({
+  definition: migration,
+  path: "/migrations",
+  idName: "migration_id",
+  noun: "Migration",
+  type: "Migration",
+  types: "Migrations",
+  idPrefix: "mig",
+  phases: statusOf,
+  fields,
+  wire: migrationView,
+  encode: encodeMigration,
+  pageSize: 20,
+  filters: z.object({
+    status: z.enum(migrationStatuses).optional(),
+    vm_id: z.string().max(255).optional(),
+  }),
+  toQuery: ({ status, vm_id }) => ({
+    ...(status && { phases: phasesOf(statusOf, status) }),
+    ...(vm_id !== undefined && { filters: { instance: withPrefix(vm_id, instance.idPrefixes[0]) } }),
+  }),
+});
+
+/** What is asked of a VM is told in its words. */
+export const migratingWords = { fields, idName: "vm_id", noun: "VM" } as const;
 
 /** Total, no clock, no I/O. */
 export function encodeMigration(r: Migration): MigrationView {

@@ -4,11 +4,14 @@ import { nameSchema, labelsPatchSchema, labelsSchema } from "../../http/native-j
 import {
   instance,
   instanceSpec,
+  type Instance,
   type InstancePhase,
-  type InstanceSpec,
   type InstanceStatus,
 } from "../../resources/instance/instance.resource.ts";
-import { withPrefix, type DialectKind } from "../dialect.ts";
+import { defineKind } from "../define-kind.ts";
+import { phasesOf, withPrefix } from "../dialect.ts";
+import { knownNetwork } from "../networks.ts";
+import { renamer } from "../words.ts";
 
 export const vmPhases = {
   pending: "pending",
@@ -74,7 +77,6 @@ export const createVm = z.strictObject({
   network: z.string().min(1).max(255).nullish(),
   tags: labelsSchema.optional(),
 });
-export type CreateVm = z.infer<typeof createVm>;
 
 export const updateVm = z.strictObject({
   name: nameSchema.optional(),
@@ -85,19 +87,8 @@ export const updateVm = z.strictObject({
 });
 export type UpdateVm = z.infer<typeof updateVm>;
 
-/** The dialect's name of a field, where it has one of its own. */
-const fieldNames: Readonly<Record<string, string>> = {
-  cpus: "cpu",
-  memory_bytes: "memory",
-  disk_bytes: "disk",
-  labels: "tags",
-};
-/** Only what the core said of its spec is renamed: a field of the request itself is called as it was sent. */
-export function toVmField(field: string): string {
-  if (!field.startsWith("spec.") && !field.startsWith("labels")) return field;
-  const [first = "", ...rest] = field.replace(/^spec\./, "").split(".");
-  return [fieldNames[first] ?? first, ...rest].join(".");
-}
+const fields = { cpus: "cpu", memory_bytes: "memory", disk_bytes: "disk", labels: "tags" } as const;
+const toField = renamer(fields);
 
 function sizes(body: Pick<UpdateVm, "cpu" | "memory" | "disk">) {
   return {
@@ -107,30 +98,52 @@ function sizes(body: Pick<UpdateVm, "cpu" | "memory" | "disk">) {
   };
 }
 
-export const vmKind: DialectKind<InstanceSpec, InstanceStatus, InstancePhase, Vm, CreateVm, UpdateVm> = {
+export const vmKind = defineKind({
   definition: instance,
+  path: "/vms",
+  idName: "vm_id",
+  noun: "VM",
+  type: "Vm",
+  types: "Vms",
   idPrefix: "vm",
   phases: vmPhases,
+  fields,
   wire: vm,
-  createBody: createVm,
-  updateBody: updateVm,
-  toCreate: (body) => ({
-    name: body.name,
-    ...(body.tags && { labels: body.tags }),
-    spec: {
-      image: body.image,
-      provider: body.provider ?? null,
-      region: body.region ?? null,
-      network: body.network ?? "default",
-      ...sizes(body),
-    },
+  encode: encodeVm,
+  pageSize: 50,
+  filters: z.object({ provider: z.string().max(63).optional(), status: z.enum(vmStatuses).optional() }),
+  toQuery: ({ provider, status }) => ({
+    ...(status && { phases: phasesOf(vmPhases, status) }),
+    ...(provider !== undefined && { filters: { provider } }),
   }),
-  toUpdate: (body) => ({
-    ...(body.name !== undefined && { name: body.name }),
-    ...(body.tags && { labels: body.tags }),
-    spec: sizes(body),
-  }),
-  encode: (r) => ({
+  create: {
+    body: createVm,
+    toInput: (body) => ({
+      name: body.name,
+      ...(body.tags && { labels: body.tags }),
+      spec: {
+        image: body.image,
+        provider: body.provider ?? null,
+        region: body.region ?? null,
+        network: knownNetwork("network", body.network ?? "default"),
+        ...sizes(body),
+      },
+    }),
+  },
+  update: {
+    body: updateVm,
+    toInput: (body) => ({
+      ...(body.name !== undefined && { name: body.name }),
+      ...(body.tags && { labels: body.tags }),
+      spec: sizes(body),
+    }),
+  },
+  deletes: true,
+  actions: { start: { verb: "start" }, stop: { verb: "stop" }, restart: { verb: "restart" } },
+});
+
+function encodeVm(r: Instance): Vm {
+  return {
     id: withPrefix(r.id, "vm"),
     name: r.name,
     provider: r.placement?.provider ?? r.desired.provider ?? "",
@@ -146,7 +159,7 @@ export const vmKind: DialectKind<InstanceSpec, InstanceStatus, InstancePhase, Vm
     image: r.desired.image ?? "",
     network: r.desired.network,
     tags: { ...r.labels },
-    pending_restart: (r.observed?.pending_restart ?? []).map(toVmField),
+    pending_restart: (r.observed?.pending_restart ?? []).map(toField),
     ports: (r.observed?.forwards ?? []).map((forward) => ({
       protocol: forward.protocol,
       guest_port: forward.guest_port,
@@ -155,8 +168,8 @@ export const vmKind: DialectKind<InstanceSpec, InstanceStatus, InstancePhase, Vm
     })),
     host_id: r.hostId ?? null,
     error: r.problem ? { code: r.problem.reason, message: r.problem.message } : observedError(r.observed),
-  }),
-};
+  };
+}
 
 function observedError(status: InstanceStatus | undefined): z.infer<typeof vmError> | null {
   if (!status || status.reason === "") return null;

@@ -2,7 +2,7 @@
  * The public cloud images that come by name. Only names and addresses: nothing is fetched until an
  * instance asks for one. Aliases are stored as {@link normaliseImageName} writes them.
  */
-import { createHash } from "node:crypto";
+import { seedIdOf, seedIdStart } from "../seed-id.ts";
 import { normaliseImageName, type ImageSpec } from "./image.resource.ts";
 
 export interface ImageSeed {
@@ -17,6 +17,7 @@ interface Distribution {
   /** Its name, which is also that of its x86_64 image. */
   readonly name: string;
   readonly description: string;
+  readonly os: readonly [name: string, version: string];
   readonly aliases: readonly string[];
   /** What each architecture is called in `url` and `checksums`, in place of `{arch}`. */
   readonly architectures: Readonly<Partial<Record<Architecture, string>>>;
@@ -30,6 +31,7 @@ const gnuNames = { x86_64: "x86_64", aarch64: "aarch64" } as const;
 const ubuntu = (version: string, codename: string, aliases: readonly string[]): Distribution => ({
   name: `ubuntu-${version}`,
   description: `Ubuntu Server ${version} LTS`,
+  os: ["Ubuntu", version],
   aliases: [
     `ubuntu-${version}-lts`,
     `ubuntu-${codename}`,
@@ -45,6 +47,7 @@ const ubuntu = (version: string, codename: string, aliases: readonly string[]): 
 const debian = (version: string, codename: string, aliases: readonly string[]): Distribution => ({
   name: `debian-${version}`,
   description: `Debian ${version} (${codename})`,
+  os: ["Debian", version],
   aliases: [`debian-${codename}`, `ami-debian${version}`, `debian${version}`, ...aliases],
   architectures: debianNames,
   url: `https://cloud.debian.org/images/cloud/${codename}/latest/debian-${version}-genericcloud-{arch}.qcow2`,
@@ -56,6 +59,7 @@ const rocky = (version: string, aliases: readonly string[]): Distribution => {
   return {
     name: `rocky-${version}`,
     description: `Rocky Linux ${version}`,
+    os: ["Rocky Linux", version],
     aliases: [`rockylinux-${version}`, `rocky-linux-${version}`, ...aliases],
     architectures: gnuNames,
     url,
@@ -68,6 +72,7 @@ const centos = (version: string, aliases: readonly string[]): Distribution => {
   return {
     name: `centos-stream-${version}`,
     description: `CentOS Stream ${version}`,
+    os: ["CentOS Stream", version],
     aliases: [`centos-${version}`, ...aliases],
     architectures: gnuNames,
     url,
@@ -90,6 +95,7 @@ const distributions: readonly Distribution[] = [
   {
     name: "almalinux-9",
     description: "AlmaLinux 9",
+    os: ["AlmaLinux", "9"],
     aliases: ["almalinux", "alma-9"],
     architectures: gnuNames,
     url: "https://repo.almalinux.org/almalinux/9/cloud/{arch}/images/AlmaLinux-9-GenericCloud-latest.{arch}.qcow2",
@@ -98,6 +104,7 @@ const distributions: readonly Distribution[] = [
   {
     name: "fedora-41",
     description: "Fedora Cloud 41",
+    os: ["Fedora", "41"],
     aliases: ["fedora"],
     architectures: gnuNames,
     url: "https://download.fedoraproject.org/pub/fedora/linux/releases/41/Cloud/{arch}/images/Fedora-Cloud-Base-Generic-41-1.4.{arch}.qcow2",
@@ -107,6 +114,7 @@ const distributions: readonly Distribution[] = [
   {
     name: "alpine-3.21",
     description: "Alpine Linux 3.21",
+    os: ["Alpine Linux", "3.21"],
     aliases: ["alpine", "alpine-3"],
     architectures: gnuNames,
     url: alpineImage,
@@ -117,28 +125,22 @@ const distributions: readonly Distribution[] = [
 /** How a published image starts: older firmware on PCs, UEFI on ARM. */
 const firmware: Record<Architecture, string> = { x86_64: "bios", aarch64: "uefi" };
 
-/** Ids of seeds start with the beginning of time, where no made id ever is. */
-const seedIdPrefix = "img-00000000";
-
-/** The same name always gives the same id, in every installation. */
-export function seedId(name: string): string {
-  const alphabet = "0123456789abcdefghjkmnpqrstvwxyz";
-  const digest = createHash("sha256")
-    .update(`skerry image ${normaliseImageName(name)}`)
-    .digest();
-  const suffix = Array.from(digest.subarray(0, 12), (byte) => alphabet.charAt(byte & 31)).join("");
-  return `${seedIdPrefix}${suffix}`;
-}
+/** The id of the image that the catalogue has under a name. */
+export const seedId = (name: string) => seedIdOf("image", "img", normaliseImageName(name));
 
 /** Whether an image is one of the catalogue's, and not somebody's own. */
 export function isCatalogueImage(id: string): boolean {
-  return id.startsWith(seedIdPrefix);
+  return id.startsWith(seedIdStart("img"));
 }
 
 /** Makes a seed; its aliases are what else it is called, in the form in which names are compared. */
 export function toSeed(name: string, spec: ImageSpec, aliases: readonly string[]): ImageSeed {
   const all = [name, ...aliases].map(normaliseImageName);
-  return { id: seedId(name), name, spec: { ...spec, aliases: [...new Set(all)] } };
+  return {
+    id: seedId(name),
+    name,
+    spec: { ...spec, aliases: [...new Set(all)] },
+  };
 }
 
 /** Every public image of the catalogue. */
@@ -156,6 +158,8 @@ function toSeeds(distribution: Distribution): ImageSeed[] {
       aliases: [],
       description: distribution.description,
       command_line: "",
+      os: { type: "linux", name: distribution.os[0], version: distribution.os[1] },
+      min_disk_bytes: 0,
       source: {
         type: "url",
         url: fill(distribution.url),

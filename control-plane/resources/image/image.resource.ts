@@ -31,12 +31,22 @@ export const imageSource = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("built-in"), files: z.array(imageFile) }),
 ]);
 
+const word = z.string().max(64);
+/** The operating system inside, as its owner calls it. */
+export const imageOs = z.strictObject({
+  type: z.enum(["linux", "windows", "other"]).default("linux"),
+  name: word.default(""),
+  version: word.default(""),
+});
+
 export const imageSpec = z.strictObject({
   type: z.enum(["disk", "kernel"]).default("disk"),
   architecture: z.enum(["x86_64", "aarch64"]).default("x86_64"),
   aliases: z.array(z.string().min(1).max(255)).max(64).default([]),
   description: z.string().max(1024).default(""),
   command_line: z.string().max(4096).default(""),
+  os: imageOs.nullable().default(null),
+  min_disk_bytes: z.int().min(0).default(0).describe("an instance's disk is at least so large"),
   source: imageSource,
 });
 export type ImageSpec = z.infer<typeof imageSpec>;

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { Fault } from "#kernel/fault.ts";
+import { deriveSpec } from "./instance.derive.ts";
 import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
 
 const MiB = 1024 ** 2;
@@ -29,6 +30,20 @@ export const instanceSpec = z.strictObject({
     .max(255)
     .nullable()
     .describe("id, name or alias of an image; null only for a machine that was adopted"),
+  flavor: z
+    .string()
+    .min(1)
+    .max(255)
+    .nullable()
+    .default(null)
+    .describe("a named size; null when it has one of its own"),
+  key_pair: z
+    .string()
+    .min(1)
+    .max(255)
+    .nullable()
+    .default(null)
+    .describe("whose public key is let in, besides ssh_keys"),
   adopted: adoptedSpec.nullable().default(null).describe("given by adopting a machine of a host"),
   cpus: z.int().min(1).max(512).default(1),
   memory_bytes: z
@@ -48,6 +63,19 @@ export const instanceSpec = z.strictObject({
   provider: z.string().min(1).max(63).nullable().default(null),
   region: z.string().min(1).max(63).nullable().default(null),
   network: z.string().min(1).max(255).default("default"),
+  subnet: z.string().min(1).max(255).nullable().default(null).describe("kept for networks that have subnets"),
+  security_groups: z
+    .array(z.string().min(1).max(255))
+    .max(64)
+    .default([])
+    .describe("kept for networks that filter; the default one does not"),
+  description: z.string().max(1024).default(""),
+  metadata: z
+    .record(z.string().min(1).max(128), z.string().max(1024))
+    .refine((metadata) => Object.keys(metadata).length <= 64, "must be at most 64")
+    .default({})
+    .describe("whatever its owner wants to keep with it"),
+  monitoring: z.boolean().default(true).describe("false: its owner does not want to see its usage over time"),
   hostname: z
     .string()
     .regex(/^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/, "must be a host name label")
@@ -178,13 +206,24 @@ function validate(next: InstanceSpec, previous: InstanceSpec | undefined): void 
 export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePhase>({
   kind: "instance",
   plural: "instances",
-  idPrefixes: ["vm", "i"],
+  idPrefixes: ["vm", "i", "res"],
   summary: "A virtual machine; it outlives the hosts it runs on",
   scope: "project",
   spec: instanceSpec,
   status: instanceStatus,
   withheld: ["adopted"],
-  immutable: ["image", "provider", "region", "network", "hostname", "ssh_keys", "user_data"],
+  immutable: [
+    "image",
+    "key_pair",
+    "provider",
+    "region",
+    "network",
+    "subnet",
+    "security_groups",
+    "hostname",
+    "ssh_keys",
+    "user_data",
+  ],
   // A change would have to reach two hosts that are busy with each other; cancel the migration first.
   frozenIn: ["migrating"],
   phases: instancePhases,
@@ -225,17 +264,25 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
       }),
     }),
   },
-  references: { image: { kind: "image", field: "image" } },
+  references: {
+    image: { kind: "image", field: "image" },
+    flavor: { kind: "flavor", field: "flavor", copied: true },
+    key_pair: { kind: "key_pair", field: "key_pair", own: true, copied: true },
+  },
   filters: {
     provider: { summary: "provider it was placed with", path: ["placement", "provider"] },
     region: { summary: "region it was placed in", path: ["placement", "region"] },
+    zone: { summary: "availability zone it was placed in", path: ["placement", "zone"] },
     host: { summary: "host it was placed on", path: ["placement", "host_id"] },
+    flavor: { summary: "name of its flavor", path: ["desired", "flavor"], loose: true },
+    owner: { summary: "username of whoever made it", path: ["owner"] },
   },
   quota: { instances: 1, cpus: "cpus", memory_bytes: "memory_bytes", disk_bytes: "disk_bytes" },
   access: { read: "viewer", create: "operator", update: "operator", delete: "operator" },
   reconciled: true,
   uniqueNames: false,
   schemaVersion: 1,
+  derive: deriveSpec,
   validate,
   site: ({ provider, region }) => ({ provider, region }),
 });

@@ -1,5 +1,7 @@
 import t from "tap";
+import { atonixSurface } from "#cp/dialects/atonix/surface.ts";
 import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
+import { servicesSurface } from "#cp/dialects/services/surface.ts";
 import { consoleRoutes } from "#cp/http/console.ts";
 import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes, type ExtrasOptions } from "#cp/http/extras.ts";
@@ -64,9 +66,10 @@ const novacron = novacronSurface({
   planner: nothing,
   providers: nothing,
 });
+const compatible = [novacron, atonixSurface({ resources }), servicesSurface({ resources, metrics: nothing })];
 const documentOf = (surface: Surface) => openApiDocument(surface, "1.2.3") as unknown as Document;
 
-for (const surface of [native, novacron]) {
+for (const surface of [native, ...compatible]) {
   void t.test(`the document of ${surface.name}`, async (t) => {
     const document = documentOf(surface);
     const text = JSON.stringify(document);

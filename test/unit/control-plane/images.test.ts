@@ -38,6 +38,7 @@ function view(change: Partial<Image>, source: Image["desired"]["source"], depend
     hostId: undefined,
     revision: 1,
     schemaVersion: 1,
+    owner: "",
     createdAt: new Date(now),
     updatedAt: new Date(now),
     deletingAt: undefined,

@@ -55,6 +55,7 @@ const resource = (change: Partial<Instance> = {}): Instance => ({
   hostId: "host-a",
   revision: 1,
   schemaVersion: 1,
+  owner: "",
   createdAt: new Date(now),
   updatedAt: new Date(now),
   deletingAt: undefined,

@@ -50,6 +50,7 @@ const request = (observed: MigrationStatus | undefined): Migration => ({
   hostId: undefined,
   revision: 1,
   schemaVersion: 1,
+  owner: "",
   createdAt: now,
   updatedAt: now,
   deletingAt: undefined,

@@ -1,0 +1,118 @@
+/** Images, which two dialects show alike but for the names of things. */
+import { z } from "zod";
+import { rootProject } from "../app/resource-queries.ts";
+import { nameSchema } from "../http/native-json.ts";
+import { image, imageSpec, type Image, type ImagePhase } from "../resources/image/image.resource.ts";
+import { defineKind } from "./define-kind.ts";
+import { phasesOf, withPrefix, type AnyDialectKind } from "./dialect.ts";
+import { fromGigabytes, toGigabytes } from "./sizes.ts";
+
+/** `listed` images are there for the asking: they are fetched when an instance wants one. */
+const phases = {
+  listed: "available",
+  pending: "pending",
+  available: "available",
+  deleting: "deleting",
+  failed: "failed",
+} as const satisfies Record<ImagePhase, string>;
+const words = ["pending", "available", "deleting", "failed"] as const;
+
+const wire = z.object({
+  image_id: z.string(),
+  name: z.string(),
+  description: z.string(),
+  status: z.enum(words),
+  os_type: z.string(),
+  os_name: z.string(),
+  os_version: z.string(),
+  architecture: z.string(),
+  size_gb: z.number().describe("least size of a disk made of it"),
+  size_bytes: z.number().describe("of its content; 0 until it is known"),
+  is_public: z.boolean(),
+  upload_url: z.string().nullable().describe("takes its content by PUT while it waits for that"),
+  created_at: z.iso.datetime(),
+  updated_at: z.iso.datetime(),
+});
+
+const word = z.string().max(64).optional();
+const { architecture, description } = imageSpec.shape;
+const createBody = z.strictObject({
+  name: nameSchema,
+  description: description.unwrap().optional(),
+  os_type: z.enum(["linux", "windows", "other"]).optional(),
+  os_name: word,
+  os_version: word,
+  architecture: architecture.unwrap().optional(),
+  size_gb: z.int().min(0).max(65_536).optional(),
+  source_url: z
+    .url({ protocol: /^https?$/ })
+    .max(2048)
+    .optional()
+    .describe("where its content is; without it, upload_url takes the content"),
+});
+
+/** The kind, at a path of the dialect's own. */
+export function imageKind(at: { readonly path: string; readonly pageSize: number }): AnyDialectKind {
+  return defineKind({
+    ...at,
+    definition: image,
+    idName: "image_id",
+    noun: "Image",
+    type: "Image",
+    types: "Images",
+    idPrefix: "img",
+    phases,
+    fields: { min_disk_bytes: "size_gb", source: "source_url", os: "os_name" },
+    wire,
+    encode: encodeImage,
+    filters: z.object({
+      status: z.enum(words).optional(),
+      name: z.string().min(1).max(255).optional().describe("exact name"),
+      search: z.string().min(1).max(255).optional().describe("part of its name or id"),
+      is_public: z.enum(["true", "false"]).optional(),
+    }),
+    toQuery: ({ status, name, search, is_public }) => ({
+      ...(status && { phases: phasesOf(phases, status) }),
+      ...(name !== undefined && { name }),
+      ...(search !== undefined && { search }),
+      ...(is_public && { from: is_public === "true" ? ("shared" as const) : ("project" as const) }),
+    }),
+    create: {
+      body: createBody,
+      toInput: ({ name, os_type, os_name, os_version, size_gb = 0, source_url, ...rest }) => ({
+        name,
+        spec: {
+          ...rest,
+          os: {
+            ...(os_type && { type: os_type }),
+            ...(os_name !== undefined && { name: os_name }),
+            ...(os_version !== undefined && { version: os_version }),
+          },
+          min_disk_bytes: fromGigabytes(size_gb),
+          source: source_url === undefined ? { type: "upload" } : { type: "url", url: source_url },
+        },
+      }),
+    },
+    deletes: true,
+  });
+}
+
+function encodeImage({ id, name, project, phase, desired, observed, createdAt, updatedAt }: Image) {
+  const waits = desired.source.type === "upload" && phase === "pending";
+  return {
+    image_id: withPrefix(id, "img"),
+    name,
+    description: desired.description,
+    status: phases[phase],
+    os_type: desired.os?.type ?? "linux",
+    os_name: desired.os?.name ?? "",
+    os_version: desired.os?.version ?? "",
+    architecture: desired.architecture,
+    size_gb: toGigabytes(desired.min_disk_bytes),
+    size_bytes: observed?.bytes_total ?? 0,
+    is_public: project === rootProject,
+    upload_url: waits ? `/skerry/v1/images/${id}/content` : null,
+    created_at: createdAt.toISOString(),
+    updated_at: updatedAt.toISOString(),
+  };
+}

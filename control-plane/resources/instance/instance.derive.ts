@@ -1,0 +1,63 @@
+/** What an instance takes over from the flavor and the key pair that it names. */
+import { Fault } from "#kernel/fault.ts";
+import type { Resource } from "../definition.ts";
+import type { FlavorSpec } from "../flavor/flavor.resource.ts";
+import type { ImageSpec } from "../image/image.resource.ts";
+import type { KeyPairSpec } from "../key-pair/key-pair.resource.ts";
+import type { InstanceSpec } from "./instance.resource.ts";
+
+type Given = Readonly<Record<string, unknown>>;
+
+/** The spec with its sizes and keys; see `derive` in the definition of kinds. */
+export function deriveSpec(
+  spec: InstanceSpec,
+  given: Given,
+  { image, flavor, key_pair: keyPair }: Readonly<Record<string, Resource>>,
+  previous: InstanceSpec | undefined,
+): InstanceSpec {
+  const sized = flavor ? withFlavor(spec, given, flavor, previous) : withOwnSize(spec, previous);
+  const least = image ? (image.desired as ImageSpec).min_disk_bytes : 0;
+  if (sized.disk_bytes < least) {
+    throw refuse("disk_bytes", `is at least ${String(least)} for this image`, "DISK_TOO_SMALL");
+  }
+  if (!keyPair) return sized;
+  const { public_key: key } = keyPair.desired as KeyPairSpec;
+  return { ...sized, key_pair: keyPair.name, ssh_keys: [...sized.ssh_keys, ...(key === null ? [] : [key])] };
+}
+
+/** A flavor's disk is the least there is: one may ask for more, and what is there does not shrink. */
+function withFlavor(
+  spec: InstanceSpec,
+  given: Given,
+  { name, desired }: Resource,
+  previous: InstanceSpec | undefined,
+): InstanceSpec {
+  const flavor = desired as FlavorSpec;
+  if (!flavor.active) throw refuse("flavor", "is no longer offered", "FLAVOR_RETIRED");
+  if (flavor.gpu_count > 0) {
+    throw new Fault("exhausted", "no host of this cloud can give an instance a GPU", { reason: "NO_GPU" });
+  }
+  for (const [field, fixed] of [
+    ["cpus", flavor.vcpus],
+    ["memory_bytes", flavor.memory_bytes],
+  ] as const) {
+    if (given[field] !== undefined && given[field] !== fixed) {
+      throw refuse(field, `is ${String(fixed)} in the flavor ${name}`, "VALIDATION_ERROR");
+    }
+  }
+  const asked = given["disk_bytes"] === undefined ? flavor.disk_bytes : spec.disk_bytes;
+  const disk_bytes = Math.max(asked, previous?.disk_bytes ?? 0);
+  return { ...spec, flavor: name, cpus: flavor.vcpus, memory_bytes: flavor.memory_bytes, disk_bytes };
+}
+
+/** Other CPUs or memory than its flavor's: the size is its own from then on. */
+function withOwnSize(spec: InstanceSpec, previous: InstanceSpec | undefined): InstanceSpec {
+  const same = spec.cpus === previous?.cpus && spec.memory_bytes === previous.memory_bytes;
+  return same || !previous ? spec : { ...spec, flavor: null };
+}
+
+const refuse = (field: string, message: string, reason: string) =>
+  new Fault("invalid", `spec.${field}: ${message}`, {
+    reason,
+    detail: { fields: [{ field: `spec.${field}`, message }] },
+  });

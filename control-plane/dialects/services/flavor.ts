@@ -70,7 +70,7 @@ export function gpuFlavorsRoute({ base, pathEnd, paging }: Dialect, resources: R
     summary: "List flavors with a GPU",
     tag: "flavors",
     role: flavor.access.read,
-    query: z.strictObject(paging.parameters(pageSize)) as z.ZodType<ListParameters>,
+    query: z.strictObject(paging.parameters(pageSize)),
     answers: { 200: { description: "a page", schema: paging.schema(wire, "flavors") } },
     async handle(call: Call<ListParameters>) {
       const { items } = await resources.list(call.ctx, flavor, { limit: most });

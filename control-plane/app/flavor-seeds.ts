@@ -4,7 +4,7 @@ import { builtInFlavors } from "../resources/flavor/built-in.ts";
 import { flavor } from "../resources/flavor/flavor.resource.ts";
 import { seedIdOf } from "../resources/seed-id.ts";
 import type { Database } from "../store/database.ts";
-import { rootProject } from "./resource-queries.ts";
+import { rootProject } from "./authorisation.ts";
 
 /** Replicas that start together do this one after the other. */
 const seedLock = 0x5eedf;

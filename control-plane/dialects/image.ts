@@ -1,6 +1,6 @@
 /** Images, which two dialects show alike but for the names of things. */
 import { z } from "zod";
-import { rootProject } from "../app/resource-queries.ts";
+import { rootProject } from "../app/authorisation.ts";
 import { nameSchema } from "../http/native-json.ts";
 import { image, imageSpec, type Image, type ImagePhase } from "../resources/image/image.resource.ts";
 import { defineKind } from "./define-kind.ts";

@@ -167,7 +167,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     lines,
     uploads,
     documents,
-    surfaces: [native, novacron, system],
+    surfaces: [...surfaces, system],
     pair,
     call,
     events,

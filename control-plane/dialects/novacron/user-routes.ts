@@ -6,6 +6,7 @@ import { roleNamed, type Users, type UserWithRole } from "../../app/users.ts";
 import { invalidField } from "../../app/validation.ts";
 import { integerParameter } from "../../http/parameters.ts";
 import { defineRoute, type Route } from "../../http/route.ts";
+import { inWordsOf } from "../words.ts";
 
 export interface UserRoutesOptions {
   readonly users: Users;
@@ -30,6 +31,7 @@ const wireUser = z.object({
 const assignedFactor = z
   .object({ secret: z.string(), otpauth_url: z.string(), recovery_codes: z.array(z.string()) })
   .describe("the second factor, shown this once");
+const words = { fields: {}, idName: "user_id", noun: "User" } as const;
 const shown = { schema: wireUser, name: "User" };
 
 const encode = ({ user, role }: UserWithRole) => ({
@@ -128,9 +130,9 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
       tag: "users",
       role: "admin",
       answers: { 200: { description: "the user", ...shown } },
-      async handle({ ctx, params }) {
+      handle: inWordsOf(words, async ({ ctx, params }) => {
         return { status: 200, headers: {}, body: encode(await users.get(ctx, params["user_id"] ?? "")) };
-      },
+      }),
     }),
     defineRoute({
       method: "POST",
@@ -141,14 +143,14 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
       role: "admin",
       body: z.strictObject({ role_id: z.string().max(64) }),
       answers: { 200: { description: "the user", ...shown } },
-      async handle({ ctx, params, body }) {
+      handle: inWordsOf(words, async ({ ctx, params, body }) => {
         const { user } = await users.get(ctx, params["user_id"] ?? "");
         if (user.phase === "disabled") {
           throw new Fault("conflict", "the user is disabled", { reason: "USER_DISABLED" });
         }
         await users.setRole(ctx, ctx.principal.project, user.id, roleOf([body.role_id], "role_id"));
         return { status: 200, headers: {}, body: encode(await users.get(ctx, user.id)) };
-      },
+      }),
     }),
   ];
 }

@@ -10,6 +10,7 @@ const verbs: Readonly<Record<Route["method"], string>> = {
   PUT: "set",
   PATCH: "update",
   DELETE: "delete",
+  OPTIONS: "described",
 };
 
 /** What a route does, in the words of the audit log: `instance.create`, `instance.start`, `user.password.set`. */

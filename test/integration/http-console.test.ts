@@ -122,7 +122,8 @@ void t.test("consoles", async (t) => {
     for (const replica of [near, lost]) {
       const [account] = await replica.database.query<{ id: string }>("select id from account");
       await replica.database.query(
-        "insert into api_key (id, account_id, secret_hash, name) select $1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex'), 'shared'",
+        `insert into api_key (id, account_id, secret_hash, name, project)
+           select $1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex'), 'shared', 'root'`,
         ["key-shared", account?.id, String(key.body["api_key"])],
       );
     }

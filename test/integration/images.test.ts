@@ -173,8 +173,9 @@ await t.test("downloads survive what servers do", async (t) => {
   t.equal(await fetched("/flaky"), undefined);
   t.equal(await fetched("/stalls"), "IMAGE_SERVER_STALLED");
   t.equal(await fetched("/always-cut"), "IMAGE_CONNECTION_FAILED", "no progress: it gives up");
-  // Whether the bytes before the cut arrive is up to the network: they count as progress, once.
-  t.ok([3, 4].includes(server.asked("/always-cut").length), "after the attempts it has");
+  // Whether the bytes before a cut arrive is up to the network: they count as progress, once, at whichever attempt.
+  const asked = server.asked("/always-cut").length;
+  t.ok(asked >= 3 && asked <= 6, `after the attempts it has: ${String(asked)}`);
   t.equal(await fetched("/wrong"), "IMAGE_DIGEST_MISMATCH");
   t.equal(server.asked("/wrong").length, 1, "which no retry would mend");
   t.equal(await fetched("/longer"), "IMAGE_TOO_LARGE");

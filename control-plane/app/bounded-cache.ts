@@ -9,7 +9,8 @@ export class BoundedCache<Value> {
 
   get(key: string): Value | undefined {
     const value = this.#entries.get(key);
-    if (value === undefined) return undefined;
+    // Nothing is forgotten for long yet: order can wait, for each request looks here.
+    if (value === undefined || this.#entries.size < this.#capacity / 2) return value;
     // A Map keeps the order of insertion: what is put in again is the youngest.
     this.#entries.delete(key);
     this.#entries.set(key, value);

@@ -190,10 +190,17 @@ const tagOf = ({ path }: AnyDialectKind) => path.slice(path.lastIndexOf("/") + 1
 
 const shownAs = ({ dialect, kind }: Of) => ({ schema: dialect.envelope.schema(kind.wire), name: kind.type });
 
-/** The id in the path; of kinds whose names do as well, the id behind the name. */
-async function idOf({ kind, resources }: Of, { ctx, params }: Call<unknown, unknown>): Promise<string> {
-  const given = params[kind.idName] ?? "";
-  if (!kind.named) return given;
+/** The id in the path, at once; of kinds whose names do as well, the id behind the name. */
+function idOf(of: Of, call: Call<unknown, unknown>): string | Promise<string> {
+  const given = call.params[of.kind.idName] ?? "";
+  return of.kind.named ? findId(of, call, given) : given;
+}
+
+async function findId(
+  { kind, resources }: Of,
+  { ctx }: Call<unknown, unknown>,
+  given: string,
+): Promise<string> {
   const { items } = await resources.list(ctx, kind.definition, { name: given, limit: 1 });
   return items[0]?.id ?? given;
 }

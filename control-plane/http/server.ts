@@ -13,14 +13,14 @@ import type { Principal } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { authorise } from "../app/authorisation.ts";
-import type { AuditLog } from "../app/audit.ts";
+import type { AuditFacts, AuditLog } from "../app/audit.ts";
 import { rateExceeded, type RateLimits, type RateState } from "../app/rate-limits.ts";
 import { parseInput } from "../app/validation.ts";
 import { defaultBodyLimits, readJson } from "./body.ts";
 import { headersOf, problemType, publicFault, statusOf, toProblem } from "./faults.ts";
 import { auditedRoute } from "./audited-route.ts";
 import { anonymous, RequestContext, type Outlet } from "./request-context.ts";
-import type { Answer, Authenticator, Call, Route, Surface } from "./route.ts";
+import type { Answer, Authenticator, Route, Surface } from "./route.ts";
 import { Router, type Match } from "./router.ts";
 import { bearerOf, refuseUpgrade } from "./upgrade.ts";
 import { parseQuery } from "./query.ts";
@@ -130,11 +130,14 @@ export class HttpServer {
     } catch (thrown) {
       answer = this.#fail(progress, thrown, exchange.req);
     }
-    try {
-      await this.#audit(progress);
-    } catch (thrown) {
-      // What is not written down is not said to be done.
-      answer = this.#fail(progress, thrown, exchange.req);
+    const facts = this.#audited(progress);
+    if (facts) {
+      try {
+        await this.#options.audit?.record(context, facts);
+      } catch (thrown) {
+        // What is not written down is not said to be done.
+        answer = this.#fail(progress, thrown, exchange.req);
+      }
     }
     const closing = this.#stopping.signal.aborted ? { Connection: "close" } : undefined;
     const rate = progress.rate && rateHeaders(progress.rate);
@@ -169,7 +172,8 @@ export class HttpServer {
   async #answer(progress: Progress, request: IncomingMessage): Promise<Answer> {
     const { route, fault } = progress.match;
     if (!route) throw fault ?? new Fault("internal", "no route and no fault");
-    await this.#authorise(route, progress, request, request.headers.authorization);
+    const waiting = this.#authorise(route, progress, request.headers.authorization);
+    if (waiting) await waiting;
     const query = parseQuery(route, progress.search);
     const deadlineMs = route.deadlineMs?.(query) ?? this.#options.deadlineMs ?? defaultDeadlineMs;
     if (deadlineMs !== "none") {
@@ -180,15 +184,6 @@ export class HttpServer {
   }
 
   async #handle(route: Route, query: unknown, progress: Progress, request: IncomingMessage): Promise<Answer> {
-    return route.handle(await this.#call(route, query, progress, request));
-  }
-
-  async #call(
-    route: Route,
-    query: unknown,
-    progress: Progress,
-    request: IncomingMessage,
-  ): Promise<Call<unknown>> {
     const { context, match } = progress;
     let body: unknown;
     if (!route.streams && request.method !== "GET" && request.method !== "HEAD") {
@@ -196,47 +191,44 @@ export class HttpServer {
       if (route.body) body = parseInput(route.body, body ?? {}, "");
       else if (body !== undefined) parseInput(noFields, body, "");
     }
-    return { ctx: context, params: match.params, query, body, request };
+    return route.handle({ ctx: context, params: match.params, query, body, request });
   }
 
-  /** The one place where a request is let through or not. Mostly it is known at once, without a wait. */
-  async #authorise(
-    route: Route,
-    progress: Progress,
-    request: IncomingMessage,
-    authorization: string | undefined,
-  ): Promise<void> {
-    const { context, match } = progress;
-    if (route.role === "anyone") return this.#count(match.surface.name, undefined, progress, request);
+  /** The one place where a request is let through or not. Mostly it is known at once, and there is nothing to wait for. */
+  #authorise(route: Route, progress: Progress, authorization: string | undefined): Promise<void> | undefined {
+    if (route.role === "anyone") return this.#admit(route, undefined, progress);
     const identified = this.#options.authenticator.authenticate(authorization);
-    context.principal = identified instanceof Promise ? await identified : identified;
-    await this.#count(match.surface.name, context.principal, progress, request);
-    const effect = route.method === "GET" || route.reads ? "read" : "change";
-    authorise(context.principal, route.role, "this", effect);
+    return identified instanceof Promise
+      ? identified.then((principal) => this.#admit(route, principal, progress))
+      : this.#admit(route, identified, progress);
   }
 
-  async #count(
-    api: string,
-    principal: Principal | undefined,
-    progress: Progress,
-    request: IncomingMessage,
-  ): Promise<void> {
-    const counted = this.#options.rates?.take(api, principal, request.socket.remoteAddress ?? "");
-    progress.rate = counted instanceof Promise ? await counted : counted;
-    if (progress.rate?.allowed === false) throw rateExceeded(progress.rate, this.#now());
+  /** Counts the request, and asks whether whoever sent it may. */
+  #admit(route: Route, principal: Principal | undefined, progress: Progress): Promise<void> | undefined {
+    const { context, match } = progress;
+    if (principal) context.principal = principal;
+    const decide = (rate: RateState | undefined) => {
+      progress.rate = rate;
+      if (rate?.allowed === false) throw rateExceeded(rate, this.#now());
+      const effect = route.method === "GET" || route.reads ? "read" : "change";
+      if (route.role !== "anyone") authorise(context.principal, route.role, "this", effect);
+    };
+    const counted = this.#options.rates?.take(match.surface.name, principal, context.trail.address);
+    if (counted instanceof Promise) return counted.then(decide);
+    decide(counted);
+    return undefined;
   }
 
-  /** Writes down what changed something or was denied, unless the change has done so by itself. */
-  async #audit({ context, match: { route, params }, fault }: Progress): Promise<void> {
-    if (!route || (fault === undefined && context.trail.recorded)) return;
+  /** What is to be written down: what changed something or was denied, unless the change has done so by itself. */
+  #audited({ context, match: { route, params }, fault }: Progress): AuditFacts | undefined {
+    if (!route || (fault === undefined && context.trail.recorded)) return undefined;
     const denied = fault?.code === "denied";
     const changes = route.method !== "GET" && !route.reads && fault?.reason !== "RATE_LIMITED";
     // Whoever is nobody is turned away without a trace; a login that fails is a change that failed.
     const known = route.role === "anyone" || context.principal !== anonymous;
-    if (!denied && !(changes && known)) return;
+    if (!denied && !(changes && known)) return undefined;
     const success = fault === undefined;
-    const facts = { ...auditedRoute(route, params), success, ...(fault && { reason: fault.reason }) };
-    await this.#options.audit?.record(context, facts);
+    return { ...auditedRoute(route, params), success, ...(fault && { reason: fault.reason }) };
   }
 
   #fail(progress: Progress, thrown: unknown, request: IncomingMessage): Answer {
@@ -266,14 +258,15 @@ export class HttpServer {
       const { route, fault } = progress.match;
       if (!route) throw fault ?? new Fault("internal", "no route and no fault");
       if (!route.upgrade) throw new Fault("invalid", "nothing to upgrade to here", { reason: "NO_UPGRADE" });
-      await this.#authorise(route, progress, request, bearerOf(request));
+      await this.#authorise(route, progress, bearerOf(request));
       const query = parseQuery(route, progress.search);
       const call = { ctx: progress.context, params: progress.match.params, query, body: undefined, request };
       await route.upgrade(call, socket, head);
     } catch (thrown) {
       const answer = this.#fail(progress, thrown, request);
       status = answer.status;
-      await this.#audit(progress).catch((error: unknown) =>
+      const facts = this.#audited(progress);
+      await (facts && this.#options.audit?.record(progress.context, facts))?.catch((error: unknown) =>
         this.#options.log.error("audit.failed", { error }),
       );
       refuseUpgrade(socket, answer, progress.context.requestId);

@@ -3,6 +3,7 @@
  * handler, answer, one line of log. Whatever is thrown on the way is worded by the API that the path
  * belongs to, or as RFC 9457 where the client asks for that.
  */
+import { setMaxListeners } from "node:events";
 import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -72,6 +73,7 @@ export class HttpServer {
     this.#options = options;
     this.#now = options.now ?? Date.now;
     this.#router = new Router(options.surfaces, options.fallback);
+    setMaxListeners(0, this.#stopping.signal); // each request in flight listens
     const koa = new Koa();
     koa.silent = true;
     // Errors of a stream whose head is already out: all that is left is to tell the operator.

@@ -317,6 +317,18 @@ await t.test("logins are kept for their owner's eyes, by profile, and never sent
   t.equal(server.asked.at(-1)?.headers.authorization, "Token sk_1", "the environment comes first");
 });
 
+await t.test("an API key is good for as long as was asked", async (t) => {
+  const { server, skerry } = await world(t);
+  server.on("POST /skerry/v1/api-keys", { status: 201, body: { id: "key-1", name: "ci", api_key: "sk_2" } });
+  const made = await skerry("apikey", "create", "ci", "--read-only", "--expires", "30d");
+  t.match(made, { code: 0, out: /sk_2/ });
+  t.match(server.askedOf("POST /skerry/v1/api-keys")[0]?.body, {
+    name: "ci",
+    read_only: true,
+    expires_in_seconds: 30 * 86_400,
+  });
+});
+
 await t.test("images are imported from files and URLs; half an upload leaves nothing behind", async (t) => {
   const { server, home, skerry } = await world(t);
   const file = join(home, "tiny.qcow2");

@@ -155,6 +155,7 @@ function roleCommand(run: Run): Command {
 interface KeyOptions {
   readonly role?: Role;
   readonly readOnly?: true;
+  /** Milliseconds. */
   readonly expires?: number;
   readonly user?: string;
 }
@@ -189,7 +190,8 @@ function keyCommand(run: Run): Command {
     .action(
       run(async (session, name: string, { role, readOnly, expires, user }: KeyOptions) => {
         const keys = await keysOf(session, user);
-        const wish = { name, role, read_only: readOnly, expires_in_seconds: expires };
+        const seconds = expires === undefined ? undefined : Math.round(expires / 1000);
+        const wish = { name, role, read_only: readOnly, expires_in_seconds: seconds };
         const made = await keys.create(wish, { signal: session.signal });
         session.out.done(`Made API key ${made.id}: ${made.api_key}`, made);
       }),

@@ -10,6 +10,7 @@ import { newId } from "#kernel/id.ts";
 import type { Database, Queryable, Tx } from "../store/database.ts";
 import { rootProject } from "./authorisation.ts";
 import type { SigningKeys } from "./signing-keys.ts";
+import { locks } from "../store/locks.ts";
 
 /** What happened, in the core's words. */
 export interface AuditFacts {
@@ -69,7 +70,6 @@ interface Head {
 }
 
 const genesis = "0".repeat(64);
-const chainLock = 0x5ce79;
 const batch = 1000;
 const columns = "id, project, at, event, seq, hash";
 const secretField = /password|secret|token|private|user_data|api_key/i;
@@ -163,7 +163,7 @@ export class AuditLog {
   async chain(): Promise<number> {
     const { kid, privateKey } = await this.#keys.current();
     return this.#database.transaction(async (tx) => {
-      await tx.query("select pg_advisory_xact_lock($1)", [chainLock]);
+      await tx.query("select pg_advisory_xact_lock($1)", [locks.auditChain]);
       // Later than every transaction that still runs: none will commit in between.
       const rows = await tx.query<AuditEvent>(
         `select ${columns} from audit_event where seq is null and tx < pg_snapshot_xmin(pg_current_snapshot())

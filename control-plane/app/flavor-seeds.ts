@@ -5,13 +5,11 @@ import { flavor } from "../resources/flavor/flavor.resource.ts";
 import { seedIdOf } from "../resources/seed-id.ts";
 import type { Database } from "../store/database.ts";
 import { rootProject } from "./authorisation.ts";
-
-/** Replicas that start together do this one after the other. */
-const seedLock = 0x5eedf;
+import { locks } from "../store/locks.ts";
 
 export async function seedFlavors(database: Database): Promise<void> {
   await database.transaction(async (tx) => {
-    await tx.query("select pg_advisory_xact_lock($1)", [seedLock]);
+    await tx.query("select pg_advisory_xact_lock($1)", [locks.flavorSeeds]);
     const known = await tx.query<{ id: string; name: string }>(
       `select id, name from resource where kind = $1 and project = $2
        union all select id, '' from tombstone where kind = $1`,

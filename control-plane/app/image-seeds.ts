@@ -26,6 +26,7 @@ import type { Database, Tx } from "../store/database.ts";
 import { importImage } from "./image-import.ts";
 import { rootProject } from "./authorisation.ts";
 import { sameJson } from "./validation.ts";
+import { locks } from "../store/locks.ts";
 
 export interface ImageSeedOptions {
   readonly database: Database;
@@ -42,16 +43,13 @@ export interface ImageSeedOptions {
   readonly signal: AbortSignal;
 }
 
-/** Replicas that start together do this one after the other. */
-const seedLock = 0x5eed1;
-
 /** Stores the seeds; throws `invalid` when an override leads nowhere. */
 export async function seedImages(options: ImageSeedOptions): Promise<void> {
   const { database, log } = options;
   const known = await readSeeded(database);
   const seeds = await collectSeeds(options, known);
   await database.transaction(async (tx) => {
-    await tx.query("select pg_advisory_xact_lock($1)", [seedLock]);
+    await tx.query("select pg_advisory_xact_lock($1)", [locks.imageSeeds]);
     const present = new Map((await readSeeded(tx)).map((resource) => [resource.id, resource]));
     if (options.overrides === undefined) {
       for (const seed of seeds) if (!present.has(seed.id)) await insertSeed(tx, seed, log);

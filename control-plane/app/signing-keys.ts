@@ -6,6 +6,7 @@ import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject 
 import { newIdSuffix } from "#kernel/id.ts";
 import type { Database } from "../store/database.ts";
 import type { Sealer } from "./sealer.ts";
+import { locks } from "../store/locks.ts";
 
 export interface SigningKey {
   readonly kid: string;
@@ -30,7 +31,6 @@ const retireMs = 2 * 3_600_000;
 /** How often an unknown key's name makes this replica look. */
 const lookAgainMs = 5_000;
 const reloadMs = 5 * 60_000;
-const rotationLock = 0x5ce78;
 
 interface KeyRow {
   readonly kid: string;
@@ -91,7 +91,7 @@ export class SigningKeys {
   async rotate(options: { readonly now?: true } = {}): Promise<number> {
     const { database, sealer } = this.#options;
     const made = await database.transaction(async (tx) => {
-      await tx.query("select pg_advisory_xact_lock($1)", [rotationLock]);
+      await tx.query("select pg_advisory_xact_lock($1)", [locks.tokenKeys]);
       const now = this.#now();
       const [newest] = await tx.query<{ at: Date }>(
         "select max(created_at) as at from token_key having count(*) > 0",

@@ -6,8 +6,7 @@ import type { Logger } from "#kernel/log.ts";
 import { backoffMs } from "#kernel/retry.ts";
 import type { Database } from "../store/database.ts";
 import type { Presence } from "./presence.ts";
-
-const sweepLock = 0x5ce78;
+import { locks } from "../store/locks.ts";
 
 export interface SweepOptions {
   readonly database: Database;
@@ -68,6 +67,12 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
   },
   { name: "idempotency_old", sql: retention("idempotency", "created_at", "24 hours") },
   { name: "host_change_old", sql: retention("host_change", "created_at", "10 minutes", 100_000) },
+  {
+    // No window is longer than a day.
+    name: "rate_lease_old",
+    sql: `delete from rate_lease where ctid in (select ctid from rate_lease
+      where window_start < extract(epoch from now()) - 2 * 86400 and $1::text[] is not null limit 5000) returning 1`,
+  },
   { name: "outbox_old", sql: retention("outbox", "created_at", "24 hours") },
   { name: "machine_sample_old", sql: retention("machine_sample", "at", "7 days") },
   { name: "host_sample_old", sql: retention("host_sample", "at", "7 days") },
@@ -108,7 +113,7 @@ export class Sweep implements AsyncDisposable {
     for (const { name, sql } of statements) {
       const count = await database.transaction(async (tx) => {
         const [lock] = await tx.query<{ mine: boolean }>("select pg_try_advisory_xact_lock($1) as mine", [
-          sweepLock,
+          locks.sweep,
         ]);
         return lock?.mine ? (await tx.query(sql, [reconciledKinds])).length : 0;
       });

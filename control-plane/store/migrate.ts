@@ -2,9 +2,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { Database } from "./database.ts";
-
-/** Any number: replicas that start together take turns on it. */
-const migrationLock = 0x5ce77;
+import { locks } from "./locks.ts";
 
 /**
  * Brings the schema up to date: numbered files, forward only, each in a transaction of its own, under
@@ -23,7 +21,7 @@ export async function migrate(database: Database, directory: URL, log: Logger): 
     const version = Number(file.slice(0, 4));
     const sql = await readFile(new URL(file, directory), "utf8");
     const applied = await database.transaction(async (tx) => {
-      await tx.query("select pg_advisory_xact_lock($1)", [migrationLock]);
+      await tx.query("select pg_advisory_xact_lock($1)", [locks.migrations]);
       const [known] = await tx.query("select 1 from schema_migration where version = $1", [version]);
       if (known) return false;
       await tx.query(sql);

@@ -286,3 +286,17 @@ t.test("a claim that was lost can write nothing and command nothing", async (t) 
   t.equal(await reasonOf(write), "LEASE_LOST");
   t.equal((await world.find(id))?.hostId, host?.id, "nothing was written");
 });
+
+t.test("what ended windows of rates leave behind is cleared; the present ones stay", async (t) => {
+  const world = await worldOf(t, { hosts: 1 });
+  await world.database.query(
+    `insert into rate_lease (subject, allowance, window_start, taken) values
+       ('10.0.0.1', 'a', extract(epoch from now())::bigint - 3 * 86400, 1),
+       ('10.0.0.2', 'a', extract(epoch from now())::bigint - 86400, 1)`,
+  );
+  await replicaOf(t, world);
+  const left = () =>
+    world.database.query<{ subject: string }>("select subject from rate_lease order by subject");
+  await until(async () => (await left()).length < 2);
+  t.same(await left(), [{ subject: "10.0.0.2" }]);
+});

@@ -1,26 +1,10 @@
 import { z } from "zod";
-import { flavor, type Flavor, type FlavorPhase } from "../../resources/flavor/flavor.resource.ts";
+import { flavor, type Flavor } from "../../resources/flavor/flavor.resource.ts";
 import { defineKind } from "../define-kind.ts";
 import { withPrefix } from "../dialect.ts";
-import { toGigabytes, toMegabytes } from "../sizes.ts";
+import { encodeFlavor, flavorPhases, flavorWire } from "../flavor.ts";
 
-const phases = {
-  available: "available",
-  retired: "retired",
-  deleting: "deleting",
-} as const satisfies Record<FlavorPhase, string>;
-
-const wire = z.object({
-  flavor_id: z.string(),
-  name: z.string(),
-  vcpus: z.int(),
-  memory_mb: z.int(),
-  disk_gb: z.number(),
-  gpu_count: z.int(),
-  network_bandwidth_gbps: z.number(),
-  hourly_cost_usd: z.number(),
-  is_active: z.boolean(),
-});
+const wire = flavorWire.extend({ hourly_cost_usd: z.number() });
 
 export const flavorKind = defineKind({
   definition: flavor,
@@ -31,19 +15,12 @@ export const flavorKind = defineKind({
   types: "Flavors",
   idPrefix: "flv",
   named: true,
-  phases,
+  phases: flavorPhases,
   fields: {},
   wire,
-  encode: ({ id, name, desired }: Flavor): z.infer<typeof wire> => ({
-    flavor_id: withPrefix(id, "flv"),
-    name,
-    vcpus: desired.vcpus,
-    memory_mb: toMegabytes(desired.memory_bytes),
-    disk_gb: toGigabytes(desired.disk_bytes),
-    gpu_count: desired.gpu_count,
-    network_bandwidth_gbps: desired.network_bandwidth_gbps,
-    hourly_cost_usd: Number(desired.hourly_cost_usd),
-    is_active: desired.active,
+  encode: (one: Flavor): z.infer<typeof wire> => ({
+    ...encodeFlavor(withPrefix(one.id, "flv"), one),
+    hourly_cost_usd: Number(one.desired.hourly_cost_usd),
   }),
   pageSize: 20,
   filters: z.object({}),

@@ -1,42 +1,18 @@
 import { z } from "zod";
 import type { ResourceApi } from "../../app/resource-api.ts";
 import { defineRoute, type Call, type Route } from "../../http/route.ts";
-import { flavor, type Flavor, type FlavorPhase } from "../../resources/flavor/flavor.resource.ts";
+import { flavor, type Flavor } from "../../resources/flavor/flavor.resource.ts";
 import { normaliseImageName } from "../../resources/image/image.resource.ts";
 import { defineKind } from "../define-kind.ts";
 import type { Dialect, ListParameters } from "../dialect.ts";
-import { toGigabytes, toMegabytes } from "../sizes.ts";
+import { encodeFlavor, flavorPhases, flavorWire } from "../flavor.ts";
 
-const phases = {
-  available: "available",
-  retired: "retired",
-  deleting: "deleting",
-} as const satisfies Record<FlavorPhase, string>;
+const wire = flavorWire.extend({ hourly_cost_usd: z.string(), is_gpu: z.boolean() });
 
-const wire = z.object({
-  flavor_id: z.string(),
-  name: z.string(),
-  vcpus: z.int(),
-  memory_mb: z.int(),
-  disk_gb: z.number(),
-  network_bandwidth_gbps: z.number(),
-  gpu_count: z.int(),
-  hourly_cost_usd: z.string(),
-  is_active: z.boolean(),
-  is_gpu: z.boolean(),
-});
-
-const encode = ({ name, desired }: Flavor): z.infer<typeof wire> => ({
-  flavor_id: normaliseImageName(name),
-  name,
-  vcpus: desired.vcpus,
-  memory_mb: toMegabytes(desired.memory_bytes),
-  disk_gb: toGigabytes(desired.disk_bytes),
-  network_bandwidth_gbps: desired.network_bandwidth_gbps,
-  gpu_count: desired.gpu_count,
-  hourly_cost_usd: desired.hourly_cost_usd,
-  is_active: desired.active,
-  is_gpu: desired.gpu_count > 0,
+const encode = (one: Flavor): z.infer<typeof wire> => ({
+  ...encodeFlavor(normaliseImageName(one.name), one),
+  hourly_cost_usd: one.desired.hourly_cost_usd,
+  is_gpu: one.desired.gpu_count > 0,
 });
 
 const pageSize = 20;
@@ -52,7 +28,7 @@ export const flavorKind = defineKind({
   types: "Flavors",
   idPrefix: "flv",
   named: true,
-  phases,
+  phases: flavorPhases,
   fields: {},
   wire,
   encode,

@@ -14,6 +14,7 @@ import type { PassDependencies } from "./pass.ts";
 import { Presence, type PresenceOptions } from "./presence.ts";
 import { ReportStore } from "./reports.ts";
 import { Sweep, type SweepOptions } from "./sweep.ts";
+import { Waiting } from "./waiting.ts";
 
 export interface EngineOptions {
   readonly database: Database;
@@ -43,13 +44,15 @@ export class Engine implements AsyncDisposable {
   readonly #hints: Hints;
   readonly #loop: Loop;
   readonly #agents: AgentPort;
+  readonly #waiting: Waiting;
   #watching: Disposable | undefined;
 
   constructor(options: EngineOptions) {
     const { database, registry, agents, log, now, replicaId, replicaUrl, replicaGateway } = options;
     const onChange = () => this.hint();
     this.#agents = agents;
-    this.fleet = new CachedFleet(database, options.policy, now);
+    this.#waiting = new Waiting({ database, log, onWoken: onChange });
+    this.fleet = new CachedFleet(database, options.policy, now, (room) => this.#waiting.roomAppeared(room));
     this.#hints = new Hints(database, replicaId, log, () => this.presence.isAlone);
     this.events = new EventFeed(database, log);
     this.presence = new Presence({
@@ -111,6 +114,7 @@ export class Engine implements AsyncDisposable {
     await this.sweep[Symbol.asyncDispose]();
     await this.#loop[Symbol.asyncDispose]();
     await this.events[Symbol.asyncDispose]();
+    await this.#waiting[Symbol.asyncDispose]();
     await this.presence[Symbol.asyncDispose]();
     await this.#hints[Symbol.asyncDispose]();
   }

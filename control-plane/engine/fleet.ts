@@ -5,11 +5,12 @@
  */
 import type { Json } from "#kernel/fault.ts";
 import { summarise } from "../scheduler/explain.ts";
-import { HostClasses } from "../scheduler/host-classes.ts";
-import { place, type Placement } from "../scheduler/place.ts";
+import { excluded } from "../scheduler/filters/excluded.ts";
+import { HostClasses, labelsKey } from "../scheduler/host-classes.ts";
+import type { Placement } from "../scheduler/place.ts";
 import { Placer } from "../scheduler/placer.ts";
 import type { Policy } from "../scheduler/policy.ts";
-import type { HostSnapshot, PlacementRequest } from "../scheduler/snapshot.ts";
+import { roomOf, type Amounts, type HostSnapshot, type PlacementRequest } from "../scheduler/snapshot.ts";
 import type { Queryable } from "../store/database.ts";
 import { readAllHosts, readHostChanges, readHosts } from "./host-rows.ts";
 
@@ -27,8 +28,8 @@ export type PlaceResult =
       readonly unplaceable: Json;
       /** Why no host will do, in a sentence. */
       readonly why: string;
-      /** A host that cannot be reached now would do. */
-      readonly offlineWouldDo: boolean;
+      /** Hosts that the request rules out by id would do. */
+      readonly excludedWouldDo: boolean;
     };
 
 export interface Fleet {
@@ -46,8 +47,8 @@ const checkEveryMs = 30_000;
 
 export class CachedFleet implements Fleet {
   readonly #database: Queryable;
-  readonly #policy: Policy;
   readonly #now: () => number;
+  readonly #onRoom: (room: Amounts) => void;
   #hosts = new HostClasses();
   #placer: Placer;
   #position: string | undefined;
@@ -56,21 +57,27 @@ export class CachedFleet implements Fleet {
   #syncing: Promise<void> | undefined;
   #gathering: NodeJS.Timeout | undefined;
 
-  constructor(database: Queryable, policy: Policy, now: () => number) {
+  /** @param onRoom is told what a host has free, when that is more than before or can be had again */
+  constructor(
+    database: Queryable,
+    policy: Policy,
+    now: () => number,
+    onRoom: (room: Amounts) => void = () => undefined,
+  ) {
     this.#database = database;
-    this.#policy = policy;
     this.#now = now;
+    this.#onRoom = onRoom;
     this.#placer = new Placer(this.#hosts, policy);
   }
 
   async choose({ seed, ...request }: PlaceRequest): Promise<PlaceResult> {
     await this.#ensureFresh();
     const placement = this.#placer.place(request, seed);
-    if (!("unplaceable" in placement)) return this.#toResult(placement, request, seed);
+    if (!("unplaceable" in placement)) return this.#toResult(placement);
     // A host may have come or gone since; only a fresh look may say that there is no room.
     await this.#syncing;
     await this.#sync();
-    return this.#toResult(this.#placer.place(request, seed), request, seed);
+    return this.#toResult(this.#placer.place(request, seed));
   }
 
   async hosts(): Promise<readonly HostSnapshot[]> {
@@ -126,20 +133,31 @@ export class CachedFleet implements Fleet {
   /** @param looked whatever of these was not found is gone */
   #apply(looked: Set<string>, found: readonly HostSnapshot[]): void {
     for (const host of found) {
+      const room = newRoom(this.#hosts.get(host.id), host);
+      if (room) this.#onRoom(room);
       this.#hosts.set(host);
       looked.delete(host.id);
     }
     for (const id of looked) this.#hosts.delete(id);
   }
 
-  #toResult(placement: Placement, request: PlacementRequest, seed: string): PlaceResult {
+  #toResult(placement: Placement): PlaceResult {
     if ("unplaceable" in placement) {
       const { unplaceable } = placement;
-      const ifAllWereOnline = Array.from(this.#hosts.hosts(), (host) => ({ ...host, online: true }));
-      const offlineWouldDo = !("unplaceable" in place(ifAllWereOnline, request, { ...this.#policy, seed }));
-      return { unplaceable, why: summarise(unplaceable), offlineWouldDo };
+      const excludedWouldDo = unplaceable.rejected.some(({ code }) => code === excluded.code);
+      return { unplaceable, why: summarise(unplaceable), excludedWouldDo };
     }
     const ids = [placement.host, ...placement.alternates];
     return { hosts: ids.flatMap((id) => this.#hosts.get(id) ?? []), explanation: placement.explain };
   }
+}
+
+/** What a host has free, when it has more than before or has changed in other ways that may let somebody in. */
+function newRoom(before: HostSnapshot | undefined, host: HostSnapshot): Amounts | undefined {
+  if (!host.online || host.cordoned) return undefined;
+  const room = roomOf(host);
+  if (!before || labelsKey(before) !== labelsKey(host)) return room;
+  const had = roomOf(before);
+  const more = room.cpus > had.cpus || room.memoryBytes > had.memoryBytes || room.diskBytes > had.diskBytes;
+  return more ? room : undefined;
 }

@@ -136,7 +136,7 @@ function removeMember({ member, hostClass, twins }: Place): void {
 }
 
 /** Whatever a snapshot is given later counts as a label, so that hosts are never taken for alike that are not. */
-function labelsKey({ id: _id, capacity: _capacity, used: _used, ...labels }: HostSnapshot): string {
+export function labelsKey({ id: _id, capacity: _capacity, used: _used, ...labels }: HostSnapshot): string {
   return JSON.stringify(labels);
 }
 

@@ -51,6 +51,15 @@ export interface HostSnapshot {
   readonly listenAddress: string;
 }
 
+/** What a host can still promise; below zero where its capacity shrank. */
+export function roomOf({ capacity, used }: Pick<HostSnapshot, "capacity" | "used">): Amounts {
+  return {
+    cpus: capacity.cpus - used.cpus,
+    memoryBytes: capacity.memoryBytes - used.memoryBytes,
+    diskBytes: capacity.diskBytes - used.diskBytes,
+  };
+}
+
 /** What is to be placed. What is left out is not asked for. */
 export interface PlacementRequest extends Amounts {
   readonly provider?: string | undefined;

@@ -2,6 +2,8 @@ import t from "tap";
 import { z } from "zod";
 import { vm, vmKind, vmPhases, vmStatuses } from "#cp/dialects/novacron/vm.ts";
 import { errorSchema } from "#cp/dialects/novacron/errors.ts";
+import { instanceKind as atonixInstance } from "#cp/dialects/atonix/instance.ts";
+import { instanceKind as servicesInstance } from "#cp/dialects/services/instance.ts";
 import { instancePhases, type Instance } from "#cp/resources/instance/instance.resource.ts";
 import { newIdSuffix } from "#kernel/id.ts";
 import {
@@ -260,7 +262,7 @@ void t.test("every phase has its word and every word its phases", async (t) => {
     observed: undefined,
     refs: {},
     placement: undefined,
-    problem: { reason: "NO_HOST", message: "no host has room", stuck: true, generation: 1, since: "" },
+    problem: { reason: "NO_HOST", message: "no host has room", stuck: false, generation: 1, since: "" },
     phase: "failed",
     hostId: undefined,
     revision: 1,
@@ -275,8 +277,9 @@ void t.test("every phase has its word and every word its phases", async (t) => {
     t.equal(shown.status, vmPhases[phase]);
     t.ok(vm.safeParse(shown).success, phase);
   }
-  t.match(vmKind.encode(resource), {
-    provider: "aws",
-    error: { code: "NO_HOST", message: "no host has room" },
-  });
+  const waiting: Instance = { ...resource, phase: "pending" };
+  const error = { code: "NO_HOST", message: "no host has room" };
+  t.match(vmKind.encode(waiting), { status: "pending", provider: "aws", error });
+  t.match(atonixInstance.encode(waiting), { status: "building", error }, "it has no word for waiting");
+  t.match(servicesInstance.encode(waiting), { status: "pending", error });
 });

@@ -151,17 +151,43 @@ t.test("a host that refuses is passed over, and the refusal leaves nothing behin
   t.strictSame(await world.lastingViolations(), []);
 });
 
-t.test("what no host can take is failed with the reason and holds nothing", async (t) => {
+t.test("what no host can take waits with the reason, and starts when room appears", async (t) => {
   const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
-  const id = await createInstance(replica.resources, { cpus: 64 });
-  await world.untilPhase(id, "failed");
-  const stuck = await world.find(id);
-  t.equal(stuck?.problem?.reason, "NO_HOST");
-  t.match(stuck?.problem?.message, /cpu/i, "says what was missing");
+  const first = await createInstance(replica.resources, { cpus: 3 });
+  await world.untilPhase(first, "running");
+  /** Waits until it waits, and keeps its own clock from ending that. */
+  const untilWaiting = async (id: string) => {
+    await until(async () => {
+      const rested = `update work set run_at = now() + interval '1 hour'
+        where key = $1 and run_at is not null and lease_until is null returning 1`;
+      const problem = (await world.find(id))?.problem;
+      return problem !== undefined && (await world.database.query(rested, [id])).length > 0;
+    });
+    const { phase, problem } = (await world.find(id)) ?? {};
+    t.match({ phase, problem }, { phase: "pending", problem: { reason: "NO_HOST", stuck: false } });
+    t.match(problem?.message, /waiting for a host: none of 1 host will do: 1 full \(CPUs: \d+ short\)/);
+  };
+  const second = await createInstance(replica.resources, { cpus: 2 }, "second");
+  const large = await createInstance(replica.resources, { cpus: 64 }, "large");
+  await untilWaiting(second);
+  await untilWaiting(large);
+  await replica.resources.delete(testCtx(), instance, first, quietly);
+  await world.untilPhase(second, "running");
+  t.equal((await world.find(second))?.problem, undefined);
+  const [still] = await world.database.query<{ waits: boolean }>(
+    "select run_at > now() + interval '50 minutes' as waits from work where key = $1",
+    [large],
+  );
+  t.ok(still?.waits, "one that the new room is too small for was not tried");
+  await replica.resources.update(testCtx(), instance, large, patch({ cpus: 2 }), quietly);
+  await world.untilPhase(large, "running");
+
+  const third = await createInstance(replica.resources, {}, "third");
+  await untilWaiting(third);
+  await replica.resources.delete(testCtx(), instance, third, quietly);
+  await world.untilPhase(third, undefined);
   t.strictSame(await world.lastingViolations(), []);
-  await replica.resources.delete(testCtx(), instance, id, quietly);
-  await world.untilPhase(id, undefined);
 });
 
 t.test("growing beyond the host keeps the machine running and shows why", async (t) => {

@@ -1,0 +1,101 @@
+/**
+ * The step that gives a new instance its host. While no host will do it waits, and says why: it is tried again
+ * when room appears (`engine/waiting.ts`), and by its own clock, ever more seldom.
+ */
+import { Fault, isFault } from "#kernel/fault.ts";
+import { backoffMs } from "#kernel/retry.ts";
+import type { Effects, OperationRecord, Step, StepResult } from "../../engine/controller.ts";
+import { noHost } from "../../engine/waiting.ts";
+import type { Amounts, HostSnapshot, PlacementRequest } from "../../scheduler/snapshot.ts";
+import type { Image } from "../image/image.resource.ts";
+import { placeAdopted } from "./instance.adopt.ts";
+import type { CreateInput, PlacedOutput } from "./instance.decide.ts";
+import type { Instance } from "./instance.resource.ts";
+
+const pauseMs = { least: 500, most: 60_000 };
+
+/** What an instance that has no host yet asks of one. */
+export function placementRequest(
+  { desired }: Pick<Instance, "desired">,
+  image: Image | undefined,
+): PlacementRequest {
+  return {
+    cpus: desired.cpus,
+    memoryBytes: desired.memory_bytes,
+    diskBytes: desired.disk_bytes,
+    provider: desired.provider ?? undefined,
+    region: desired.region ?? undefined,
+    imageArchitecture: image?.desired.architecture ?? "x86_64",
+  };
+}
+
+export const place: Step<Instance> = {
+  name: "place",
+  effectFree: true,
+  async run(effects, { resource, references }, operation) {
+    const { adopted } = resource.desired;
+    if (adopted) return placeAdopted(effects, resource, adopted);
+    const { exclude } = operation.input as unknown as CreateInput;
+    const request = placementRequest(resource, references["image"] as Image | undefined);
+    const choice = await effects.choose({ ...request, exclude: new Set(exclude), seed: operation.id });
+    if ("unplaceable" in choice) {
+      if (!choice.excludedWouldDo) return awaitRoom(effects, resource, operation, choice.why);
+      // Those that would do have had their try.
+      throw new Fault("exhausted", `no host can take it: ${choice.why}`, {
+        reason: noHost,
+        detail: { explanation: choice.unplaceable },
+      });
+    }
+    const host = await promiseFirst(effects, choice.hosts, request);
+    return {
+      done: { host_id: host.id } satisfies PlacedOutput,
+      commit: async (writes) => {
+        const { provider, region, zone } = host;
+        await writes.setProblem(undefined);
+        await writes.place({ host_id: host.id, provider, region, zone, explanation: choice.explanation });
+      },
+    };
+  },
+  async undo(_effects, { reserved }) {
+    return {
+      done: null,
+      commit: async (writes) => {
+        for (const { hostId } of reserved) await writes.release(hostId);
+        await writes.unplace();
+      },
+    };
+  },
+};
+
+async function awaitRoom(
+  effects: Effects,
+  { problem, generation }: Instance,
+  { createdAt }: OperationRecord,
+  why: string,
+): Promise<StepResult> {
+  const now = effects.now();
+  const since = problem?.reason === noHost ? problem.since : new Date(now).toISOString();
+  const message = `waiting for a host: ${why}`;
+  await effects.write((writes) =>
+    writes.setProblem({ reason: noHost, message, stuck: false, generation, since }),
+  );
+  const baseMs = Math.max((now - createdAt.getTime()) / 2, pauseMs.least);
+  return { wait: now + backoffMs(0, { baseMs, capMs: pauseMs.most }), why };
+}
+
+/** Planning was optimistic: the promise is taken from the best host that still has room. */
+async function promiseFirst(
+  effects: Effects,
+  hosts: readonly HostSnapshot[],
+  { cpus, memoryBytes, diskBytes }: Amounts,
+): Promise<HostSnapshot> {
+  for (const host of hosts) {
+    try {
+      await effects.promise({ hostId: host.id, cpus, memoryBytes, diskBytes });
+      return host;
+    } catch (error) {
+      if (!isFault(error, "exhausted")) throw error;
+    }
+  }
+  throw new Fault("unavailable", "the hosts chosen have filled up meanwhile", { reason: "PLACEMENT_RACE" });
+}

@@ -75,11 +75,47 @@ export async function listResources(
   kind: AnyDefinition,
   query: ListQuery,
 ): Promise<ListPage> {
+  const { page, total } = listStatements(principal, kind, query);
+  const rows = await on.query<ListRow>(page.text, page.values, page.name);
+  const items = rows.slice(0, query.limit);
+  const last = items.at(-1);
+  const offset = query.offset ?? 0;
+  // A page that ends the list, and whose beginning is known, has told how many there are.
+  const told = query.cursor === undefined && rows.length <= query.limit && (rows.length > 0 || offset === 0);
+  const [count] = told
+    ? [{ total: offset + rows.length }]
+    : await on.query<{ total: number }>(total.text, total.values, total.name);
+  return {
+    items: items.map(toResource),
+    total: count?.total ?? 0,
+    nextCursor: rows.length > query.limit && last ? encodeCursor(last.cursor_at, last.id) : undefined,
+  };
+}
+
+export interface Statement {
+  readonly text: string;
+  readonly values: readonly unknown[];
+  /** Undefined: not worth preparing. */
+  readonly name: string | undefined;
+}
+
+type ListRow = ResourceRow & { readonly cursor_at: string };
+
+/** What a list asks the database: for the page, with one row more where there is one, and for how many match in all. */
+export function listStatements(
+  principal: Principal,
+  kind: AnyDefinition,
+  query: ListQuery,
+): { readonly page: Statement; readonly total: Statement } {
   const values: unknown[] = [];
   const bind = (value: unknown) => `$${String(values.push(value))}`;
+  const source = kind.source ?? "resource";
   const where = [`kind = ${bind(kind.kind)}`];
   const projects = visibleProjects(principal, kind);
-  if (projects) where.push(`project = any(${bind(projects)})`);
+  // By equality where there is only one: the index then gives the rows in their order.
+  if (projects?.length === 1) where.push(`project = ${bind(projects[0])}`);
+  else if (projects) where.push(`project = any(${bind(projects)})`);
+  const conditions = where.length;
   if (query.phases && query.phases.length > 0) where.push(`phase = any(${bind(query.phases)})`);
   if (query.name !== undefined) where.push(`name = ${bind(query.name)}`);
   if (query.labels) where.push(`labels @> ${bind(JSON.stringify(query.labels))}::jsonb`);
@@ -88,28 +124,25 @@ export async function listResources(
   if (query.from) where.push(`(project = ${bind(rootProject)}) = ${bind(query.from === "shared")}`);
   for (const [name, value] of Object.entries(query.filters ?? {}))
     where.push(filterClause(kind, name, value, bind));
-  const matching = `from ${kind.source ?? "resource"} where ${where.join(" and ")}`;
-  const totalValues = values.length;
+  const matching = `from ${source} where ${where.join(" and ")}`;
+  // With conditions of the caller's own there are too many forms to keep each.
+  const name = where.length > conditions ? undefined : `${source}_${String(projects?.length ?? "all")}`;
+  const total = {
+    text: `select count(*) as total ${matching}`,
+    values: [...values],
+    name: name && `count_${name}`,
+  };
 
   const after = query.cursor === undefined ? undefined : decodeCursor(query.cursor);
   const beyond = after ? ` and (created_at, id) > (${bind(after.at)}::timestamptz, ${bind(after.id)})` : "";
   const limit = bind(query.limit + 1);
   const offset = query.offset === undefined ? "" : ` offset ${bind(query.offset)}`;
-  const rows = await on.query<ResourceRow & { cursor_at: string }>(
-    `select ${resourceColumns}, created_at::text as cursor_at ${matching}${beyond} order by created_at, id limit ${limit}${offset}`,
+  const page = {
+    text: `select ${resourceColumns}, created_at::text as cursor_at ${matching}${beyond} order by created_at, id limit ${limit}${offset}`,
     values,
-  );
-  const [count] = await on.query<{ total: number }>(
-    `select count(*) as total ${matching}`,
-    values.slice(0, totalValues),
-  );
-  const page = rows.slice(0, query.limit);
-  const last = page.at(-1);
-  return {
-    items: page.map(toResource),
-    total: count?.total ?? 0,
-    nextCursor: rows.length > query.limit && last ? encodeCursor(last.cursor_at, last.id) : undefined,
+    name: name && `list_${name}${after ? "_after" : ""}${offset === "" ? "" : "_offset"}`,
   };
+  return { page, total };
 }
 
 function filterClause(

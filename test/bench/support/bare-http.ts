@@ -8,12 +8,8 @@ import pg from "pg";
 import { vmKind } from "#cp/dialects/novacron/vm.ts";
 import { resourceColumns, toResource, type ResourceRow } from "#cp/engine/rows.ts";
 import type { Instance } from "#cp/resources/instance/instance.resource.ts";
+import type { BareServerOptions } from "./bare.ts";
 import { readOptions } from "./programs.ts";
-
-export interface BareServerOptions {
-  readonly databaseUrl: string;
-  readonly connections: number;
-}
 
 const { databaseUrl, connections } = readOptions<BareServerOptions>();
 const pool = new pg.Pool({ connectionString: databaseUrl, max: connections });

@@ -30,7 +30,7 @@ import { rateTableOf } from "./app/rate-table.ts";
 import { Sealer } from "./app/sealer.ts";
 import { SecondFactor } from "./app/second-factor.ts";
 import { SigningKeys } from "./app/signing-keys.ts";
-import { Tokens } from "./app/tokens.ts";
+import { endsLogins, Tokens } from "./app/tokens.ts";
 import { Users } from "./app/users.ts";
 import { Authority } from "./agents/authority.ts";
 import { createAgentPort } from "./agents/connect-client.ts";
@@ -170,6 +170,10 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   gatewayPort = gateway.port;
   using _removed = engine.events.subscribe((events) => {
     for (const { type, resourceId } of events) if (type === "host.deleted") gateway.disconnect(resourceId);
+  });
+
+  using _ended = engine.events.subscribe((events) => {
+    if (events.some(endsLogins)) tokens.forget();
   });
 
   const metrics = new MetricsQuery({ database });

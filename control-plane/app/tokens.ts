@@ -8,6 +8,7 @@ import { errors, jwtVerify, SignJWT } from "jose";
 import { z } from "zod";
 import type { Principal } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
+import type { ResourceEvent } from "../engine/events.ts";
 import { BoundedCache } from "./bounded-cache.ts";
 import type { Grant } from "./identity-store.ts";
 import type { SigningKey } from "./signing-keys.ts";
@@ -60,6 +61,10 @@ export const digestOf = (secret: string): string => createHash("sha256").update(
 
 /** A new secret such as `sk_...`. */
 export const newSecret = (prefix: string): string => `${prefix}${randomBytes(32).toString("base64url")}`;
+
+/** Whether an event may have taken rights away: what is known of credentials is asked for again. */
+export const endsLogins = ({ kind, type }: Pick<ResourceEvent, "kind" | "type">): boolean =>
+  (kind === "user" || kind === "project") && !type.endsWith(".created");
 
 export class Tokens {
   readonly #keys: TokenKeys;

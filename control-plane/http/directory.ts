@@ -76,7 +76,7 @@ function userRoutes(users: Users): Route[] {
       tag: "users",
       role: "admin",
       body,
-      bodyDoc: body.extend({ spec: user.spec }),
+      bodyDoc: body.extend({ spec: user.spec.optional() }),
       answers: {
         201: {
           description: "the user, and the password when it was generated",

@@ -33,6 +33,7 @@ const planSchema = z.object({
     seconds: z.number(),
     downtime_ms: z.number().nullable(),
     basis: z.enum(["last migration", "assumption"]),
+    risk: z.string().nullable().describe("what may go wrong, in words"),
   }),
   blockers: z.array(z.object({ code: z.string(), message: z.string() })),
 });

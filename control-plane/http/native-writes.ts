@@ -13,7 +13,7 @@ export function createRoute({ kind, resources, collection, one }: KindRoutes): R
   const body = z.strictObject({
     name: nameSchema,
     labels: labelsSchema.optional(),
-    spec: z.unknown(),
+    spec: z.record(z.string(), z.unknown()).optional(),
   });
   const shown = Object.entries(kind.shownOnce ?? {}).map(
     ([name, { summary }]) => [name, z.string().optional().describe(summary)] as const,
@@ -32,7 +32,7 @@ export function createRoute({ kind, resources, collection, one }: KindRoutes): R
     query: waitQuery,
     deadlineMs: waitDeadlineMs,
     body,
-    bodyDoc: body.extend({ spec: kind.spec }),
+    bodyDoc: body.extend({ spec: kind.spec.safeParse({}).success ? kind.spec.optional() : kind.spec }),
     mutates: true,
     answers: { 201: { description: "created", ...created } },
     async handle(call) {

@@ -218,11 +218,20 @@ const outageMessage =
 /** Raised by `assert_claim`. */
 const claimLost = "SK001";
 
-/** Faults pass through; a lost claim is `stale`; a database that is away is `unavailable`; the rest is our bug. */
+/** A row that this one refers to was deleted meanwhile. */
+const referenceGone = "23503";
+
+/** Faults pass through; a lost claim is `stale`; a row that is gone is a `conflict`; a database that is away is `unavailable`; the rest is our bug. */
 export function toDatabaseFault(error: unknown): unknown {
   if (error instanceof Fault) return error;
   if (isPgError(error) && error.code === claimLost) {
     return new Fault("stale", "another worker has taken this over", { reason: "LEASE_LOST", cause: error });
+  }
+  if (isPgError(error) && error.code === referenceGone) {
+    return new Fault("conflict", "what this needs has just been taken away", {
+      reason: "REFERENCE_GONE",
+      cause: error,
+    });
   }
   const away =
     (isPgError(error) && outage.test(error.code)) ||

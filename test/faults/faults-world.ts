@@ -11,6 +11,8 @@ import type { TestCloud } from "#test/support/cloud.ts";
 import type { Teardown } from "#test/support/postgres.ts";
 import { until } from "#test/support/until.ts";
 
+export { seededRandom } from "#test/support/random.ts";
+
 export const MiB = 1024 ** 2;
 
 /** The least that an instance can be, so that many fit on a fake host. */
@@ -198,14 +200,3 @@ async function readTables(database: Database) {
 }
 
 const byId = (a: { readonly id: string }, b: { readonly id: string }) => (a.id < b.id ? -1 : 1);
-
-/** Random numbers that a seed repeats (mulberry32), all from 0 to below 1. */
-export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}

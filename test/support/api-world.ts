@@ -18,7 +18,7 @@ import type { RateTable } from "#cp/app/rate-table.ts";
 import { Sealer } from "#cp/app/sealer.ts";
 import { SecondFactor } from "#cp/app/second-factor.ts";
 import { SigningKeys } from "#cp/app/signing-keys.ts";
-import { Tokens } from "#cp/app/tokens.ts";
+import { endsLogins, Tokens } from "#cp/app/tokens.ts";
 import { Users } from "#cp/app/users.ts";
 import { atonixSurface } from "#cp/dialects/atonix/surface.ts";
 import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
@@ -75,6 +75,9 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const sealer = await Sealer.open("");
   const keys = await SigningKeys.open({ database, sealer, now });
   const tokens = new Tokens({ keys, identities, now });
+  events.subscribe((seen) => {
+    if (seen.some(endsLogins)) tokens.forget();
+  });
   const secondFactor = new SecondFactor({ database, sealer, now });
   const passwords = new Passwords({ memoryCost: 64, timeCost: 1 });
   const accounts = new Accounts({ store, identities, passwords, secondFactor, tokens, now });

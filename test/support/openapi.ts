@@ -1,13 +1,15 @@
 /** Reads an OpenAPI document as a client would: does an answer have the form that the document promises? */
 import { z } from "zod";
 
-interface Response {
+interface Message {
   readonly content?: Readonly<Record<string, { readonly schema?: object }>>;
 }
+interface Operation {
+  readonly requestBody?: Message;
+  readonly responses: Record<string, Message>;
+}
 interface Document {
-  readonly paths: Readonly<
-    Record<string, Readonly<Record<string, { readonly responses: Record<string, Response> }>>>
-  >;
+  readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
   readonly components: { readonly schemas: object };
 }
 
@@ -24,14 +26,23 @@ export function answerSchema(
   status: number,
 ): z.ZodType | undefined {
   const { paths, components } = document as Document;
-  const content = paths[path]?.[method.toLowerCase()]?.responses[String(status)]?.content;
-  const schema = Object.values(content ?? {})[0]?.schema;
-  return schema && toSchema(schema, components.schemas);
+  return schemaOf(paths[path]?.[method.toLowerCase()]?.responses[String(status)], components.schemas);
+}
+
+/** The form of bodies that an operation takes; undefined when it takes none. */
+export function bodySchema(document: unknown, method: string, path: string): z.ZodType | undefined {
+  const { paths, components } = document as Document;
+  return schemaOf(paths[path]?.[method.toLowerCase()]?.requestBody, components.schemas);
 }
 
 /** The form of the errors of all operations. */
 export function errorSchemaOf(document: unknown): z.ZodType {
   return toSchema({ $ref: "#/components/schemas/Error" }, (document as Document).components.schemas);
+}
+
+function schemaOf(message: Message | undefined, components: object): z.ZodType | undefined {
+  const schema = Object.values(message?.content ?? {})[0]?.schema;
+  return schema && toSchema(schema, components);
 }
 
 function toSchema(schema: object, components: object): z.ZodType {

@@ -95,9 +95,10 @@ function toDetails(fault: Fault): { readonly [name: string]: Json } {
   const { fields, ...rest } = detailOf(fault);
   const reason = { reason: fault.reason };
   if (!Array.isArray(fields)) return { ...reason, ...rest };
-  const byField: Record<string, string[]> = {};
-  for (const entry of fields as readonly { readonly field: string; readonly message: string }[]) {
-    (byField[entry.field] ??= []).push(entry.message);
+  // A map: fields are called what the client likes, such as `constructor`.
+  const byField = new Map<string, string[]>();
+  for (const { field, message } of fields as readonly { field: string; message: string }[]) {
+    byField.set(field, [...(byField.get(field) ?? []), message]);
   }
-  return { ...rest, ...byField };
+  return { ...rest, ...Object.fromEntries(byField) };
 }

@@ -20,6 +20,7 @@ import { seedFlavors } from "./app/flavor-seeds.ts";
 import { seedImages } from "./app/image-seeds.ts";
 import { MigrationPlanner } from "./app/migration-planner.ts";
 import { MetricsQuery } from "./app/metrics-query.ts";
+import { PlacementReports } from "./app/placement-reports.ts";
 import { Passwords } from "./app/passwords.ts";
 import { Providers } from "./app/providers.ts";
 import { ResourceService } from "./app/resource-service.ts";
@@ -190,6 +191,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
         imageContent: new ImageContent({ database, blobs, maxBytes, onChange }),
         enrolmentTokens: { create: (ctx, input) => enrolment.createToken(ctx, input) },
         metrics,
+        placements: new PlacementReports({ database, fleet: engine.fleet }),
         issueOperatorCertificate: async (ctx, request) => ({
           certificate: await authority.issueOperator(ctx.principal.name, request),
           authorities: authority.certificatePem,

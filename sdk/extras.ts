@@ -29,6 +29,14 @@ export interface PlacementReport extends Partial<Omit<Placement, "host_id">> {
   readonly id: string;
   readonly phase: InstancePhase;
   readonly host_id: string | null;
+  /** Its name. */
+  readonly host?: string;
+  /** The answer in a sentence. */
+  readonly verdict?: string;
+  readonly reasons?: readonly string[];
+  /** Every host that was refused, by the reason. */
+  readonly refused?: readonly string[];
+  readonly would_change?: readonly string[];
   /** The scheduler's own record: who was considered, who was refused and why. */
   readonly explanation?: Json;
 }

@@ -3,11 +3,12 @@ import type { IncomingMessage } from "node:http";
 import { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
 import { toMachineSeriesJson, type MetricsQuery } from "../app/metrics-query.ts";
+import type { PlacementReports } from "../app/placement-reports.ts";
 import type { CreateInput, ResourceApi } from "../app/resource-api.ts";
 import type { Resource } from "../resources/definition.ts";
 import { enrolmentToken } from "../resources/enrolment-token/enrolment-token.resource.ts";
 import { image } from "../resources/image/image.resource.ts";
-import { instance } from "../resources/instance/instance.resource.ts";
+import { instance, type Instance } from "../resources/instance/instance.resource.ts";
 import { labelsSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
 import { reply } from "./native-kind.ts";
 import { timeParameter } from "./parameters.ts";
@@ -26,6 +27,7 @@ export interface ExtrasOptions {
     ): Promise<{ readonly resource: Resource; readonly token: string; readonly gateway: string }>;
   };
   readonly metrics: Pick<MetricsQuery, "machine">;
+  readonly placements: Pick<PlacementReports, "report">;
   issueOperatorCertificate(
     ctx: Ctx,
     request: string,
@@ -75,21 +77,21 @@ function aboutRoutes({ version }: ExtrasOptions): Route[] {
   ];
 }
 
-function instanceRoutes({ resources, metrics }: ExtrasOptions): Route[] {
+function instanceRoutes({ resources, metrics, placements }: ExtrasOptions): Route[] {
   return [
     defineRoute({
       method: "GET",
       path: `${base}/instances/{id}/placement`,
       operationId: "explainPlacement",
-      summary: "Where the instance was placed, and why there",
+      summary: "Where the instance was placed and why there, or why nowhere yet",
       tag: "instances",
       role: "viewer",
       answers: {
-        200: { description: "the choice and its reasons", schema: z.record(z.string(), z.unknown()) },
+        200: { description: "the choice and its reasons", schema: placementSchema, name: "PlacementReport" },
       },
       async handle({ ctx, params }) {
-        const { id, phase, placement } = await resources.get(ctx, instance, params["id"] ?? "");
-        return { status: 200, headers: {}, body: { id, phase, ...(placement ?? { host_id: null }) } };
+        const placed = (await resources.get(ctx, instance, params["id"] ?? "")) as Instance;
+        return { status: 200, headers: {}, body: { ...(await placements.report(placed)) } as never };
       },
     }),
     defineRoute({
@@ -112,6 +114,22 @@ function instanceRoutes({ resources, metrics }: ExtrasOptions): Route[] {
     }),
   ];
 }
+
+const sentences = z.array(z.string()).optional();
+const placementSchema = z.object({
+  id: z.string(),
+  phase: z.string(),
+  host_id: z.string().nullable(),
+  host: z.string().optional().describe("the host's name"),
+  provider: z.string().optional(),
+  region: z.string().optional(),
+  zone: z.string().optional(),
+  verdict: z.string().optional().describe("the answer in a sentence"),
+  reasons: sentences.describe("in money and kilometres, beside the next best"),
+  refused: sentences.describe("every other host, by the reason"),
+  would_change: sentences.describe("what would change the answer"),
+  explanation: z.unknown().optional().describe("the scheduler's own record"),
+});
 
 function hostRoutes(options: ExtrasOptions): Route[] {
   return [

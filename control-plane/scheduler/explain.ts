@@ -39,6 +39,9 @@ export type ScorePart = {
   readonly weight: number;
   readonly score: number;
   readonly measure: string;
+  /** The same as a number; null when it is not known. */
+  readonly amount: number | null;
+  readonly unit: string;
 };
 
 /**

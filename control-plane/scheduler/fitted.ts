@@ -4,6 +4,9 @@ import type { Check, Filter, Gauge, Policy, Scope } from "./policy.ts";
 import type { Ranked } from "./ranking.ts";
 import type { HostSnapshot, PlacementRequest } from "./snapshot.ts";
 
+/** Hosts tell parts of reasons themselves, and explanations are stored. */
+const longestReason = 200;
+
 /** What one filter has refused so far. */
 export class Tally {
   readonly filter: Filter;
@@ -34,7 +37,14 @@ export class Tally {
     if (this.#nearest === undefined) return [];
     const { id, host } = this.#nearest;
     const { code, verdict } = this.filter;
-    return [{ code, verdict, count: this.#count, nearest: { host_id: id, reason: this.check.reason(host) } }];
+    return [
+      {
+        code,
+        verdict,
+        count: this.#count,
+        nearest: { host_id: id, reason: this.check.reason(host).slice(0, longestReason) },
+      },
+    ];
   }
 }
 
@@ -94,12 +104,14 @@ export function toScoredHost({ host, score }: Ranked, gauges: readonly WeightedG
     provider: host.provider,
     region: host.region,
     score: round(score),
-    parts: gauges.map(({ name, weight, gauge }) => ({
-      scorer: name,
-      weight,
-      score: round(gauge.score(host)),
-      measure: gauge.measure(host),
-    })),
+    parts: gauges.map(({ name, weight, gauge }) => {
+      const { value = null, unit = "" } = gauge.amount(host) ?? {};
+      const amount = value === null ? null : Number(value.toPrecision(6));
+      return {
+        ...{ scorer: name, weight, score: round(gauge.score(host)) },
+        ...{ measure: gauge.measure(host), amount, unit },
+      };
+    }),
   };
 }
 

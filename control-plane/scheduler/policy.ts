@@ -44,6 +44,8 @@ export interface Gauge {
   score(host: HostSnapshot): number;
   /** The measure behind the score, in its own unit. */
   measure(host: HostSnapshot): string;
+  /** The same as a number; undefined when it is not known. */
+  amount(host: HostSnapshot): { readonly value: number; readonly unit: string } | undefined;
 }
 
 export interface WeightedScorer {

@@ -10,6 +10,7 @@ import { hostCommand } from "./commands/host.ts";
 import { imageCommand } from "./commands/image.ts";
 import { migrationCommand } from "./commands/migration.ts";
 import { operationCommand } from "./commands/operation.ts";
+import { explainCommand } from "./commands/vm-insight.ts";
 import { vmCommand } from "./commands/vm.ts";
 import { exitCodeHelp } from "./errors.ts";
 import { formats } from "./output.ts";
@@ -31,6 +32,7 @@ export function createProgram(terminal: Terminal): Command {
   for (const command of authCommands(run)) program.addCommand(command);
   program
     .addCommand(vmCommand(run))
+    .addCommand(explainCommand(run, "explain"))
     .addCommand(migrationCommand(run))
     .addCommand(imageCommand(run))
     .addCommand(hostCommand(run))

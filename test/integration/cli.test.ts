@@ -571,7 +571,7 @@ await t.test("with a real cloud: create, show, resize, stop, start, remove", asy
   );
   const shown = JSON.parse(await skerry("vm", "show", "web", "-o", "json")) as { phase: string; id: string };
   t.equal(shown.phase, "running");
-  t.match(await skerry("vm", "placement", shown.id), /^because: /m);
+  t.match(await skerry("vm", "placement", shown.id), /^What would change the answer:/m);
   t.match(await skerry("vm", "console", "web", "--log", "--for", "0.5s"), /\S/);
   t.match(await skerry("vm", "log", "web"), /\S/);
   await skerry("vm", "metrics", "web", "--since", "10m");

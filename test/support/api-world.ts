@@ -9,6 +9,7 @@ import { IdentityStore } from "#cp/app/identity-store.ts";
 import { seedFlavors } from "#cp/app/flavor-seeds.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
+import { PlacementReports } from "#cp/app/placement-reports.ts";
 import { Passwords } from "#cp/app/passwords.ts";
 import { Providers } from "#cp/app/providers.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
@@ -100,6 +101,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         version: "0.0.0-test",
         resources,
         metrics,
+        placements: new PlacementReports({ database, fleet }),
         imageContent: {
           async upload(_ctx, id, content) {
             let bytes = 0;

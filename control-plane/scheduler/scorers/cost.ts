@@ -45,6 +45,7 @@ export function cost(scale: CostScale = defaultCostScale): Scorer {
           return price === 0 ? 1 : reference / (reference + price);
         },
         measure: (host) => describePrice(host, request, scale),
+        amount: ({ prices }) => prices && { value: perHour(prices, request), unit: `${prices.currency}/h` },
       };
     },
   };

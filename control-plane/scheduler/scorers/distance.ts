@@ -23,6 +23,7 @@ export function distance(halfKm = 1000): Scorer {
           const km = Math.round(kmTo(location));
           return km < 1 ? "under 1 km away" : `${String(km)} km away`;
         },
+        amount: ({ location }) => location && { value: kmTo(location), unit: "km" },
       };
     },
   };

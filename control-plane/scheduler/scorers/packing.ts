@@ -11,6 +11,7 @@ export const packing: Scorer = {
   fit: (request) => ({
     score: (host) => fullness(host, request),
     measure: (host) => `${String(Math.round(fullness(host, request) * 100))} % full`,
+    amount: (host) => ({ value: fullness(host, request), unit: "" }),
   }),
 };
 

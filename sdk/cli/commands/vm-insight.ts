@@ -1,9 +1,8 @@
-/** `skerry vm metrics` and `skerry vm placement`: what a machine uses, and why it is where it is. */
+/** `skerry vm metrics` and `skerry explain`: what a machine uses, and why it is where it is. */
 import { Command } from "commander";
-import { stringify } from "yaml";
 import type { MetricsPoint, MetricsSeries, PlacementReport } from "../../extras.ts";
 import type { Run, Session } from "../session.ts";
-import type { Column, Field } from "../output.ts";
+import type { Column } from "../output.ts";
 import { formatSize, parseDuration } from "../units.ts";
 
 /** The command that shows samples. */
@@ -23,29 +22,37 @@ export function metricsCommand(run: Run): Command {
     );
 }
 
-/** The command that shows why the scheduler chose as it did. */
-export function placementCommand(run: Run): Command {
-  return new Command("placement")
-    .description("show where a machine was placed and why")
+/** The command that tells why the scheduler chose as it did, under the name it is to have. */
+export function explainCommand(run: Run, name: string): Command {
+  return new Command(name)
+    .description("tell why a machine stands where it stands, or why it stands nowhere yet")
     .argument("<vm>", "name or id")
     .action(
-      run(async (session, name: string) => {
+      run(async (session, wanted: string) => {
         const { instances } = await session.cloud();
-        const { id } = await instances.find(name, { signal: session.signal });
-        const report = await instances.placement(id, { signal: session.signal });
-        session.out.show(report, placementFields(report));
+        const found = await instances.find(wanted, { signal: session.signal });
+        const report = await instances.placement(found.id, { signal: session.signal });
+        session.out.done(tellPlacement(found.name, report), report);
       }),
     );
 }
 
-function placementFields(report: PlacementReport): readonly Field[] {
-  const { host_id: hostId, provider, region, zone, explanation } = report;
+function tellPlacement(name: string, report: PlacementReport): string {
+  const { host_id: hostId, host = hostId, provider, region, zone } = report;
+  const place = [provider, region, zone].filter(Boolean).join(" / ");
+  const where = hostId === null ? `${name} has no host yet.` : `${name} is on ${host ?? ""} (${place}).`;
   return [
-    ["phase", report.phase],
-    ["host", hostId ?? "none yet"],
-    ["place", [provider, region, zone].filter(Boolean).join(" / ")],
-    ["because", explanation === undefined ? "" : stringify(explanation).trimEnd()],
-  ];
+    [where, report.verdict].filter(Boolean).join(" "),
+    listed("Why", report.reasons),
+    listed("Refused", report.refused),
+    listed("What would change the answer", report.would_change),
+  ]
+    .filter((part) => part !== "")
+    .join("\n\n");
+}
+
+function listed(title: string, lines: readonly string[] = []): string {
+  return lines.length === 0 ? "" : [`${title}:`, ...lines.map((line) => `  - ${line}`)].join("\n");
 }
 
 /** The columns are what the points have: they follow the abilities of the host's driver. */

@@ -9,7 +9,7 @@ import { consoleCommands } from "./vm-console.ts";
 import { createCommand } from "./vm-create.ts";
 import { lifecycleCommands } from "./vm-lifecycle.ts";
 import { migrateCommand } from "./vm-migrate.ts";
-import { metricsCommand, placementCommand } from "./vm-insight.ts";
+import { explainCommand, metricsCommand } from "./vm-insight.ts";
 import { instanceColumns, instanceFields } from "./vm-view.ts";
 
 interface ListOptions {
@@ -38,7 +38,7 @@ export function vmCommand(run: Run): Command {
   vm.addCommand(migrateCommand(run));
   vm.addCommand(adoptCommand(run));
   for (const command of consoleCommands(run)) vm.addCommand(command);
-  return vm.addCommand(metricsCommand(run)).addCommand(placementCommand(run));
+  return vm.addCommand(metricsCommand(run)).addCommand(explainCommand(run, "placement"));
 }
 
 async function list(session: Session, options: ListOptions): Promise<void> {

@@ -43,6 +43,7 @@ const native = nativeSurface({
       version: "1",
       resources,
       metrics: nothing,
+      placements: nothing,
       imageContent: nothing,
       enrolmentTokens: nothing,
       issueOperatorCertificate: nothing,

@@ -106,7 +106,11 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const replicaId = newId("replica");
   let gatewayPort = settings.gatewayPort;
   const agents = createAgentPort(connections);
-  const images = createImageController({ egress, maxBytes });
+  const images = createImageController({
+    egress,
+    maxBytes,
+    store: (...given) => blobs.writeStream(...given),
+  });
   const controllers = [instanceController, hostController, images];
   const policy = defaultPolicy({
     cost: settings.weightCost,
@@ -218,7 +222,8 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     ],
   });
   const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
-  const surfaces = [native, novacron, atonixSurface({ resources }), servicesSurface({ resources, metrics })];
+  const services = servicesSurface({ resources, metrics, accounts, authenticator: tokens });
+  const surfaces = [native, novacron, atonixSurface({ resources }), services];
   const documents = Object.fromEntries(
     surfaces.map((surface) => [surface.name, openApiDocument(surface, version)]),
   );

@@ -114,6 +114,19 @@ export interface MachineDriver extends AsyncDisposable {
   readonly console?: ConsoleAccess;
   readonly liveMigration?: LiveMigration;
   readonly foreign?: ForeignMachines;
+  readonly diskCopies?: DiskCopies;
+}
+
+/** How much of a disk is copied, and how much there is. */
+export type CopyProgress = (doneBytes: bigint, totalBytes: bigint) => void;
+
+export interface DiskCopies {
+  /**
+   * Writes all that the machine's disk holds, its image included, to a new file that stands alone, qcow2 or raw: as it
+   * is at one moment while the machine runs, as if its plug had been pulled then. Nothing else is asked of the machine
+   * until it resolves; aborting leaves the disk free and maybe a part of the file.
+   */
+  copyDisk(plan: MachinePlan, path: string, progress: CopyProgress, signal: AbortSignal): Promise<void>;
 }
 
 export interface RemoveOptions {

@@ -2,6 +2,7 @@
  * The host's images. Files are kept by their content, fetched once however many machines want them, verified
  * before use, and used read-only by all machines together.
  */
+import { createReadStream } from "node:fs";
 import { open, rm } from "node:fs/promises";
 import type { Image, ImageFile } from "#gen/skerry/agent/v1/machine_pb.js";
 import { ImageType } from "#gen/skerry/agent/v1/machine_pb.js";
@@ -10,7 +11,7 @@ import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { diskHeaderBytes, inspectDisk, type DiskFormat } from "#kernel/qcow2.ts";
 import type { LocalImage } from "../drivers/driver.ts";
-import { ContentStore, type StoredFile } from "./content-store.ts";
+import { ContentStore, digestOf, type StoredFile } from "./content-store.ts";
 import { download, type DownloadLimits } from "./download.ts";
 import { SharedWork, type Progress } from "./shared-work.ts";
 import { controlPlaneSource, webSource, type FetchFile, type Source } from "./sources.ts";
@@ -57,6 +58,34 @@ export class ImageCache {
       files.set(file.role, await this.#ensureFile(file, report, signal));
     }
     return toLocalImage(image, files);
+  }
+
+  /**
+   * Takes in a disk that is written here, and finds out what it is called.
+   * @param name of the disk among those being written
+   * @param write writes it to the path
+   */
+  async create(
+    name: string,
+    write: (path: string) => Promise<void>,
+    signal: AbortSignal,
+  ): Promise<StoredFile> {
+    const path = await this.#store.newPath(name);
+    try {
+      await write(path);
+      await syncFile(path);
+      const format = await judgeDisk(path, "");
+      return await this.#store.adopt(await digestOf(path, signal), path, format);
+    } finally {
+      await rm(path, { force: true });
+    }
+  }
+
+  /** The bytes of a file that is here, from an offset on; throws `notFound`. */
+  async *read(sha256: string, offset: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    const file = await this.#store.find(sha256, signal);
+    if (!file) throw new Fault("notFound", "the file is not on this host", { reason: "FILE_NOT_FOUND" });
+    for await (const chunk of createReadStream(file.path, { start: offset, signal })) yield chunk as Buffer;
   }
 
   /** The files that are here, whole. */
@@ -118,6 +147,11 @@ async function judgeDisk(path: string, declared: string): Promise<DiskFormat> {
     reason: "IMAGE_FORMAT_MISMATCH",
     detail: { declared, found: format },
   });
+}
+
+async function syncFile(path: string): Promise<void> {
+  await using file = await open(path, "r+");
+  await file.sync();
 }
 
 async function readHead(path: string): Promise<Uint8Array> {

@@ -40,6 +40,14 @@ export class ContentStore {
     return join(directory, checkedDigest(sha256));
   }
 
+  /** Where a file is written whose digest nobody knows yet; what an earlier attempt left there is deleted. */
+  async newPath(name: string): Promise<string> {
+    const path = join(this.#directory, "partial", `new-${name}`);
+    await mkdir(dirname(path), { recursive: true });
+    await rm(path, { force: true });
+    return path;
+  }
+
   /**
    * The file, if it is here and sound, and marks it as used. One that was touched since it was verified is
    * verified again; a damaged one is deleted.
@@ -149,7 +157,7 @@ async function syncDirectory(path: string): Promise<void> {
 }
 
 /** The SHA-256 of a file, in hexadecimal. */
-async function digestOf(path: string, signal: AbortSignal): Promise<string> {
+export async function digestOf(path: string, signal: AbortSignal): Promise<string> {
   const hash = createHash("sha256");
   for await (const chunk of createReadStream(path, { signal })) hash.update(chunk as Buffer);
   return hash.digest("hex");

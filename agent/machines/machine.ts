@@ -14,7 +14,14 @@ import {
   Power,
 } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { DriverMachine, LocalImage, MachineEvent, MachinePlan } from "../drivers/driver.ts";
+import type {
+  CopyProgress,
+  DriverMachine,
+  LocalImage,
+  MachineEvent,
+  MachinePlan,
+} from "../drivers/driver.ts";
+import { Capture, diskCopiesOf, interrupted } from "./capture.ts";
 import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
 import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
 import type { Ledger } from "./ledger.ts";
@@ -26,6 +33,8 @@ import { dropKept, removeFromHost } from "./removal.ts";
 import { decideRestart, recentCrashes } from "./restart-policy.ts";
 import { Waiters } from "./waiters.ts";
 
+/** How long a copy of a disk waits for what is being done to the machine. */
+const copyWaitMs = 30_000;
 const { STARTING, STOPPING, STOPPED, PREPARING, FAILED } = MachineState;
 
 export class ManagedMachine {
@@ -34,6 +43,7 @@ export class ManagedMachine {
   readonly #idle = new Waiters();
   readonly #status: MachineStatus;
   readonly #move: MachineMove;
+  readonly #capture = new Capture();
   #accepting = 0;
   #acceptedAtMs: number | undefined;
   #attempt = 0;
@@ -103,6 +113,18 @@ export class ManagedMachine {
     this.#work();
   }
 
+  /** Copies its disk into a new file, as {@link DiskCopies} does; gives way to all else. */
+  async copyDisk(path: string, progress: CopyProgress, signal: AbortSignal): Promise<void> {
+    await this.settled(copyWaitMs, signal);
+    const entry = this.#deps.ledger.find(this.id);
+    const spec = entry?.intent.spec;
+    if (!entry || !spec || !this.#status.observed) throw lost();
+    if (this.#working || this.#wait || spec.move) throw interrupted();
+    const plan = this.#plan(entry, withoutMove(spec));
+    const copies = diskCopiesOf(this.#deps.driver, plan);
+    await this.#capture.run((until) => copies.copyDisk(plan, path, progress, until), signal);
+  }
+
   /** Deletes the disks that were kept of it, unless it has come back. */
   dropKept(): void {
     this.#dropping = true;
@@ -120,6 +142,7 @@ export class ManagedMachine {
     clearTimeout(this.#wait);
     this.#pass?.abort(new Fault("unavailable", "the agent is stopping", { reason: "AGENT_STOPPING" }));
     await this.#working;
+    await this.#capture.giveWay();
     await this.#move.close();
     this.#idle.release();
   }
@@ -189,6 +212,7 @@ export class ManagedMachine {
   async #runPass(): Promise<void> {
     const entry = this.#deps.ledger.find(this.id);
     if (!entry || isTombstone(entry)) return;
+    await this.#capture.giveWay();
     const pass = (this.#pass = new AbortController());
     const startedMs = this.#deps.now();
     const { epoch, generation } = entry.intent.fence;

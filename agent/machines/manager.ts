@@ -6,7 +6,7 @@ import { dirname } from "node:path";
 import { Fault } from "#kernel/fault.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
 import { AdoptionEnd, type Machine, type MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
-import type { DriverMachine } from "../drivers/driver.ts";
+import type { CopyProgress, DriverMachine } from "../drivers/driver.ts";
 import type { Intent } from "./entry.ts";
 import type { Fence } from "./fence.ts";
 import { chooseToDrop, listKept, measureRoom } from "./kept-disks.ts";
@@ -72,11 +72,18 @@ export class MachineManager {
     return removed;
   }
 
+  /** Copies a machine's disk, as it is now, into a new file. */
+  async copyDisk(id: string, path: string, progress: CopyProgress, signal: AbortSignal): Promise<void> {
+    const machine = this.#machines.get(id);
+    if (!machine) throw noSuchMachine(id);
+    await machine.copyDisk(path, progress, signal);
+  }
+
   get(id: string): Machine {
     const machine = this.#machines.get(id)?.view;
     if (machine) return machine;
     if (this.#deps.ledger.damaged.has(id)) return damagedMachine(id, this.#deps.driver.name);
-    throw new Fault("notFound", "this host has no such machine", { detail: { id: id.slice(0, 80) } });
+    throw noSuchMachine(id);
   }
 
   /** Every machine of this host, those whose record is damaged included. */
@@ -159,4 +166,8 @@ export class MachineManager {
     const room = await measureRoom(dirname(directoryOf(first.id)));
     for (const id of chooseToDrop(kept, room, now())) this.#machine(id).dropKept();
   }
+}
+
+function noSuchMachine(id: string): Fault {
+  return new Fault("notFound", "this host has no such machine", { detail: { id: id.slice(0, 80) } });
 }

@@ -209,6 +209,7 @@ export interface QmpCommands {
   "block-dirty-bitmap-remove": { arguments: BitmapName; returns: Empty };
   transaction: { arguments: { readonly actions: readonly TransactionAction[] }; returns: Empty };
   "blockdev-mirror": { arguments: Readonly<Record<string, string | number | boolean>>; returns: Empty };
+  "blockdev-backup": { arguments: Readonly<Record<string, string | boolean>>; returns: Empty };
   "query-block-jobs": { arguments: Empty; returns: readonly BlockJob[] };
   "block-job-cancel": { arguments: { readonly device: string; readonly force?: boolean }; returns: Empty };
   "block-job-resume": { arguments: { readonly device: string }; returns: Empty };

@@ -52,6 +52,26 @@ export function createAgentPort(connections: Connections, marginMs = 10_000): Ag
     readConsoleLog: (hostId, request, signal) =>
       call(hostId, signal, 0, ({ console }, options) => console.readLog(request, options)),
 
+    async *captureDisk(hostId, machineId, signal) {
+      try {
+        const { images } = connections.clientsOf(hostId);
+        for await (const { bytesDone, bytesTotal, file } of images.captureDisk({ machineId }, { signal })) {
+          const captured = file && { ...file, sizeBytes: Number(file.sizeBytes) };
+          yield { done: Number(bytesDone), total: Number(bytesTotal), ...(captured && { file: captured }) };
+        }
+      } catch (thrown) {
+        throw toFault(thrown, signal);
+      }
+    },
+    async *readImageFile(hostId, sha256, signal) {
+      try {
+        const { images } = connections.clientsOf(hostId);
+        for await (const { data } of images.readImageFile({ sha256 }, { signal })) yield data;
+      } catch (thrown) {
+        throw toFault(thrown, signal);
+      }
+    },
+
     async *attachConsole(hostId, request, input, signal) {
       try {
         const { console } = connections.clientsOf(hostId);

@@ -7,6 +7,7 @@ import type { ClientHttp2Session } from "node:http2";
 import { createClient, type Client } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { ConsoleService } from "#gen/skerry/agent/v1/console_pb.js";
+import { ImageService } from "#gen/skerry/agent/v1/image_pb.js";
 import { MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
 import { MetricsService } from "#gen/skerry/agent/v1/metrics_pb.js";
 import { Fault } from "#kernel/fault.ts";
@@ -20,6 +21,7 @@ export interface AgentClients {
   readonly machines: Client<typeof MachineService>;
   readonly metrics: Client<typeof MetricsService>;
   readonly console: Client<typeof ConsoleService>;
+  readonly images: Client<typeof ImageService>;
 }
 
 interface Connection {
@@ -112,5 +114,6 @@ function createClients(session: ClientHttp2Session): AgentClients {
     machines: createClient(MachineService, transport),
     metrics: createClient(MetricsService, transport),
     console: createClient(ConsoleService, transport),
+    images: createClient(ImageService, transport),
   };
 }

@@ -9,6 +9,12 @@ import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_p
 
 export type PlainFence = Omit<Fence, "$typeName" | "$unknown">;
 
+export interface CapturedFile {
+  readonly sha256: string;
+  readonly sizeBytes: number;
+  readonly format: string;
+}
+
 export interface AgentPort {
   /** Ids of the hosts whose connection this replica holds. */
   connected(): readonly string[];
@@ -38,6 +44,17 @@ export interface AgentPort {
     request: { machineId: string; offset: bigint; limit: number },
     signal: AbortSignal,
   ): Promise<ReadLogResponse>;
+  /**
+   * Has the host make an image file of a machine's disk as it is now: yields how far it is, at the end with the file,
+   * which is then in the host's cache.
+   */
+  captureDisk(
+    hostId: string,
+    machineId: string,
+    signal: AbortSignal,
+  ): AsyncIterable<{ readonly done: number; readonly total: number; readonly file?: CapturedFile }>;
+  /** The bytes of a file in the host's cache. */
+  readImageFile(hostId: string, sha256: string, signal: AbortSignal): AsyncIterable<Uint8Array>;
   /** Joins a serial console: yields output with the offset after it, sends what `input` yields. */
   attachConsole(
     hostId: string,

@@ -2,7 +2,7 @@
 import { Fault } from "#kernel/fault.ts";
 import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
 import { kinds } from "../resources/kinds.ts";
-import type { AnyDefinition, Resource, Site } from "../resources/definition.ts";
+import type { AnyDefinition, Reference, Resource, Site } from "../resources/definition.ts";
 import { normaliseImageName } from "../resources/image/image.resource.ts";
 import type { Queryable } from "../store/database.ts";
 import { rootProject } from "./authorisation.ts";
@@ -23,13 +23,13 @@ export async function resolveReferences(
 ): Promise<Record<string, Resource>> {
   const found: Record<string, Resource> = {};
   for (const [name, reference] of Object.entries(kind.references)) {
-    const wanted = spec[reference.field];
-    if (typeof wanted !== "string" || wanted === previous?.[reference.field]) continue;
+    const wanted = referredIn(spec, reference);
+    if (typeof wanted !== "string" || wanted === (previous && referredIn(previous, reference))) continue;
     const projects = reference.own ? [project] : [project, rootProject];
     const resource = await findByName(on, projects, reference.kind, wanted);
     if (!resource) {
       throw invalidField(
-        `spec.${reference.field}`,
+        `spec.${[reference.field, reference.within].filter((name) => name !== undefined).join(".")}`,
         `there is no ${reference.kind.replaceAll("_", " ")} called ${JSON.stringify(wanted.slice(0, 80))}`,
         {
           known: await knownNames(on, projects, reference.kind),
@@ -40,6 +40,21 @@ export async function resolveReferences(
   }
   return found;
 }
+
+/** The id, name or alias that the spec gives; undefined where it gives none. */
+function referredIn(spec: Readonly<Record<string, unknown>>, { field, within }: Reference): unknown {
+  const value = spec[field];
+  if (within === undefined || typeof value !== "object" || value === null) return value;
+  return (value as Readonly<Record<string, unknown>>)[within];
+}
+
+/** Kinds that others may refer to without keeping it. */
+const weakKinds = (kind: string) =>
+  kinds.flatMap((each) =>
+    Object.values(each.references).some((reference) => reference.weak && reference.kind === kind)
+      ? [each.kind]
+      : [],
+  );
 
 async function findByName(
   on: Queryable,
@@ -93,10 +108,10 @@ export async function checkSite(on: Queryable, site: Site): Promise<void> {
 export async function checkUnused(on: Queryable, resource: Resource): Promise<void> {
   const users = await on.query<{ id: string }>(
     `select id from resource where ((host_id = $1 and $2 = 'host') or (project = $1 and $2 = 'project' and id <> $1)
-         or refs @> jsonb_build_object($2::text, $1::text))
+         or (refs @> jsonb_build_object($2::text, $1::text) and kind <> all($4)))
        and (kind <> all($3) or (request_of is not null and request_of <> $1))
      order by id limit 20`,
-    [resource.id, resource.kind, requestKinds],
+    [resource.id, resource.kind, requestKinds, weakKinds(resource.kind)],
   );
   if (users.length === 0) return;
   throw new Fault("conflict", `this ${resource.kind} is in use`, {

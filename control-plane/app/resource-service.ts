@@ -134,7 +134,7 @@ export class ResourceService implements ResourceApi {
       await checkUnused(tx, before);
       const change = { deletingAt: new Date(ctx.now()), generation: before.generation + 1 };
       if (kind.reconciled) return changeResource(tx, kind, before, change, ctx.log);
-      await eraseResource(tx, before);
+      await eraseResource(tx, kind, before);
       return { ...before, ...change };
     });
   }

@@ -79,6 +79,8 @@ export interface DialectKind<Spec, Status, Phase extends string, Wire extends Js
     toInput(body: Create): CreateInput;
   };
   readonly update?: { readonly body: z.ZodType<Update>; toInput(body: Update): UpdateInput };
+  /** True: what has gone can be read for as long as the kind lingers, and is listed when it is asked for by its status. */
+  readonly showsDeparted?: true;
   /** Whether there is a DELETE. */
   readonly deletes?: true;
   /** By the last segment of their paths. */

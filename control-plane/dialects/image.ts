@@ -1,8 +1,10 @@
 /** Images, which two dialects show alike but for the names of things. */
 import { z } from "zod";
 import { rootProject } from "../app/authorisation.ts";
+import { invalidField } from "../app/validation.ts";
 import { nameSchema } from "../http/native-json.ts";
 import { image, imageSpec, type Image, type ImagePhase } from "../resources/image/image.resource.ts";
+import { instance } from "../resources/instance/instance.resource.ts";
 import { defineKind } from "./define-kind.ts";
 import { phasesOf, withPrefix, type AnyDialectKind } from "./dialect.ts";
 import { fromGigabytes, toGigabytes } from "./sizes.ts";
@@ -48,7 +50,13 @@ const createBody = z.strictObject({
     .url({ protocol: /^https?$/ })
     .max(2048)
     .optional()
-    .describe("where its content is; without it, upload_url takes the content"),
+    .describe("where its content is"),
+  instance_id: z
+    .string()
+    .min(1)
+    .max(255)
+    .optional()
+    .describe("an instance whose disk it is made of; with neither of the two, upload_url takes the content"),
 });
 
 /** The kind, at a path of the dialect's own. */
@@ -62,7 +70,12 @@ export function imageKind(at: { readonly path: string; readonly pageSize: number
     types: "Images",
     idPrefix: "img",
     phases,
-    fields: { min_disk_bytes: "size_gb", source: "source_url", os: "os_name" },
+    fields: {
+      min_disk_bytes: "size_gb",
+      "source.instance": "instance_id",
+      "source.url": "source_url",
+      os: "os_name",
+    },
     wire,
     encode: encodeImage,
     filters: z.object({
@@ -79,7 +92,7 @@ export function imageKind(at: { readonly path: string; readonly pageSize: number
     }),
     create: {
       body: createBody,
-      toInput: ({ name, os_type, os_name, os_version, size_gb = 0, source_url, ...rest }) => ({
+      toInput: ({ name, os_type, os_name, os_version, size_gb = 0, source_url, instance_id, ...rest }) => ({
         name,
         spec: {
           ...rest,
@@ -89,12 +102,21 @@ export function imageKind(at: { readonly path: string; readonly pageSize: number
             ...(os_version !== undefined && { version: os_version }),
           },
           min_disk_bytes: fromGigabytes(size_gb),
-          source: source_url === undefined ? { type: "upload" } : { type: "url", url: source_url },
+          source: sourceOf(source_url, instance_id),
         },
       }),
     },
     deletes: true,
   });
+}
+
+function sourceOf(url: string | undefined, instanceId: string | undefined) {
+  if (url !== undefined && instanceId !== undefined) {
+    throw invalidField("instance_id", "is not given along with source_url");
+  }
+  if (instanceId !== undefined)
+    return { type: "instance", instance: withPrefix(instanceId, instance.idPrefixes[0]) };
+  return url === undefined ? { type: "upload" } : { type: "url", url };
 }
 
 function encodeImage({ id, name, project, phase, desired, observed, createdAt, updatedAt }: Image) {

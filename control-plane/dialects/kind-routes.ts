@@ -1,10 +1,11 @@
 /** The routes of a dialect's kind, from its table: list, create, get, change, delete, actions. */
 import { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
+import { isFault } from "#kernel/fault.ts";
 import type { Reply, ResourceApi } from "../app/resource-api.ts";
 import { etagOf, isUnchanged, mutationOf } from "../http/conditional.ts";
 import { defineRoute, type Call, type Route } from "../http/route.ts";
-import type { Resource } from "../resources/definition.ts";
+import { departed, type AnyDefinition, type Resource } from "../resources/definition.ts";
 import {
   collectionPath,
   singlePath,
@@ -54,7 +55,11 @@ export function listRoute({ dialect, kind, resources }: Of): Route {
     answers: { 200: { description: "a page", schema } },
     handle: inWordsOf(kind, async (call: Call<ListParameters>) => {
       const range = paging.range(call.query, pageSize);
-      const page = await resources.list(call.ctx, definition, { ...kind.toQuery(call.query), ...range });
+      const wanted = kind.toQuery(call.query);
+      // A word of their own asks for them; without it, what has gone is not there.
+      const gone = kind.showsDeparted && wanted.phases?.includes("deleted");
+      const from = gone ? departed(definition) : definition;
+      const page = await resources.list(call.ctx, from, { ...wanted, ...range });
       const items = page.items.map((item) => kind.encode(item));
       const { body, headers } = paging.encode({ items, total: page.total, plural }, range, call);
       return { status: 200, headers, body };
@@ -99,7 +104,7 @@ function createRoute(of: Of, create: NonNullable<AnyDialectKind["create"]>): Rou
 }
 
 function getRoute(of: Of): Route {
-  const { dialect, kind, resources } = of;
+  const { dialect, kind } = of;
   return defineRoute({
     method: "GET",
     path: singlePath(dialect, kind),
@@ -109,7 +114,7 @@ function getRoute(of: Of): Route {
     role: kind.definition.access.read,
     answers: { 200: { description: "as it is now", ...shownAs(of) }, 304: { description: "unchanged" } },
     handle: inWordsOf(kind, async (call) => {
-      const found = await resources.get(call.ctx, kind.definition, await idOf(of, call));
+      const found = await find(of, call.ctx, await idOf(of, call));
       if (!isUnchanged(call, found)) return replyOf(of, call.ctx, 200, found);
       return { status: 304, headers: { ETag: etagOf(found) }, body: null };
     }),
@@ -184,6 +189,17 @@ function actionRoute(of: Of, name: string, action: DialectAction): Route {
       return resources.update(ctx, definition, id, action.toInput(body), options);
     }),
   });
+}
+
+/** The one with the id; the one that had it, where the kind shows those that have gone. */
+async function find({ kind, resources }: Of, ctx: Ctx, id: string): Promise<Resource> {
+  const definition: AnyDefinition = kind.definition;
+  try {
+    return await resources.get(ctx, definition, id);
+  } catch (thrown) {
+    if (!kind.showsDeparted || !isFault(thrown, "notFound")) throw thrown;
+    return resources.get(ctx, departed(definition), id);
+  }
 }
 
 const tagOf = ({ path }: AnyDialectKind) => path.slice(path.lastIndexOf("/") + 1);

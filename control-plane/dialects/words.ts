@@ -32,7 +32,10 @@ function missing({ noun, idName }: Words, { reason, cause }: Fault, id: string):
 export function renamer(fields: Readonly<Record<string, string>>): (field: string) => string {
   return (field) => {
     if (!field.startsWith("spec.") && !field.startsWith("labels")) return field;
-    const [first = "", ...rest] = field.replace(/^spec\./, "").split(".");
+    const path = field.replace(/^spec\./, "");
+    const [first = "", ...rest] = path.split(".");
+    const whole = fields[path];
+    if (whole !== undefined) return whole;
     return [fields[first] ?? first, ...rest].join(".");
   };
 }

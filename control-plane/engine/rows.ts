@@ -183,16 +183,25 @@ function changeStatement(columns: readonly string[]): string {
     select updated_at from changed`;
 }
 
-/** Takes the row and all that hangs on it away, and leaves a tombstone so that leftovers are known as such. */
-export async function eraseResource(tx: Tx, resource: Resource): Promise<void> {
+/**
+ * Takes the row and all that hangs on it away, and leaves a tombstone so that leftovers are known as such; of what
+ * lingers, with what it was last.
+ */
+export async function eraseResource(
+  tx: Tx,
+  { lingers }: Pick<AnyDefinition, "lingers">,
+  resource: Resource,
+): Promise<void> {
   await tx.query(
-    `with gone as (delete from resource where id = $1 returning id, kind, project)
-     , tomb as (insert into tombstone (id, kind) select id, kind from gone on conflict do nothing)
+    `with gone as (delete from resource where id = $1 returning *)
+     , tomb as (
+       insert into tombstone (id, kind, last)
+       select id, kind, case when $3 then to_jsonb(gone) end from gone on conflict do nothing)
      , freed as (delete from reservation where resource_id = $1)
      , idle as (delete from work where key = $1)
      insert into outbox (event_id, type, resource_id, kind, project, payload)
      select $2, kind || '.deleted', id, kind, project, '{}' from gone`,
-    [resource.id, `evt-${newIdSuffix()}`],
+    [resource.id, `evt-${newIdSuffix()}`, lingers === true],
     "resource_erase",
   );
 }

@@ -76,6 +76,11 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
   { name: "outbox_old", sql: retention("outbox", "created_at", "24 hours") },
   { name: "machine_sample_old", sql: retention("machine_sample", "at", "7 days") },
   { name: "host_sample_old", sql: retention("host_sample", "at", "7 days") },
+  {
+    name: "tombstone_last",
+    sql: `update tombstone set last = null where last is not null and erased_at < now() - interval '1 hour'
+      and $1::text[] is not null returning 1`,
+  },
   { name: "tombstone_old", sql: retention("tombstone", "erased_at", "30 days") },
   { name: "refresh_token_old", sql: retention("refresh_token", "expires_at", "7 days") },
   { name: "operation_old", sql: retention("operation", "ended_at", "30 days") },

@@ -104,7 +104,8 @@ export class FencedWrites implements Writes {
   }
 
   async erase(): Promise<void> {
-    await eraseResource(this.tx, await this.#lock());
+    const gone = await this.#lock();
+    await eraseResource(this.tx, this.#registry.definition(gone.kind), gone);
   }
 
   async #change(change: ResourceChange): Promise<void> {

@@ -14,14 +14,17 @@ const verbs: Readonly<Record<Route["method"], string>> = {
 };
 
 /** What a route does, in the words of the audit log: `instance.create`, `instance.start`, `user.password.set`. */
-export function auditedRoute({ method, path }: Pick<Route, "method" | "path">, params: Params) {
+export function auditedRoute(
+  { method, path, changes }: Pick<Route, "method" | "path" | "changes">,
+  params: Params,
+) {
   const segments = path.split("/").filter((segment) => segment !== "");
   const kindAt = segments.findIndex((segment) => kindOf.has(segment));
   const at = kindAt >= 0 ? kindAt : segments.findIndex((segment) => !base.includes(segment));
   const [collection = "", ...rest] = segments.slice(at).filter((segment) => !segment.startsWith("{"));
   const resource = kindOf.get(collection) ?? collection;
-  // A POST below a resource is what its last word says.
-  const verb = method === "POST" && rest.length > 0 ? [] : [verbs[method]];
+  // A POST below a resource is what its last word says, and so is what is no mere GET.
+  const verb = (method === "POST" || changes) && rest.length > 0 ? [] : [verbs[method]];
   const id = /^\{(\w+)\}$/.exec(segments[at + 1] ?? "")?.[1];
   const action = [resource, ...rest, ...verb].join(".");
   return { action, resource, resource_id: id === undefined ? null : (params[id] ?? null) };

@@ -53,6 +53,8 @@ export interface RouteSpec<Query, Body> {
   readonly role: Access | "anyone";
   /** A POST that changes nothing, so that keys which only read may call it. */
   readonly reads?: true;
+  /** A GET that is written down like a change: it hands out something. */
+  readonly changes?: true;
   /** A strict object; absent: no parameters are taken. `label.<key>` parameters arrive as one object. */
   readonly query?: z.ZodType<Query>;
   readonly body?: z.ZodType<Body>;

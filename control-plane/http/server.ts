@@ -225,7 +225,8 @@ export class HttpServer {
   #audited({ context, match: { route, params }, fault }: Progress): AuditFacts | undefined {
     if (!route || (fault === undefined && context.trail.recorded)) return undefined;
     const denied = fault?.code === "denied";
-    const changes = route.method !== "GET" && !route.reads && fault?.reason !== "RATE_LIMITED";
+    const changes =
+      (route.method !== "GET" || route.changes === true) && !route.reads && fault?.reason !== "RATE_LIMITED";
     // Whoever is nobody is turned away without a trace; a login that fails is a change that failed.
     const known = route.role === "anyone" || context.principal !== anonymous;
     if (!denied && !(changes && known)) return undefined;

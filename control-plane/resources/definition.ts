@@ -76,8 +76,12 @@ export interface Reference {
   readonly kind: string;
   /** The spec's field that holds the id, name or alias. */
   readonly field: string;
+  /** The field within it, where that is an object; other forms of it refer to nothing. */
+  readonly within?: string;
   /** True: never one that belongs to the root project. */
   readonly own?: true;
+  /** True: it may go away all the same; the engine sees it for as long as it is there. */
+  readonly weak?: true;
   /** True: `derive` takes over what it holds, so nothing keeps it from going away afterwards. */
   readonly copied?: true;
 }
@@ -161,7 +165,9 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   /** Names are unique in a project. */
   readonly uniqueNames: boolean;
   /** Table or view the rows are read from. Default: `resource`. */
-  readonly source?: "resource" | "operation_resource";
+  readonly source?: "resource" | "operation_resource" | "departed_resource";
+  /** True: for an hour after it has gone, it can be read as it was last; see {@link departed}. */
+  readonly lingers?: true;
   readonly schemaVersion: number;
   /** What is shown once, by the name that the answer gives it. */
   readonly shownOnce?: Readonly<Record<string, Shown<Spec>>>;
@@ -194,6 +200,12 @@ export function defineResource<Spec, Status, const Phase extends string>(
 /** A definition whose types have been forgotten, as registries hold them. */
 // eslint-disable-next-line @typescript-eslint/no-explicit-any -- variance: phase() and verbs take the kind's own types
 export type AnyDefinition = ResourceDefinition<any, any, any>;
+
+/** The kind as a list of those that have gone, of kinds that linger. All are in the phase `deleted`. */
+export const departed = (definition: AnyDefinition): AnyDefinition => ({
+  ...definition,
+  source: "departed_resource",
+});
 
 /** Declares a verb with its input's type inferred. */
 export function defineVerb<Spec, Status, Phase extends string, Input>(

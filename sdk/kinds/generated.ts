@@ -341,6 +341,11 @@ export interface ImageSpec {
         readonly type: "upload";
       }
     | {
+        readonly type: "instance";
+        /** id or name of an instance, whose disk is copied as it is then */
+        readonly instance: string;
+      }
+    | {
         readonly type: "built-in";
         readonly files: readonly {
           readonly role: "disk" | "kernel" | "initrd";
@@ -376,6 +381,11 @@ export interface ImageInput {
       }
     | {
         readonly type: "upload";
+      }
+    | {
+        readonly type: "instance";
+        /** id or name of an instance, whose disk is copied as it is then */
+        readonly instance: string;
       }
     | {
         readonly type: "built-in";

@@ -358,7 +358,17 @@ await t.test("the engine resolves URLs", async (t) => {
 
 /** An engine that knows images only, and no host. */
 function startEngine(egress: { allowedRanges: string[]; stallMs: number }): Engine {
-  const controllers = [createImageController({ egress, maxBytes: 100 * MiB, patienceMs: 300 })];
+  const controllers = [
+    createImageController({
+      egress,
+      maxBytes: 100 * MiB,
+      store: () => Promise.reject(new Error("nothing is copied")),
+      patienceMs: 300,
+    }),
+  ];
+  const absent = () => {
+    throw new Error("no host takes part");
+  };
   const unused = () => Promise.reject(new Error("no host takes part"));
   const agents: AgentPort = {
     connected: () => [],
@@ -368,9 +378,9 @@ function startEngine(egress: { allowedRanges: string[]; stallMs: number }): Engi
     machineMetrics: unused,
     hostMetrics: unused,
     readConsoleLog: unused,
-    attachConsole: () => {
-      throw new Error("no host takes part");
-    },
+    captureDisk: absent,
+    readImageFile: absent,
+    attachConsole: absent,
   };
   return new Engine({
     database,

@@ -132,7 +132,8 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     ],
   });
   const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
-  const surfaces = [native, novacron, atonixSurface({ resources }), servicesSurface({ resources, metrics })];
+  const services = servicesSurface({ resources, metrics, accounts, authenticator: tokens });
+  const surfaces = [native, novacron, atonixSurface({ resources }), services];
   const documents = Object.fromEntries(
     surfaces.map((surface) => [surface.name, openApiDocument(surface, "0.0.0-test")]),
   );

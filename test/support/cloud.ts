@@ -90,6 +90,7 @@ export async function launchCloud(options: TestCloudOptions): Promise<TestCloud>
     const cloud = new TestCloud({
       home,
       url,
+      credentials,
       apiKey,
       controlPlane,
       agents,
@@ -106,6 +107,7 @@ export async function launchCloud(options: TestCloudOptions): Promise<TestCloud>
 interface Parts {
   readonly home: string;
   readonly url: string;
+  readonly credentials: Credentials;
   readonly apiKey: string;
   readonly databaseUrl: string;
   readonly controlPlane: Program;
@@ -114,14 +116,17 @@ interface Parts {
 
 export class TestCloud implements AsyncDisposable {
   readonly url: string;
+  /** The first user's. */
+  readonly credentials: Credentials;
   readonly apiKey: string;
   readonly databaseUrl: string;
   readonly controlPlane: Program;
   readonly agents: readonly TestAgent[];
   readonly #home: string;
 
-  constructor({ home, url, apiKey, databaseUrl, controlPlane, agents }: Parts) {
+  constructor({ home, url, credentials, apiKey, databaseUrl, controlPlane, agents }: Parts) {
     this.url = url;
+    this.credentials = credentials;
     this.apiKey = apiKey;
     this.databaseUrl = databaseUrl;
     this.controlPlane = controlPlane;

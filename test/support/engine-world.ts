@@ -217,6 +217,9 @@ export class World<Agent extends WorldAgent = WorldHost> {
 
   #port(mortal: MortalDatabase | undefined): AgentPort {
     const alive = async () => void (await mortal?.query("select 1"));
+    const notUsed = () => {
+      throw new Error("not used here");
+    };
     return {
       connected: () => this.hosts.filter((host) => host.connected).map((host) => host.id),
       onChange: () => ({ [Symbol.dispose]: () => undefined }),
@@ -235,9 +238,9 @@ export class World<Agent extends WorldAgent = WorldHost> {
       machineMetrics: () => Promise.reject(new Error("not used here")),
       hostMetrics: () => Promise.reject(new Error("not used here")),
       readConsoleLog: () => Promise.reject(new Error("not used here")),
-      attachConsole: () => {
-        throw new Error("not used here");
-      },
+      captureDisk: notUsed,
+      readImageFile: notUsed,
+      attachConsole: notUsed,
     };
   }
 

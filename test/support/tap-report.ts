@@ -9,6 +9,8 @@ export interface Counts {
 
 const fileResult = /^(not ok|ok) \d+ - (.*?)(?: # time=([\d.]+)ms)?$/;
 const failedPoint = /^\s+not ok \d+/;
+/** A table that a test has drawn is for whoever runs the tests. */
+const table = /^\s*# (\| .*)$/;
 const totals = /^# \{ total: (\d+)(?:, pass: (\d+))?(?:, fail: (\d+))?/;
 
 export class TapReport {
@@ -27,6 +29,8 @@ export class TapReport {
       this.#showing = result === "not ok";
       return [`${result === "ok" ? "    ok" : "NOT OK"}  ${name ?? ""}  ${seconds(ms)}`];
     }
+    const row = table.exec(line)?.[1];
+    if (row !== undefined) return [`    ${row}`];
     if (failedPoint.test(line)) this.#showing = true;
     if (!this.#showing) return [];
     if (/^\s*\.\.\.$/.test(line)) this.#showing = false;

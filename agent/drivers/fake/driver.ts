@@ -11,6 +11,7 @@ import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type {
   ConsoleAccess,
+  DiskCopies,
   DriverFacts,
   DriverMachine,
   DriverMetrics,
@@ -46,6 +47,7 @@ export class FakeDriver implements MachineDriver {
   readonly console: ConsoleAccess;
   readonly liveMigration: LiveMigration;
   readonly foreign = new FakeForeignMachines();
+  readonly diskCopies: DiskCopies = { copyDisk: ({ id }, path) => this.#copyDisk(id, path) };
   readonly #moves: FakeLiveMigration;
   readonly #log: Logger;
   readonly #now: () => number;
@@ -219,6 +221,12 @@ export class FakeDriver implements MachineDriver {
 
   #tell(event: MachineEvent): void {
     this.#events.emit("event", event);
+  }
+
+  async #copyDisk(id: string, path: string): Promise<void> {
+    const machine = this.#machines.get(id);
+    if (!machine) throw new Fault("notFound", "there is no such machine", { reason: "MACHINE_LOST" });
+    await machine.copyDisk(path);
   }
 
   async #openConsole(id: string): Promise<Duplex> {

@@ -203,6 +203,12 @@ export class FakeMachine {
     await this.#save(next);
   }
 
+  /** Writes all of its disk to another file. */
+  async copyDisk(path: string): Promise<void> {
+    const { disk } = this.guest;
+    await writeFile(path, Buffer.concat(Array.from({ length: disk.pages }, (_, page) => disk.read(page))));
+  }
+
   /** Ends it without being asked. */
   async end(): Promise<void> {
     await this.#save({ ...this.#state, running: undefined });

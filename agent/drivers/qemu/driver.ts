@@ -9,6 +9,8 @@ import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type {
   ConsoleAccess,
+  CopyProgress,
+  DiskCopies,
   DriverFacts,
   DriverMachine,
   DriverMetrics,
@@ -27,6 +29,7 @@ import { deriveIdentity } from "../hypervisor/identity.ts";
 import { dropKeptDisks, keepDisk } from "../hypervisor/kept-disk.ts";
 import { type Platform, platformOf } from "../hypervisor/platform.ts";
 import { ensureSeed } from "../hypervisor/seed.ts";
+import { captureRunning, captureStopped } from "./capture.ts";
 import { growDisk, plugMemory, plugVcpus, reportMemoryUse } from "./hotplug.ts";
 import { deriveShape } from "./launch.ts";
 import { type Entry, Machines, processIdentity } from "./machines.ts";
@@ -60,6 +63,7 @@ class QemuDriver implements MachineDriver {
     connect: (id, signal) => this.#connectConsole(id, signal),
     logPath: (directory) => machineFiles(directory).consoleLog,
   };
+  readonly diskCopies: DiskCopies = { copyDisk: (...given) => this.#copyDisk(...given) };
   readonly #options: QemuDriverOptions;
   readonly #platform: Platform;
   readonly #machines: Machines;
@@ -245,6 +249,22 @@ class QemuDriver implements MachineDriver {
     );
     if (JSON.stringify(forwards) !== JSON.stringify(before))
       await this.#machines.remember(entry, { forwards });
+  }
+
+  async #copyDisk(
+    plan: MachinePlan,
+    path: string,
+    progress: CopyProgress,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const entry = await this.#machines.entry(plan);
+    await this.#machines.attach(entry, signal);
+    const { rootDisk } = machineFiles(plan.directory);
+    const bytes = await findDiskBytes(rootDisk);
+    if (bytes === undefined)
+      throw new Fault("notFound", "the machine has no disk", { reason: "MACHINE_LOST" });
+    if (entry.running) await captureRunning(entry.running, { path, bytes }, progress, signal);
+    else await captureStopped(rootDisk, path, signal);
   }
 
   async #connectConsole(id: string, signal: AbortSignal): Promise<Duplex> {

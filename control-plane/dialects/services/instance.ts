@@ -117,8 +117,9 @@ export const instanceKind = defineKind({
   wire,
   encode: encodeInstance,
   pageSize: 20,
+  showsDeparted: true,
   filters: z.object({
-    status: z.enum(words).optional(),
+    status: z.enum(words).optional().describe("`terminated`: those of the last hour"),
     flavor: text.describe("name of its flavor"),
     search: text.describe("part of its name or id"),
     owner: text.describe("username of whoever made it"),

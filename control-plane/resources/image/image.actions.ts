@@ -1,14 +1,16 @@
-/** The few effects of an image: resolve a URL, say what is known, go away. */
+/** The few effects of an image: resolve a URL, copy a disk, say what is known, go away. */
 import type { EgressPolicy } from "#kernel/egress.ts";
 import { unlessAborted } from "#kernel/stall.ts";
 import type { Action, Controller, Effects } from "../../engine/controller.ts";
 import { decideImage } from "./image.decide.ts";
+import { captureDisk, type StoreContent } from "./image.capture.ts";
 import type { Image, ImageFile, ImageStatus } from "./image.resource.ts";
-import { resolveImageUrl, type UrlSource } from "./image.resolve.ts";
+import { resolveImageUrl } from "./image.resolve.ts";
 
 export interface ImageControllerOptions {
   readonly egress: EgressPolicy;
   readonly maxBytes: number;
+  readonly store: StoreContent;
   /** Most images are resolved within this; longer reading goes on between passes. Default 3 s. */
   readonly patienceMs?: number;
 }
@@ -23,28 +25,52 @@ interface Reading {
   total: number;
 }
 
+/** How a reading is called off, and how it tells how far it is. */
+interface Watched {
+  readonly signal: AbortSignal;
+  readonly progress: (done: number, total: number) => void;
+}
+
 /** The image kind for the engine. */
 export function createImageController(options: ImageControllerOptions): Controller<Image> {
   const readings = new Map<string, Reading>();
 
-  const resolve: Action<Image> = async (effects, { resource }) => {
+  const resolve: Action<Image> = (effects, { resource }) => {
     const { source } = resource.desired;
-    if (source.type !== "url") return;
-    const reading = readings.get(resource.id) ?? startReading(source, effects, options);
-    readings.set(resource.id, reading);
+    return readFor(effects, resource, (reading) =>
+      source.type === "url" ? resolveImageUrl(source, { ...options, ...reading }) : undefined,
+    );
+  };
+
+  const capture: Action<Image> = (effects, { resource, references: { instance } }) =>
+    readFor(effects, resource, (reading) =>
+      instance?.hostId === undefined
+        ? undefined
+        : captureDisk(instance.id, instance.hostId, { ...options, ...reading, agents: effects.agents }),
+    );
+
+  /** Looks in on the reading, or starts it; tells what it has come to. */
+  async function readFor(
+    effects: Effects,
+    { id, generation: wanted, observedGeneration }: Image,
+    start: (reading: Watched) => Promise<ImageFile> | undefined,
+  ): Promise<void> {
+    const reading = readings.get(id) ?? startReading(effects, start);
+    if (!reading) return;
+    readings.set(id, reading);
     const file = await within(reading.result, options.patienceMs ?? defaultPatienceMs).catch(
       (error: unknown) => {
-        readings.delete(resource.id);
+        readings.delete(id);
         throw error;
       },
     );
-    if (file) readings.delete(resource.id);
-    const generation = file ? resource.generation : resource.observedGeneration;
+    if (file) readings.delete(id);
+    const generation = file ? wanted : observedGeneration;
     const status = file
       ? statusOf([file])
       : { files: [], bytes_done: reading.done, bytes_total: reading.total };
     await effects.write((writes) => writes.observe(status, generation));
-  };
+  }
 
   const confirm: Action<Image> = async (effects, { resource }) => {
     const { source } = resource.desired;
@@ -58,18 +84,25 @@ export function createImageController(options: ImageControllerOptions): Controll
     await effects.write((writes) => writes.erase());
   };
 
-  return { kind: "image", decide: decideImage, actions: { resolve, confirm, erase }, operations: [] };
+  return {
+    kind: "image",
+    decide: decideImage,
+    actions: { resolve, capture, confirm, erase },
+    operations: [],
+  };
 }
 
-function startReading(source: UrlSource, effects: Effects, options: ImageControllerOptions): Reading {
+function startReading(
+  effects: Effects,
+  start: (reading: Watched) => Promise<ImageFile> | undefined,
+): Reading | undefined {
   const stop = new AbortController();
   const signal = AbortSignal.any([effects.signal, stop.signal]);
-  const progress = (done: number, total: number) => Object.assign(reading, { done, total });
-  const result = resolveImageUrl(source, { ...options, signal, progress });
-  const reading: Reading = { result, stop, done: 0, total: 0 };
+  const far = { done: 0, total: 0 };
+  const result = start({ signal, progress: (done, total) => Object.assign(far, { done, total }) });
   // Between two passes nobody listens; the next one meets the error.
-  result.catch((error: unknown) => effects.log.debug("image.reading_failed", { error }));
-  return reading;
+  result?.catch((error: unknown) => effects.log.debug("image.reading_failed", { error }));
+  return result && Object.assign(far, { result, stop });
 }
 
 /** The result, or undefined when it is not there in time. */

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { Fault } from "#kernel/fault.ts";
 import { defineResource, type PhaseInput, type Resource } from "../definition.ts";
+import type { InstanceSpec } from "../instance/instance.resource.ts";
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "must be a lower-case hexadecimal SHA-256");
 
@@ -14,7 +15,7 @@ export const imageFile = z.strictObject({
 });
 export type ImageFile = z.infer<typeof imageFile>;
 
-/** Where the content comes from: a download, or an upload that follows. */
+/** Where the content comes from: a download, an upload that follows, or the disk of an instance. */
 export const imageSource = z.discriminatedUnion("type", [
   z.strictObject({
     type: z.literal("url"),
@@ -28,6 +29,14 @@ export const imageSource = z.discriminatedUnion("type", [
       .describe("a SHA256SUMS file that lists the download"),
   }),
   z.strictObject({ type: z.literal("upload") }),
+  z.strictObject({
+    type: z.literal("instance"),
+    instance: z
+      .string()
+      .min(1)
+      .max(255)
+      .describe("id or name of an instance, whose disk is copied as it is then"),
+  }),
   z.strictObject({ type: z.literal("built-in"), files: z.array(imageFile) }),
 ]);
 
@@ -93,7 +102,9 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   },
   settled: ["available", "failed"],
   verbs: {},
-  references: {},
+  references: {
+    instance: { kind: "instance", field: "source", within: "instance", own: true, weak: true },
+  },
   filters: {
     architecture: { summary: "x86_64 or aarch64", path: ["desired", "architecture"] },
     type: { summary: "disk or kernel", path: ["desired", "type"] },
@@ -103,6 +114,7 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   reconciled: true,
   uniqueNames: true,
   schemaVersion: 1,
+  derive: deriveImage,
   validate(next, previous) {
     const builtInBefore = previous?.source.type === "built-in";
     if (next.source.type === "built-in" && previous && !builtInBefore) {
@@ -110,6 +122,23 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
     }
   },
 });
+
+/** What is made of an instance needs a disk of its size. */
+function deriveImage(
+  spec: ImageSpec,
+  _given: unknown,
+  { instance }: Readonly<Record<string, Resource>>,
+): ImageSpec {
+  if (!instance || spec.source.type !== "instance") return spec;
+  if (spec.type !== "disk") {
+    throw new Fault("invalid", "spec.type: the disk of an instance is an image of the type disk", {
+      detail: { field: "spec.type" },
+    });
+  }
+  const { disk_bytes: bytes } = instance.desired as Pick<InstanceSpec, "disk_bytes">;
+  const source = { ...spec.source, instance: instance.id };
+  return { ...spec, source, min_disk_bytes: Math.max(spec.min_disk_bytes, bytes) };
+}
 
 /** The form in which names and aliases are compared: "Ubuntu 22.04" and "ubuntu-22-04" are one. */
 export function normaliseImageName(name: string): string {

@@ -281,6 +281,7 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
   access: { read: "viewer", create: "operator", update: "operator", delete: "operator" },
   reconciled: true,
   uniqueNames: false,
+  lingers: true,
   schemaVersion: 1,
   derive: deriveSpec,
   validate,

@@ -12,13 +12,14 @@ export interface Exchange {
   /** Method and path, as documented. `{name}` stands for what an exchange before has kept, or the world has. */
   readonly operation: string;
   readonly query?: string;
+  readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Readonly<Record<string, unknown>>;
   readonly status: number;
   readonly answer: Shape;
   /** What later exchanges call a field of this answer, by the field's path. */
   readonly keep?: Readonly<Record<string, readonly string[]>>;
-  /** The instance of this name runs before the request is sent. */
-  readonly running?: string;
+  /** What it tells comes about by and by: it is asked again until the answer fits. */
+  readonly eventually?: true;
 }
 
 const words = {

@@ -67,7 +67,13 @@ const novacron = novacronSurface({
   planner: nothing,
   providers: nothing,
 });
-const compatible = [novacron, atonixSurface({ resources }), servicesSurface({ resources, metrics: nothing })];
+const services = servicesSurface({
+  resources,
+  metrics: nothing,
+  accounts: nothing,
+  authenticator: nothing,
+});
+const compatible = [novacron, atonixSurface({ resources }), services];
 const documentOf = (surface: Surface) => openApiDocument(surface, "1.2.3") as unknown as Document;
 
 for (const surface of [native, ...compatible]) {

@@ -55,6 +55,85 @@ export declare type PullImageResponse = Message<"skerry.agent.v1.PullImageRespon
 export declare const PullImageResponseSchema: GenMessage<PullImageResponse>;
 
 /**
+ * @generated from message skerry.agent.v1.CaptureDiskRequest
+ */
+export declare type CaptureDiskRequest = Message<"skerry.agent.v1.CaptureDiskRequest"> & {
+  /**
+   * @generated from field: string machine_id = 1;
+   */
+  machineId: string;
+};
+
+/**
+ * Describes the message skerry.agent.v1.CaptureDiskRequest.
+ * Use `create(CaptureDiskRequestSchema)` to create a new message.
+ */
+export declare const CaptureDiskRequestSchema: GenMessage<CaptureDiskRequest>;
+
+/**
+ * @generated from message skerry.agent.v1.CaptureDiskResponse
+ */
+export declare type CaptureDiskResponse = Message<"skerry.agent.v1.CaptureDiskResponse"> & {
+  /**
+   * @generated from field: uint64 bytes_done = 1;
+   */
+  bytesDone: bigint;
+
+  /**
+   * @generated from field: uint64 bytes_total = 2;
+   */
+  bytesTotal: bigint;
+
+  /**
+   * @generated from field: skerry.agent.v1.CachedFile file = 3;
+   */
+  file?: CachedFile | undefined;
+};
+
+/**
+ * Describes the message skerry.agent.v1.CaptureDiskResponse.
+ * Use `create(CaptureDiskResponseSchema)` to create a new message.
+ */
+export declare const CaptureDiskResponseSchema: GenMessage<CaptureDiskResponse>;
+
+/**
+ * @generated from message skerry.agent.v1.ReadImageFileRequest
+ */
+export declare type ReadImageFileRequest = Message<"skerry.agent.v1.ReadImageFileRequest"> & {
+  /**
+   * @generated from field: string sha256 = 1;
+   */
+  sha256: string;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+};
+
+/**
+ * Describes the message skerry.agent.v1.ReadImageFileRequest.
+ * Use `create(ReadImageFileRequestSchema)` to create a new message.
+ */
+export declare const ReadImageFileRequestSchema: GenMessage<ReadImageFileRequest>;
+
+/**
+ * @generated from message skerry.agent.v1.ReadImageFileResponse
+ */
+export declare type ReadImageFileResponse = Message<"skerry.agent.v1.ReadImageFileResponse"> & {
+  /**
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message skerry.agent.v1.ReadImageFileResponse.
+ * Use `create(ReadImageFileResponseSchema)` to create a new message.
+ */
+export declare const ReadImageFileResponseSchema: GenMessage<ReadImageFileResponse>;
+
+/**
  * @generated from message skerry.agent.v1.CachedFile
  */
 export declare type CachedFile = Message<"skerry.agent.v1.CachedFile"> & {
@@ -156,6 +235,26 @@ export declare const ImageService: GenService<{
     methodKind: "server_streaming";
     input: typeof PullImageRequestSchema;
     output: typeof PullImageResponseSchema;
+  },
+  /**
+   * Makes an image file of a machine's disk as it is now, and streams progress; the last word has the file.
+   *
+   * @generated from rpc skerry.agent.v1.ImageService.CaptureDisk
+   */
+  captureDisk: {
+    methodKind: "server_streaming";
+    input: typeof CaptureDiskRequestSchema;
+    output: typeof CaptureDiskResponseSchema;
+  },
+  /**
+   * The bytes of a file that is here, from an offset on.
+   *
+   * @generated from rpc skerry.agent.v1.ImageService.ReadImageFile
+   */
+  readImageFile: {
+    methodKind: "server_streaming";
+    input: typeof ReadImageFileRequestSchema;
+    output: typeof ReadImageFileResponseSchema;
   },
   /**
    * @generated from rpc skerry.agent.v1.ImageService.ListImageFiles

@@ -10,7 +10,7 @@ import { file_skerry_agent_v1_machine } from "./machine_pb.js";
  * Describes the file skerry/agent/v1/image.proto.
  */
 export const file_skerry_agent_v1_image = /*@__PURE__*/
-  fileDesc("Chtza2VycnkvYWdlbnQvdjEvaW1hZ2UucHJvdG8SD3NrZXJyeS5hZ2VudC52MSI5ChBQdWxsSW1hZ2VSZXF1ZXN0EiUKBWltYWdlGAEgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkltYWdlIk4KEVB1bGxJbWFnZVJlc3BvbnNlEhIKCmJ5dGVzX2RvbmUYASABKAQSEwoLYnl0ZXNfdG90YWwYAiABKAQSEAoIY29tcGxldGUYAyABKAgicgoKQ2FjaGVkRmlsZRIOCgZzaGEyNTYYASABKAkSEgoKc2l6ZV9ieXRlcxgCIAEoBBIOCgZmb3JtYXQYAyABKAkSMAoMbGFzdF91c2VkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIXChVMaXN0SW1hZ2VGaWxlc1JlcXVlc3QiRAoWTGlzdEltYWdlRmlsZXNSZXNwb25zZRIqCgVmaWxlcxgBIAMoCzIbLnNrZXJyeS5hZ2VudC52MS5DYWNoZWRGaWxlIigKFlJlbW92ZUltYWdlRmlsZVJlcXVlc3QSDgoGc2hhMjU2GAEgASgJIhkKF1JlbW92ZUltYWdlRmlsZVJlc3BvbnNlMq0CCgxJbWFnZVNlcnZpY2USVAoJUHVsbEltYWdlEiEuc2tlcnJ5LmFnZW50LnYxLlB1bGxJbWFnZVJlcXVlc3QaIi5za2VycnkuYWdlbnQudjEuUHVsbEltYWdlUmVzcG9uc2UwARJhCg5MaXN0SW1hZ2VGaWxlcxImLnNrZXJyeS5hZ2VudC52MS5MaXN0SW1hZ2VGaWxlc1JlcXVlc3QaJy5za2VycnkuYWdlbnQudjEuTGlzdEltYWdlRmlsZXNSZXNwb25zZRJkCg9SZW1vdmVJbWFnZUZpbGUSJy5za2VycnkuYWdlbnQudjEuUmVtb3ZlSW1hZ2VGaWxlUmVxdWVzdBooLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVJbWFnZUZpbGVSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_skerry_agent_v1_machine]);
+  fileDesc("Chtza2VycnkvYWdlbnQvdjEvaW1hZ2UucHJvdG8SD3NrZXJyeS5hZ2VudC52MSI5ChBQdWxsSW1hZ2VSZXF1ZXN0EiUKBWltYWdlGAEgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkltYWdlIk4KEVB1bGxJbWFnZVJlc3BvbnNlEhIKCmJ5dGVzX2RvbmUYASABKAQSEwoLYnl0ZXNfdG90YWwYAiABKAQSEAoIY29tcGxldGUYAyABKAgiKAoSQ2FwdHVyZURpc2tSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkiaQoTQ2FwdHVyZURpc2tSZXNwb25zZRISCgpieXRlc19kb25lGAEgASgEEhMKC2J5dGVzX3RvdGFsGAIgASgEEikKBGZpbGUYAyABKAsyGy5za2VycnkuYWdlbnQudjEuQ2FjaGVkRmlsZSI2ChRSZWFkSW1hZ2VGaWxlUmVxdWVzdBIOCgZzaGEyNTYYASABKAkSDgoGb2Zmc2V0GAIgASgEIiUKFVJlYWRJbWFnZUZpbGVSZXNwb25zZRIMCgRkYXRhGAEgASgMInIKCkNhY2hlZEZpbGUSDgoGc2hhMjU2GAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAQSDgoGZm9ybWF0GAMgASgJEjAKDGxhc3RfdXNlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiFwoVTGlzdEltYWdlRmlsZXNSZXF1ZXN0IkQKFkxpc3RJbWFnZUZpbGVzUmVzcG9uc2USKgoFZmlsZXMYASADKAsyGy5za2VycnkuYWdlbnQudjEuQ2FjaGVkRmlsZSIoChZSZW1vdmVJbWFnZUZpbGVSZXF1ZXN0Eg4KBnNoYTI1NhgBIAEoCSIZChdSZW1vdmVJbWFnZUZpbGVSZXNwb25zZTLrAwoMSW1hZ2VTZXJ2aWNlElQKCVB1bGxJbWFnZRIhLnNrZXJyeS5hZ2VudC52MS5QdWxsSW1hZ2VSZXF1ZXN0GiIuc2tlcnJ5LmFnZW50LnYxLlB1bGxJbWFnZVJlc3BvbnNlMAESWgoLQ2FwdHVyZURpc2sSIy5za2VycnkuYWdlbnQudjEuQ2FwdHVyZURpc2tSZXF1ZXN0GiQuc2tlcnJ5LmFnZW50LnYxLkNhcHR1cmVEaXNrUmVzcG9uc2UwARJgCg1SZWFkSW1hZ2VGaWxlEiUuc2tlcnJ5LmFnZW50LnYxLlJlYWRJbWFnZUZpbGVSZXF1ZXN0GiYuc2tlcnJ5LmFnZW50LnYxLlJlYWRJbWFnZUZpbGVSZXNwb25zZTABEmEKDkxpc3RJbWFnZUZpbGVzEiYuc2tlcnJ5LmFnZW50LnYxLkxpc3RJbWFnZUZpbGVzUmVxdWVzdBonLnNrZXJyeS5hZ2VudC52MS5MaXN0SW1hZ2VGaWxlc1Jlc3BvbnNlEmQKD1JlbW92ZUltYWdlRmlsZRInLnNrZXJyeS5hZ2VudC52MS5SZW1vdmVJbWFnZUZpbGVSZXF1ZXN0Giguc2tlcnJ5LmFnZW50LnYxLlJlbW92ZUltYWdlRmlsZVJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_timestamp, file_skerry_agent_v1_machine]);
 
 /**
  * Describes the message skerry.agent.v1.PullImageRequest.
@@ -27,39 +27,67 @@ export const PullImageResponseSchema = /*@__PURE__*/
   messageDesc(file_skerry_agent_v1_image, 1);
 
 /**
+ * Describes the message skerry.agent.v1.CaptureDiskRequest.
+ * Use `create(CaptureDiskRequestSchema)` to create a new message.
+ */
+export const CaptureDiskRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 2);
+
+/**
+ * Describes the message skerry.agent.v1.CaptureDiskResponse.
+ * Use `create(CaptureDiskResponseSchema)` to create a new message.
+ */
+export const CaptureDiskResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 3);
+
+/**
+ * Describes the message skerry.agent.v1.ReadImageFileRequest.
+ * Use `create(ReadImageFileRequestSchema)` to create a new message.
+ */
+export const ReadImageFileRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 4);
+
+/**
+ * Describes the message skerry.agent.v1.ReadImageFileResponse.
+ * Use `create(ReadImageFileResponseSchema)` to create a new message.
+ */
+export const ReadImageFileResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_agent_v1_image, 5);
+
+/**
  * Describes the message skerry.agent.v1.CachedFile.
  * Use `create(CachedFileSchema)` to create a new message.
  */
 export const CachedFileSchema = /*@__PURE__*/
-  messageDesc(file_skerry_agent_v1_image, 2);
+  messageDesc(file_skerry_agent_v1_image, 6);
 
 /**
  * Describes the message skerry.agent.v1.ListImageFilesRequest.
  * Use `create(ListImageFilesRequestSchema)` to create a new message.
  */
 export const ListImageFilesRequestSchema = /*@__PURE__*/
-  messageDesc(file_skerry_agent_v1_image, 3);
+  messageDesc(file_skerry_agent_v1_image, 7);
 
 /**
  * Describes the message skerry.agent.v1.ListImageFilesResponse.
  * Use `create(ListImageFilesResponseSchema)` to create a new message.
  */
 export const ListImageFilesResponseSchema = /*@__PURE__*/
-  messageDesc(file_skerry_agent_v1_image, 4);
+  messageDesc(file_skerry_agent_v1_image, 8);
 
 /**
  * Describes the message skerry.agent.v1.RemoveImageFileRequest.
  * Use `create(RemoveImageFileRequestSchema)` to create a new message.
  */
 export const RemoveImageFileRequestSchema = /*@__PURE__*/
-  messageDesc(file_skerry_agent_v1_image, 5);
+  messageDesc(file_skerry_agent_v1_image, 9);
 
 /**
  * Describes the message skerry.agent.v1.RemoveImageFileResponse.
  * Use `create(RemoveImageFileResponseSchema)` to create a new message.
  */
 export const RemoveImageFileResponseSchema = /*@__PURE__*/
-  messageDesc(file_skerry_agent_v1_image, 6);
+  messageDesc(file_skerry_agent_v1_image, 10);
 
 /**
  * The host's content-addressed image cache.

@@ -148,7 +148,8 @@ export class ApiFuzzer {
     const json = JSON.stringify(value);
     if (spoilt && values.chance(0.05))
       return { operation, path, headers, body: json.slice(1), value: undefined };
-    return { operation, path, headers, body: json, value };
+    // As it arrives: what is wrong with a prototype stays here.
+    return { operation, path, headers, body: json, value: JSON.parse(json) as unknown };
   }
 
   /** `{id}` below `images` is an image's. */

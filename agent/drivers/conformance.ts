@@ -3,7 +3,7 @@
  * does it. A driver's own tests call this with a bench; the assertions come in as a parameter so
  * that production code knows no test runner.
  */
-import { readFile } from "node:fs/promises";
+import { readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { toFault } from "#kernel/fault.ts";
@@ -113,6 +113,26 @@ const cases: Record<string, Case> = {
     const second = await w.ensure(plan);
     t.same(second.startedAt, first.startedAt, "the second ensure did not restart it");
     t.same(await w.driver.inspect(plan.id), second, "inspect agrees with ensure");
+    await w.remove(plan);
+  },
+
+  "what is on its disk can be had as a file of its own": async (t, w) => {
+    const copies = w.driver.diskCopies;
+    if (!copies) return;
+    const plan = w.plan("vm-copied");
+    const on = await w.ensure(plan);
+    const path = join(w.bench.directory, "copy");
+    for (const power of [Power.ON, Power.OFF]) {
+      plan.spec.power = power;
+      await w.ensure(plan);
+      await copies.copyDisk(plan, path, () => undefined, w.signal);
+      t.ok(
+        (await stat(path)).size > 0,
+        `there it is, of a machine that is ${power === Power.ON ? "on" : "off"}`,
+      );
+      await rm(path);
+      if (power === Power.ON) t.same(await w.driver.inspect(plan.id), on, "which runs on");
+    }
     await w.remove(plan);
   },
 

@@ -3,11 +3,12 @@
  * pure functions. Routes and documents derive from the two (`kind-routes.ts`). A dialect knows the
  * resources; no resource knows a dialect.
  */
+import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
 import type { Json } from "#kernel/fault.ts";
 import type { CreateInput, ListQuery, UpdateInput } from "../app/resource-api.ts";
-import type { Call, Surface } from "../http/route.ts";
+import type { Surface } from "../http/route.ts";
 import type { Resource, ResourceDefinition } from "../resources/definition.ts";
 
 /** The conventions of one dialect. */
@@ -23,11 +24,18 @@ export interface Dialect extends Omit<Surface, "routes"> {
 /** What stands around the data of an answer. */
 export interface Envelope {
   schema(data: z.ZodType): z.ZodType;
-  wrap(data: Json, ctx: Ctx): Json;
+  wrap(data: Json, ctx: Asked["ctx"]): Json;
 }
 
 /** Query parameters of a list, as their schemas have read them. */
 export type ListParameters = Readonly<Record<string, unknown>>;
+
+/** What an answer may depend on of the request for it. */
+export interface Asked {
+  readonly ctx: Pick<Ctx, "requestId" | "now">;
+  readonly query: ListParameters;
+  readonly request: Pick<IncomingMessage, "headers" | "url">;
+}
 
 export interface PageOf {
   readonly items: readonly Json[];
@@ -45,7 +53,7 @@ export interface Paging {
   encode(
     page: PageOf,
     range: { readonly limit: number; readonly offset: number },
-    call: Call<ListParameters>,
+    call: Asked,
   ): { readonly body: Json; readonly headers: Readonly<Record<string, string>> };
 }
 
@@ -83,6 +91,12 @@ export interface DialectKind<Spec, Status, Phase extends string, Wire extends Js
   readonly showsDeparted?: true;
   /** Whether there is a DELETE. */
   readonly deletes?: true;
+  /** Bodies, for the document; what answers look like follows from the example of the definition. */
+  readonly examples?: {
+    readonly create?: Json;
+    readonly update?: Json;
+    readonly actions?: Readonly<Record<string, Json>>;
+  };
   /** By the last segment of their paths. */
   readonly actions?: Readonly<Record<string, DialectAction>>;
 }

@@ -70,6 +70,16 @@ export function imageKind(at: { readonly path: string; readonly pageSize: number
     types: "Images",
     idPrefix: "img",
     phases,
+    examples: {
+      create: {
+        name: "my-custom-app-image",
+        description: "A web server and what it needs",
+        os_type: "linux",
+        os_name: "Ubuntu",
+        os_version: "22.04",
+        size_gb: 50,
+      },
+    },
     fields: {
       min_disk_bytes: "size_gb",
       "source.instance": "instance_id",

@@ -15,6 +15,7 @@ import {
   type DialectAction,
   type ListParameters,
 } from "./dialect.ts";
+import { withExamples } from "./examples.ts";
 import { inWordsOf } from "./words.ts";
 
 interface Of {
@@ -26,7 +27,7 @@ interface Of {
 /** Everything that the kind offers in the dialect. */
 export function kindRoutes(dialect: Dialect, kind: AnyDialectKind, resources: ResourceApi): Route[] {
   const of = { dialect, kind, resources };
-  return [
+  const routes = [
     listRoute(of),
     ...(kind.create ? [createRoute(of, kind.create)] : []),
     getRoute(of),
@@ -34,6 +35,7 @@ export function kindRoutes(dialect: Dialect, kind: AnyDialectKind, resources: Re
     ...(kind.deletes ? [deleteRoute(of)] : []),
     ...Object.entries(kind.actions ?? {}).map(([name, action]) => actionRoute(of, name, action)),
   ];
+  return withExamples(routes, dialect, kind);
 }
 
 /** A list of the kind at its collection. */

@@ -22,6 +22,13 @@ export const tokenPair = z.object({
 
 export const refreshToken = z.string().min(1).max(512);
 export const secretHeaders = { "Cache-Control": "no-store" };
+/** Tokens as they look; these are nobody's. */
+export const exampleTokens = {
+  access_token: "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ1c3ItMSJ9.c2lnbmF0dXJl",
+  refresh_token: "rt_0a1b2c3d4e5f",
+  expires_in: 3600,
+  token_type: "Bearer",
+} as const;
 const answers = { 200: { description: "tokens", schema: tokenPair, name: "Tokens" } };
 
 /** A username and password for tokens. */
@@ -39,6 +46,10 @@ export function loginRoute(place: Place, accounts: Pick<Login, "login">): Route 
       project: z.string().min(1).max(255).optional().describe("id or name; default: the user's own"),
     }),
     answers,
+    examples: {
+      body: { username: "user@example.com", password: "correct horse", mfa_code: "123456" },
+      answers: { 200: exampleTokens },
+    },
     async handle({ body }) {
       const { mfa_code, ...rest } = body;
       const tokens = await accounts.login({ ...rest, mfaCode: mfa_code ?? undefined });
@@ -57,6 +68,7 @@ export function refreshRoute(place: Place, accounts: Pick<Login, "refresh">): Ro
     role: "anyone",
     body: z.strictObject({ refresh_token: refreshToken }),
     answers,
+    examples: { body: { refresh_token: exampleTokens.refresh_token }, answers: { 200: exampleTokens } },
     async handle({ body }) {
       return {
         status: 200,

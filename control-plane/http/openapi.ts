@@ -54,10 +54,25 @@ function operation(route: Route, schemas: Schemas, surface: Surface, error: Json
     responses: { ...answers(route, schemas), ...errors(route, surface, error) },
   };
   const body = requestBody(route, schemas);
+  showExamples(route, described["responses"] as JsonObject, body);
   if (body) described["requestBody"] = body;
   if (route.role === "anyone") described["security"] = [];
   else described["x-role"] = route.role;
   return described;
+}
+
+/** Puts the route's examples beside the schemas that they are of. */
+function showExamples({ examples }: Route, responses: JsonObject, body: JsonObject | undefined): void {
+  const shown = [
+    ...Object.entries(examples?.answers ?? {}).map(
+      ([status, example]) => [responses[status], example] as const,
+    ),
+    ...(examples?.body === undefined ? [] : [[body, examples.body] as const]),
+  ];
+  for (const [message, example] of shown) {
+    const { content = {} } = message as { content?: Record<string, JsonObject> };
+    for (const media of Object.values(content)) media["example"] = example;
+  }
 }
 
 function pathParameters(route: Route): JsonObject[] {

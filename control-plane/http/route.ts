@@ -42,6 +42,13 @@ export interface AnswerDoc {
   readonly contentType?: string;
 }
 
+/** What a request and its answers look like, for the document. */
+export interface RouteExamples {
+  readonly body?: Json;
+  /** By status. */
+  readonly answers?: Readonly<Record<number, Json>>;
+}
+
 export interface RouteSpec<Query, Body> {
   readonly method: Method;
   /** Such as `/v1/vms/{vm_id}`. */
@@ -65,6 +72,7 @@ export interface RouteSpec<Query, Body> {
   /** Takes If-Match (PATCH, DELETE, verbs) and, on POST, Idempotency-Key. */
   readonly mutates?: true;
   readonly answers: Readonly<Record<number, AnswerDoc>>;
+  readonly examples?: RouteExamples;
   /** How long the handler may take; `none` for uploads, which are watched for stalls instead. */
   deadlineMs?(query: NoInfer<Query>): number | "none";
   handle(call: Call<Query, Body>): Promise<Answer>;

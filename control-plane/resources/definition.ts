@@ -108,6 +108,16 @@ export interface Shown<Spec> {
   make(spec: Spec): { readonly spec: Spec; readonly secret: string } | undefined;
 }
 
+/** What an example of a kind is made of; the rest is the same for all kinds. */
+export interface Example<Status = unknown> {
+  readonly name: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  /** As a caller would give it. */
+  readonly spec: unknown;
+  readonly status?: Status;
+  readonly placement?: Placement;
+}
+
 export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase extends string = string> {
   readonly kind: string;
   readonly plural: string;
@@ -169,6 +179,8 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   /** True: for an hour after it has gone, it can be read as it was last; see {@link departed}. */
   readonly lingers?: true;
   readonly schemaVersion: number;
+  /** For the documents of the APIs. */
+  readonly example?: Example<Status>;
   /** What is shown once, by the name that the answer gives it. */
   readonly shownOnce?: Readonly<Record<string, Shown<Spec>>>;
   /** Status that follows from the spec alone, for kinds that nobody reports on. */

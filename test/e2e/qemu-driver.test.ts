@@ -93,6 +93,28 @@ await t.test("a guest lives its life", async (t) => {
     t.ok((after?.diskAllocatedBytes ?? 0n) > 4n * MiB, "the disk takes up room");
   });
 
+  await t.test("its disk is copied as it is at one moment, and it runs on", async (t) => {
+    const copy = (name: string, progress: () => void, until: AbortSignal) =>
+      driver.diskCopies!.copyDisk(plan, join(bench.directory, name), progress, until);
+    const contentOf = async (name: string) => {
+      const raw = join(bench.directory, `${name}.raw`);
+      await run("qemu-img", ["convert", "-O", "raw", join(bench.directory, name), raw]);
+      return await readFile(raw);
+    };
+    await shell.run("echo early-marker > /data/early && sync");
+    await copy("running", () => undefined, signal);
+    await shell.run("echo late-marker > /data/late && sync");
+    const early = await contentOf("running");
+    t.same([early.includes("early-marker"), early.includes("late-marker")], [true, false]);
+    const stop = new AbortController();
+    await t.rejects(
+      copy("broken-off", () => stop.abort(), stop.signal),
+      "it can be broken off",
+    );
+    await copy("again", () => undefined, signal);
+    t.ok((await contentOf("again")).includes("late-marker"), "and leaves nothing in the way");
+  });
+
   await t.test("asked to stop, it shuts down in order", async (t) => {
     const off = planOf(bench, "vm-life", { ...wish, diskBytes: 96n * MiB, power: Power.OFF });
     const begun = performance.now();

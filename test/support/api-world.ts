@@ -47,6 +47,7 @@ import { Fault } from "#kernel/fault.ts";
 import type { Role } from "#kernel/ctx.ts";
 import { newId, newIdSuffix } from "#kernel/id.ts";
 import { createLogger, silentLogger } from "#kernel/log.ts";
+import { checkedSurface } from "./checked-surface.ts";
 import { withDatabase, type Teardown } from "#test/support/postgres.ts";
 
 export const username = "admin";
@@ -139,7 +140,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   );
   const system = systemSurface({ checks: options.checks ?? [], documents, signingKeys: keys });
   const server = new HttpServer({
-    surfaces,
+    surfaces: surfaces.map((surface) => checkedSurface(surface, documents[surface.name])),
     fallback: system,
     authenticator: tokens,
     audit,

@@ -96,6 +96,19 @@ export const instanceKind = defineKind({
   wire,
   encode: encodeInstance,
   pageSize: 20,
+  examples: {
+    create: {
+      name: "web-server-01",
+      image_id: "ubuntu-22.04",
+      flavor: "m1.large",
+      network_id: "default",
+      key_pair: "my-keypair",
+      tags: ["production", "web"],
+      metadata: { owner: "ops-team" },
+    },
+    update: { name: "web-server-02", metadata: { owner: "devops-team" } },
+    actions: { resize: { flavor: "m1.xlarge" } },
+  },
   filters: z.object({
     status: z.enum(words).optional(),
     name: text.describe("exact name"),

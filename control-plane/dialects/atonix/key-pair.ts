@@ -44,6 +44,7 @@ export const keyPairKind = defineKind({
     created_at: createdAt.toISOString(),
   }),
   pageSize: 20,
+  examples: { create: { name: "my-keypair" } },
   filters: z.object({}),
   toQuery: () => ({}),
   create: {

@@ -25,6 +25,18 @@ const wireEvent = z.object({
   reason: z.string().optional(),
 });
 
+const exampleEvent = {
+  id: "audit-1m7zk3q9x4v8c2b6n5d0",
+  action: "vm.create",
+  user_id: "usr-1m7zk3q9x4v8c2b6n5d0",
+  resource: "vm",
+  resource_id: "vm-1m7zk3q9x4v8c2b6n5d0",
+  timestamp: "2026-01-15T10:30:00Z",
+  success: true,
+  ip_address: "203.0.113.42",
+  request_id: "req-5f1c2d3e",
+};
+
 const toWire = (word: string) => word.replace(/^instance(?=\.|$)/, "vm");
 const fromWire = (word: string) => word.replace(/^vm(?=\.|$)/, "instance");
 
@@ -71,6 +83,7 @@ export function auditRoutes({ audit }: AuditRoutesOptions): Route[] {
           schema: z.object({ events: z.array(wireEvent), total: z.int(), page: z.int(), limit: z.int() }),
         },
       },
+      examples: { answers: { 200: { events: [exampleEvent], total: 1, page: 1, limit: defaultLimit } } },
       async handle({ ctx, query: { page = 1, limit = defaultLimit, ...given } }) {
         const { events, total } = await audit.list(ctx, {
           userId: given.user_id,

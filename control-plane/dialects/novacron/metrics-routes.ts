@@ -52,6 +52,20 @@ export function metricsRoutes({ resources, metrics }: MetricsRoutesOptions): Rou
       tag: "metrics",
       role: "viewer",
       answers: { 200: { description: "usage", schema: systemMetrics, name: "SystemMetrics" } },
+      examples: {
+        answers: {
+          200: {
+            timestamp: "2026-01-15T10:32:00Z",
+            cpu_usage: 0.65,
+            memory_usage: 0.72,
+            disk_usage: 0.45,
+            network_in: 1_073_741_824,
+            network_out: 536_870_912,
+            active_vms: 150,
+            active_migrations: 3,
+          },
+        },
+      },
       async handle() {
         const usage = await metrics.system();
         return {
@@ -82,6 +96,28 @@ export function metricsRoutes({ resources, metrics }: MetricsRoutesOptions): Rou
         end_time: timeParameter("RFC 3339 or a date; default: now", "end").optional(),
       }),
       answers: { 200: { description: "the points", schema: vmMetrics, name: "VmMetrics" } },
+      examples: {
+        answers: {
+          200: {
+            vm_id: "vm-1m7zk3q9x4v8c2b6n5d0",
+            start_time: "2026-01-15T09:32:00Z",
+            end_time: "2026-01-15T10:32:00Z",
+            interval_seconds: 10,
+            metrics: [
+              {
+                timestamp: "2026-01-15T10:31:50Z",
+                cpu_usage: 0.42,
+                memory_usage: 0.68,
+                memory_used: 5_841_155_522,
+                disk_read: 4_194_304,
+                disk_write: 8_388_608,
+                network_in: 1_024_000,
+                network_out: 512_000,
+              },
+            ],
+          },
+        },
+      },
       handle: inWordsOf(vmKind, async ({ ctx, params, query }) => {
         const { id } = await resources.get(ctx, vmKind.definition, params["vm_id"] ?? "");
         const series = await metrics.machine(id, { start: query.start_time, end: query.end_time });

@@ -10,6 +10,7 @@ import {
   type Migration,
   type MigrationSpec,
 } from "../../resources/migration/migration.resource.ts";
+import { exampleOf } from "../../resources/example.ts";
 import { singlePath, withPrefix } from "../dialect.ts";
 import { kindRoutes } from "../kind-routes.ts";
 import { inWordsOf } from "../words.ts";
@@ -67,6 +68,10 @@ export function migrationRoutes(options: MigrationRoutesOptions): Route[] {
   return [migrateRoute(options), ...kindRoutes(novacron, migrationKind, options.resources)];
 }
 
+/** One that has only just been asked for. */
+const over = exampleOf(migration);
+const example = over && ({ ...over, observed: undefined, phase: "preparing" } as Migration);
+
 function migrateRoute({ resources, planner }: MigrationRoutesOptions): Route {
   return defineRoute({
     method: "POST",
@@ -80,6 +85,16 @@ function migrateRoute({ resources, planner }: MigrationRoutesOptions): Route {
     answers: {
       200: { description: "what it would be (dry_run)", schema: prospect, name: "MigrationProspect" },
       202: { description: "it has begun", ...shown },
+    },
+    examples: {
+      body: {
+        target_provider: "azure",
+        target_region: "eastus",
+        migration_type: "live",
+        enable_wan_optimization: true,
+        max_downtime: "1s",
+      },
+      ...(example && { answers: { 202: begun(example, { predicted: { seconds: 80 } }).body } }),
     },
     handle: inWordsOf(migratingWords, migrate),
   });
@@ -96,7 +111,10 @@ function migrateRoute({ resources, planner }: MigrationRoutesOptions): Route {
 }
 
 /** A migration that was just asked for: nothing is measured yet, so the plan says when it will have ended. */
-function begun(resource: Migration, { predicted }: Prospect): Reply {
+function begun(
+  resource: Migration,
+  { predicted }: { readonly predicted: Pick<Prospect["predicted"], "seconds"> },
+): Reply {
   const expected = new Date(resource.createdAt.getTime() + predicted.seconds * 1000);
   return {
     status: 202,

@@ -66,6 +66,30 @@ const optimalAnswer = site.extend({
   would_change: z.array(z.string()),
 });
 
+const GiB = 1024 ** 3;
+const exampleProvider = {
+  name: "aws",
+  regions: ["us-east-1", "us-west-2"],
+  available: true,
+  resources: {
+    total_cpu: 1000,
+    available_cpu: 450,
+    total_memory: 2048 * GiB,
+    available_memory: 1024 * GiB,
+  },
+  pricing: { cpu_per_hour: 0.05, memory_per_gb: 0.01, currency: "USD" },
+};
+const exampleSite = {
+  provider: "aws",
+  region: "us-east-1",
+  score: 0.92,
+  estimated_cost: 0.25,
+  currency: "USD",
+  distance_km: 330,
+  hosts: 12,
+  parts: { cost: 1, latency: 0.8, availability: 0.9 },
+};
+
 export function providerRoutes({ providers }: ProviderRoutesOptions): Route[] {
   return [
     defineRoute({
@@ -76,6 +100,7 @@ export function providerRoutes({ providers }: ProviderRoutesOptions): Route[] {
       tag: "providers",
       role: "viewer",
       answers: { 200: { description: "all", schema: z.object({ providers: z.array(provider) }) } },
+      examples: { answers: { 200: { providers: [exampleProvider] } } },
       async handle() {
         return { status: 200, headers: {}, body: { providers: (await providers.list()).map(toProvider) } };
       },
@@ -90,6 +115,17 @@ export function providerRoutes({ providers }: ProviderRoutesOptions): Route[] {
       reads: true,
       body: optimalRequest,
       answers: { 200: { description: "the best, and why", schema: optimalAnswer, name: "OptimalProvider" } },
+      examples: {
+        body: { cpu: 4, memory: 8 * GiB, disk: 100 * GiB, optimize_for: "cost", near: { city: "New York" } },
+        answers: {
+          200: {
+            ...exampleSite,
+            reasoning: ["0.250 USD/h, 20 % below the next, aws/us-east-1"],
+            alternatives: [],
+            would_change: ["no other provider or region would take it"],
+          },
+        },
+      },
       async handle({ body }) {
         const { cpu, memory, disk = 0, optimize_for: goal = "balanced", near, constraints = {} } = body;
         const place = near && toPlace(near);

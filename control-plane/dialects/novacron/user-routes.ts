@@ -34,6 +34,17 @@ const assignedFactor = z
 const words = { fields: {}, idName: "user_id", noun: "User" } as const;
 const shown = { schema: wireUser, name: "User" };
 
+const exampleUser = {
+  id: "usr-1m7zk3q9x4v8c2b6n5d0",
+  username: "newuser",
+  email: "newuser@example.com",
+  roles: ["operator"],
+  mfa_enabled: false,
+  status: "active",
+  created_at: "2026-01-15T10:30:00Z",
+  updated_at: "2026-01-15T10:30:00Z",
+};
+
 const encode = ({ user, role }: UserWithRole) => ({
   id: user.id,
   username: user.name,
@@ -81,6 +92,7 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
           schema: z.object({ users: z.array(wireUser), total: z.int(), page: z.int(), limit: z.int() }),
         },
       },
+      examples: { answers: { 200: { users: [exampleUser], total: 1, page: 1, limit: defaultLimit } } },
       async handle({ ctx, query: { page = 1, limit = defaultLimit } }) {
         const { items, total } = await users.list(ctx, { limit, offset: (page - 1) * limit });
         return { status: 200, headers: {}, body: { users: items.map(encode), total, page, limit } };
@@ -106,6 +118,10 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
           schema: wireUser.extend({ password: z.string().optional(), mfa: assignedFactor.optional() }),
         },
       },
+      examples: {
+        body: { username: "newuser", email: "newuser@example.com", roles: ["operator"], mfa_enabled: false },
+        answers: { 201: { ...exampleUser, password: "generated-and-shown-once" } },
+      },
       async handle({ ctx, body }) {
         const made = await users.create(ctx, {
           username: body.username,
@@ -130,6 +146,7 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
       tag: "users",
       role: "admin",
       answers: { 200: { description: "the user", ...shown } },
+      examples: { answers: { 200: exampleUser } },
       handle: inWordsOf(words, async ({ ctx, params }) => {
         return { status: 200, headers: {}, body: encode(await users.get(ctx, params["user_id"] ?? "")) };
       }),
@@ -143,6 +160,7 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
       role: "admin",
       body: z.strictObject({ role_id: z.string().max(64) }),
       answers: { 200: { description: "the user", ...shown } },
+      examples: { body: { role_id: "role-operator" }, answers: { 200: exampleUser } },
       handle: inWordsOf(words, async ({ ctx, params, body }) => {
         const { user } = await users.get(ctx, params["user_id"] ?? "");
         if (user.phase === "disabled") {

@@ -13,6 +13,8 @@ import { phasesOf, withPrefix } from "../dialect.ts";
 import { knownNetwork } from "../networks.ts";
 import { renamer } from "../words.ts";
 
+const GiB = 1024 ** 3;
+
 export const vmPhases = {
   pending: "pending",
   building: "pending",
@@ -111,6 +113,20 @@ export const vmKind = defineKind({
   wire: vm,
   encode: encodeVm,
   pageSize: 50,
+  examples: {
+    create: {
+      name: "web-server-01",
+      provider: "aws",
+      region: "us-east-1",
+      cpu: 4,
+      memory: 8 * GiB,
+      disk: 80 * GiB,
+      image: "ubuntu-22.04",
+      network: "default",
+      tags: { environment: "production" },
+    },
+    update: { cpu: 8, memory: 16 * GiB, tags: { updated: "true" } },
+  },
   filters: z.object({ provider: z.string().max(63).optional(), status: z.enum(vmStatuses).optional() }),
   toQuery: ({ provider, status }) => ({
     ...(status && { phases: phasesOf(vmPhases, status) }),

@@ -2,7 +2,7 @@
 import { Fault } from "#kernel/fault.ts";
 import type { Accounts } from "../../app/accounts.ts";
 import { defineRoute, type Authenticator, type Route } from "../../http/route.ts";
-import { loginRoute, refreshRoute, secretHeaders, tokenPair, type Login } from "../tokens.ts";
+import { exampleTokens, loginRoute, refreshRoute, secretHeaders, tokenPair, type Login } from "../tokens.ts";
 
 export interface AuthOptions {
   readonly accounts: Pick<Login, "login" | "refresh"> & Pick<Accounts, "exchangeKey">;
@@ -26,6 +26,7 @@ export function authRoutes({ accounts, authenticator }: AuthOptions): Route[] {
       // As much a login as the one by POST, and to be found in the audit log like that.
       changes: true,
       answers: { 200: { description: "tokens", schema: accessToken, name: "AccessToken" } },
+      examples: { answers: { 200: exampleTokens } },
       async handle({ request }) {
         const { authorization } = request.headers;
         const login = readBasic(authorization);

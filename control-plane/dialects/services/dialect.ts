@@ -3,9 +3,8 @@ import { z } from "zod";
 import type { Fault, FaultCode, Json } from "#kernel/fault.ts";
 import { detailOf } from "../../http/faults.ts";
 import { integerParameter } from "../../http/parameters.ts";
-import type { Call } from "../../http/route.ts";
 import { codeOf } from "../codes.ts";
-import type { Dialect, ListParameters } from "../dialect.ts";
+import type { Asked, Dialect, ListParameters } from "../dialect.ts";
 
 const most = 1000;
 const maxPage = 1_000_000;
@@ -80,7 +79,7 @@ const pageOf = (query: ListParameters) => (typeof query["page"] === "number" ? q
 const hostPattern = /^[\w.:[\]-]{1,255}$/;
 
 /** The same list at another page, at the address that the client used. */
-function linkTo({ request }: Call<ListParameters>, page: number, size: number): string {
+function linkTo({ request }: Asked, page: number, size: number): string {
   const { host = "", "x-forwarded-proto": forwarded } = request.headers;
   const origin = hostPattern.test(host) ? `${forwarded === "https" ? "https" : "http"}://${host}` : "";
   const [path = "", search = ""] = (request.url ?? "").split("?");

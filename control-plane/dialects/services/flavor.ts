@@ -15,6 +15,19 @@ const encode = (one: Flavor): z.infer<typeof wire> => ({
   is_gpu: one.desired.gpu_count > 0,
 });
 
+const exampleGpu: z.infer<typeof wire> = {
+  flavor_id: "g1-large",
+  name: "g1.large",
+  vcpus: 4,
+  memory_mb: 16_384,
+  disk_gb: 120,
+  gpu_count: 1,
+  network_bandwidth_gbps: 5,
+  is_active: true,
+  hourly_cost_usd: "0.5260",
+  is_gpu: true,
+};
+
 const pageSize = 20;
 /** More than a catalogue ever has. */
 const most = 1000;
@@ -48,6 +61,7 @@ export function gpuFlavorsRoute({ base, pathEnd, paging }: Dialect, resources: R
     role: flavor.access.read,
     query: z.strictObject(paging.parameters(pageSize)),
     answers: { 200: { description: "a page", schema: paging.schema(wire, "flavors") } },
+    examples: { answers: { 200: [exampleGpu] } },
     async handle(call: Call<ListParameters>) {
       const { items } = await resources.list(call.ctx, flavor, { limit: most });
       const found = items.map((item) => flavorKind.encode(item as Flavor)).filter(({ is_gpu }) => is_gpu);

@@ -117,6 +117,18 @@ export const instanceKind = defineKind({
   wire,
   encode: encodeInstance,
   pageSize: 20,
+  examples: {
+    create: {
+      name: "web-server-01",
+      flavor: "t3-large",
+      image: "ami-ubuntu2204",
+      security_groups: ["sg-web"],
+      root_volume_size_gb: 100,
+      enable_monitoring: true,
+      tags: { environment: "production" },
+    },
+    update: { name: "web-server-02", tags: { version: "2.0" } },
+  },
   showsDeparted: true,
   filters: z.object({
     status: z.enum(words).optional().describe("`terminated`: those of the last hour"),

@@ -36,6 +36,20 @@ export function metricsRoute(dialect: Dialect, { resources, metrics }: MetricsOp
     role: "viewer",
     query,
     answers: { 200: { description: "the points, oldest first", schema: z.array(point) } },
+    examples: {
+      answers: {
+        200: [
+          {
+            cpu_usage_percent: 42.5,
+            memory_usage_percent: 68.3,
+            disk_usage_percent: 45,
+            network_in_bytes: 1_024_000,
+            network_out_bytes: 512_000,
+            created_at: "2026-01-15T10:31:50Z",
+          },
+        ],
+      },
+    },
     handle: inWordsOf(instanceKind, async ({ ctx, params, query: { start_time, end_time } }) => {
       const { id, desired } = (await resources.get(ctx, instance, params["instance_id"] ?? "")) as Instance;
       if (!desired.monitoring) return { status: 200, headers: {}, body: [] };

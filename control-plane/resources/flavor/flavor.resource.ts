@@ -56,4 +56,9 @@ export const flavor = defineResource<FlavorSpec, null, FlavorPhase>({
   reconciled: false,
   uniqueNames: true,
   schemaVersion: 1,
+  example: {
+    name: "m1.large",
+    spec: { vcpus: 4, memory_bytes: 8 * 1024 ** 3, disk_bytes: 80 * 1024 ** 3, hourly_cost_usd: "0.0832" },
+    status: null,
+  },
 });

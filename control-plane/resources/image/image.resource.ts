@@ -114,6 +114,28 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   reconciled: true,
   uniqueNames: true,
   schemaVersion: 1,
+  example: {
+    name: "my-custom-app-image",
+    spec: {
+      description: "A web server and what it needs",
+      os: { name: "Ubuntu", version: "22.04" },
+      min_disk_bytes: 50 * 1024 ** 3,
+      source: { type: "url", url: "https://images.example.com/web.qcow2" },
+    },
+    status: {
+      files: [
+        {
+          role: "disk",
+          sha256: "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+          size_bytes: 734_003_200,
+          url: "https://images.example.com/web.qcow2",
+          format: "qcow2",
+        },
+      ],
+      bytes_done: 734_003_200,
+      bytes_total: 734_003_200,
+    },
+  },
   derive: deriveImage,
   validate(next, previous) {
     const builtInBefore = previous?.source.type === "built-in";

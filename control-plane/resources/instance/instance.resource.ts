@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { Fault } from "#kernel/fault.ts";
 import { deriveSpec } from "./instance.derive.ts";
+import { exampleInstance } from "./instance.example.ts";
 import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
 
 const MiB = 1024 ** 2;
@@ -283,6 +284,7 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
   uniqueNames: false,
   lingers: true,
   schemaVersion: 1,
+  example: exampleInstance,
   derive: deriveSpec,
   validate,
   site: ({ provider, region }) => ({ provider, region }),

@@ -43,6 +43,14 @@ export const keyPair = defineResource<KeyPairSpec, KeyPairStatus, KeyPairPhase>(
   reconciled: false,
   uniqueNames: true,
   schemaVersion: 1,
+  example: {
+    name: "my-keypair",
+    spec: {
+      public_key:
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFVm8ZC1u7cQb9vVd2d3uQd8o5pJm4d0m2wYxY2n8K3q ops@example.com",
+    },
+    status: { type: "ssh-ed25519", fingerprint: "SHA256:Q2cVf0vQ6mU0m3gk1s1oXb0Zq8e1rJv8b2s6nq0t3yE" },
+  },
   shownOnce: {
     private_key: {
       summary: "the private half of a key pair that was made here; it is kept nowhere",

@@ -6,6 +6,7 @@ import { z } from "zod";
 import { Fault } from "#kernel/fault.ts";
 import type { Instance } from "../instance/instance.resource.ts";
 import { moveNeeds, moveTypeOf, postCopyCapability } from "./migration.plan.ts";
+import { exampleMigration } from "./migration.example.ts";
 import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
 
 export const migrationTypes = ["live", "cold", "postcopy"] as const;
@@ -185,5 +186,6 @@ export const migration = defineResource<MigrationSpec, MigrationStatus, Migratio
   reconciled: true,
   uniqueNames: false,
   schemaVersion: 1,
+  example: exampleMigration,
   site: ({ provider, region }) => ({ provider, region }),
 });

@@ -1,0 +1,39 @@
+/** Examples of a kind's requests and answers, by its routes: the kind's own one, told as the dialect tells it. */
+import type { Json } from "#kernel/fault.ts";
+import type { Route, RouteExamples } from "../http/route.ts";
+import { exampleOf } from "../resources/example.ts";
+import type { AnyDialectKind, Dialect, ListParameters } from "./dialect.ts";
+
+/** A request of somebody who asked for the first page. */
+const asked = {
+  ctx: { requestId: "req-5f1c2d3e", now: () => Date.parse("2026-01-15T10:32:00Z") },
+  query: {} satisfies ListParameters,
+  request: { headers: {}, url: "" },
+};
+
+/** The routes with the examples that the kind gives. */
+export function withExamples(routes: readonly Route[], dialect: Dialect, kind: AnyDialectKind): Route[] {
+  const resource = exampleOf(kind.definition);
+  if (!resource) return [...routes];
+  const data = kind.encode(resource);
+  const { paging, envelope } = dialect;
+  const plural = kind.path.slice(kind.path.lastIndexOf("/") + 1);
+  const range = paging.range(asked.query, kind.pageSize);
+  const page = paging.encode({ items: [data], total: 1, plural }, range, asked).body;
+  const one = envelope.wrap(data, asked.ctx);
+  const bodies: Readonly<Record<string, Json | undefined>> = {
+    [`create${kind.type}`]: kind.examples?.create,
+    [`update${kind.type}`]: kind.examples?.update,
+    ...Object.fromEntries(
+      Object.entries(kind.examples?.actions ?? {}).map(([name, body]) => [`${name}${kind.type}`, body]),
+    ),
+  };
+  return routes.map((route) => {
+    const body = bodies[route.operationId];
+    const answer = route.operationId === `list${kind.types}` ? page : one;
+    const statuses = Object.keys(route.answers).filter((status) => route.answers[Number(status)]?.schema);
+    const answers = Object.fromEntries(statuses.map((status) => [status, answer]));
+    const examples: RouteExamples = { ...(body !== undefined && { body }), answers };
+    return { ...route, examples };
+  });
+}

@@ -1,0 +1,43 @@
+/** The documents of the compatible APIs are valid OpenAPI 3.1, and what they show as an example is one. */
+import t from "tap";
+import { atonixSurface } from "#cp/dialects/atonix/surface.ts";
+import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
+import { servicesSurface } from "#cp/dialects/services/surface.ts";
+import { nativeSurface } from "#cp/http/native.ts";
+import { openApiDocument } from "#cp/http/openapi.ts";
+import { kinds } from "#cp/resources/kinds.ts";
+import { answerSchema, bodySchema } from "#test/support/openapi.ts";
+import { documentProblems } from "#test/support/openapi-grammar.ts";
+
+/** Documents are made of routes alone: nothing behind them is ever called. */
+const nothing: never = new Proxy({}, { get: () => nothing }) as never;
+const dialects = [atonixSurface({ resources: nothing }), servicesSurface(nothing), novacronSurface(nothing)];
+
+for (const surface of [...dialects, nativeSurface({ kinds, resources: nothing, extras: [] })]) {
+  void t.test(`the document of ${surface.name} is valid`, async (t) => {
+    t.same(documentProblems(JSON.parse(JSON.stringify(openApiDocument(surface, "1")))), []);
+  });
+}
+
+for (const surface of dialects) {
+  void t.test(`examples of ${surface.name}`, async (t) => {
+    const document = openApiDocument(surface, "1");
+    const missing: string[] = [];
+    for (const { method, path, answers, examples = {}, body } of surface.routes) {
+      const name = `${method} ${path}`;
+      if (method === "OPTIONS") continue;
+      const statuses = Object.entries(answers).filter(([status, { schema }]) => status < "300" && schema);
+      const first = Number(statuses[0]?.[0]);
+      if (statuses.length > 0 && !Object.keys(examples.answers ?? {}).length) missing.push(`${name} answer`);
+      if (body && !body.safeParse({}).success && examples.body === undefined) missing.push(`${name} body`);
+      for (const [status, example] of Object.entries(examples.answers ?? { [first]: undefined })) {
+        const parsed = answerSchema(document, method, path, Number(status))?.safeParse(example);
+        if (example !== undefined) t.same(parsed?.error?.issues ?? [], [], `${name} ${status}`);
+      }
+      if (examples.body === undefined) continue;
+      t.same(bodySchema(document, method, path)?.safeParse(examples.body).error?.issues ?? [], [], name);
+      t.same(body?.safeParse(examples.body).error?.issues ?? [], [], `${name}: the server takes it`);
+    }
+    t.same(missing, [], "nothing is without an example");
+  });
+}

@@ -10,6 +10,11 @@ import { defaultEgressPolicy } from "#kernel/egress.ts";
 import type { Logger } from "#kernel/log.ts";
 import { deadline, retry } from "#kernel/retry.ts";
 import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
+import { ContainerDriver } from "./containers/driver.ts";
+import { findContainerFacts, noteContainers } from "./containers/facts.ts";
+import { ContainerImages } from "./containers/images.ts";
+import { withContainers } from "./containers/routing.ts";
+import type { ContainerEngine } from "./containers/engine.ts";
 import { enrol } from "./control/enrol.ts";
 import { type Credentials, Identity } from "./control/identity.ts";
 import { Reporter } from "./control/reporter.ts";
@@ -48,10 +53,16 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   await mkdir(settings.data, { recursive: true, mode: 0o700 });
   await using _lock = await lockFolder(settings.data);
   const labels = await readHostLabels(settings.labelsFile);
-  await using driver = await createDriver(settings, log);
+  await using machines = await createDriver(settings, log);
+  const containersDirectory = join(settings.data, "containers");
+  const engine = await createEngine(settings, containersDirectory, log);
+  await using containers = new ContainerDriver({ engine, log });
+  const driver = withContainers(machines, containers);
   const ledger = await Ledger.open({ directory: join(settings.data, "ledger"), log });
   const uplink: Uplink = {};
-  const images = createImages(settings, uplink, log);
+  const imageCache = createImages(settings, uplink, log);
+  const { registries, imageRanges: allowedRanges } = settings;
+  const images = new ContainerImages({ files: imageCache, engine, registries, allowedRanges });
   const changes = new ChangeFeed();
   const sources = new MoveSources();
   const directoryOf = (id: string) => join(settings.data, "machines", id);
@@ -81,7 +92,8 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
     const hostSampler = new HostSampler({ directory: settings.data });
     const machineSampler = new MachineSampler({ driver, log });
     const { services, health } = createServices({
-      ...{ manager, changes, consoles, hostSampler, machineSampler, images, ledger, labels, facts, log },
+      ...{ manager, changes, consoles, hostSampler, machineSampler, ledger, labels, facts, directoryOf, log },
+      images: imageCache,
       pull: createPullHandler({ sources, log }),
       name: settings.name,
       hostId: () => identity.hostId ?? "",
@@ -106,7 +118,21 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
       ...{ changes, facts, labels, log },
     });
     using _state = session.onState(({ status }) => reporter.setConnected(status === "connected"));
-    running.push(reporter.run(working.signal), consoles.run(working.signal), session.run(working.signal));
+    const findContainers = async () => {
+      const options = { driver: containers, wanted: settings.containers === "auto", bootId: facts.bootId };
+      const found = await findContainerFacts(
+        { ...options, directory: containersDirectory, log },
+        working.signal,
+      );
+      noteContainers(facts, found);
+      reporter.factsChanged();
+    };
+    running.push(
+      findContainers(),
+      reporter.run(working.signal),
+      consoles.run(working.signal),
+      session.run(working.signal),
+    );
     log.info("agent.ready", { hostId: identity.hostId, name: settings.name, listen: facts.listenAddress });
     await aborted(signal);
     health.serving = false;
@@ -132,6 +158,20 @@ function identityOf(uplink: Uplink): { readonly credentials: Credentials } {
       throw new Fault("unavailable", "the agent has only just begun", { reason: "AGENT_STARTING" });
     },
   };
+}
+
+/** Only the engine that is used is loaded. */
+async function createEngine(
+  { driver, registries }: AgentSettings,
+  stateDirectory: string,
+  log: Logger,
+): Promise<ContainerEngine> {
+  if (driver === "fake") {
+    const { FakeEngine } = await import("./containers/fake/engine.ts");
+    return new FakeEngine({ stateDirectory });
+  }
+  const { PodmanEngine } = await import("./containers/podman/engine.ts");
+  return new PodmanEngine({ stateDirectory, insecureRegistries: registries, log });
 }
 
 /** Only the driver that is used is loaded. */

@@ -34,6 +34,17 @@ export const agentSettings = {
     default: "qemu",
     help: "What runs the machines.",
   }),
+  containers: oneOf({
+    env: "SKERRY_AGENT_CONTAINERS",
+    values: ["auto", "off"],
+    default: "auto",
+    help: "Whether this host runs containers, if it can.",
+  }),
+  registries: list({
+    env: "SKERRY_AGENT_REGISTRIES",
+    default: [],
+    help: "Registries, host or host:port, that containers' images may come from though they are not public; reached without TLS where they offer none.",
+  }),
   libvirtUri: text({
     env: "SKERRY_AGENT_LIBVIRT_URI",
     default: "qemu:///system",

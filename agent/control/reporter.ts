@@ -125,6 +125,13 @@ export class Reporter {
     this.#waiting.release();
   }
 
+  /** The host is not what it was told to be: all is told again. */
+  factsChanged(): void {
+    this.#wantsFull = true;
+    this.#dueAt = 0;
+    this.#waiting.release();
+  }
+
   /** Reports until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
     using _subscription = this.#options.changes.subscribe((change) => this.#note(change));

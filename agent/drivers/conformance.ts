@@ -16,6 +16,7 @@ export interface Suite {
   test(name: string, body: (t: Suite) => Promise<void>): PromiseLike<unknown>;
   equal(found: unknown, wanted: unknown, message: string): unknown;
   same(found: unknown, wanted: unknown, message: string): unknown;
+  not(found: unknown, wanted: unknown, message: string): unknown;
   ok(value: unknown, message: string): unknown;
 }
 

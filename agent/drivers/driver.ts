@@ -15,6 +15,10 @@ export type LocalImage =
       readonly initrdPath: string;
       readonly commandLine: string;
     }
+  /** An OCI archive. */
+  | { readonly type: "archive"; readonly path: string; readonly sha256: string }
+  /** What the host's container engine has taken in, and what it calls it. */
+  | { readonly type: "container"; readonly reference: string }
   /** Nothing: the machine was there before us. */
   | { readonly type: "none" };
 
@@ -56,6 +60,14 @@ export interface DriverMachine {
    * is to arrive: the one after which the disks that it has taken were kept.
    */
   readonly baseline?: string;
+  /** What runs it, where that is not what runs the host's other machines. */
+  readonly driver?: string;
+  /** Of a container only. */
+  readonly container?: {
+    readonly health: "" | "starting" | "healthy" | "unhealthy";
+    readonly exited: boolean;
+    readonly exitCode: number;
+  };
 }
 
 /** Something happened that nobody asked for, or that was waited for; the manager looks again. */
@@ -86,7 +98,7 @@ export interface DriverMetrics {
 }
 
 export interface MachineDriver extends AsyncDisposable {
-  readonly name: "qemu" | "libvirt" | "fake";
+  readonly name: "qemu" | "libvirt" | "podman" | "fake";
   /** What this host can do, proved by trying. May take as long as booting a guest. */
   probe(signal: AbortSignal): Promise<DriverFacts>;
   /** Finds what still runs of `plans` after our restart and watches it again. Runs once, before `ensure`. */

@@ -174,6 +174,10 @@ function toLocalImage(image: Image, files: ReadonlyMap<string, StoredFile>): Loc
     const { path: initrdPath } = file("initrd");
     return { type: "kernel", kernelPath, initrdPath, commandLine: image.commandLine };
   }
+  if (image.type === ImageType.CONTAINER) {
+    const { path, sha256 } = file("archive");
+    return { type: "archive", path, sha256 };
+  }
   const { path, format } = file("disk");
   return { type: "disk", path, format: format === "qcow2" ? "qcow2" : "raw" };
 }

@@ -109,7 +109,7 @@ function pagesOf(
   { spec, image }: MachinePlan,
   files: PageFiles | undefined,
 ): { readonly pages?: PageStageOptions } {
-  if (!files || type === MoveType.POSTCOPY || image.type === "none") return {};
+  if (!files || type === MoveType.POSTCOPY || (image.type !== "disk" && image.type !== "kernel")) return {};
   const paths: Readonly<Record<string, Omit<PageSource, "sha256">>> =
     image.type === "disk"
       ? { disk: { path: image.path, format: image.format } }

@@ -8,6 +8,7 @@ import {
   MachineState,
   PortForwardSchema,
 } from "#gen/skerry/agent/v1/machine_pb.js";
+import { ContainerStatusSchema } from "#gen/skerry/agent/v1/workload_pb.js";
 import type { MoveStatus } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { DriverMachine, DriverState } from "../drivers/driver.ts";
 import type { LedgerEntry } from "./entry.ts";
@@ -57,7 +58,7 @@ export function toMachine({ entry, observed, activity, move, driver, image }: Vi
     ...(observed?.startedAt && { startedAt: timestampFromDate(observed.startedAt) }),
     restarts: progress.restarts,
     crashes: progress.crashes,
-    driver,
+    driver: observed?.driver ?? driver,
     acceleration: observed?.acceleration ?? "",
     guestShape: observed?.guestShape ?? "",
     machineType: observed?.model?.machineType ?? "",
@@ -66,6 +67,7 @@ export function toMachine({ entry, observed, activity, move, driver, image }: Vi
     imageBytesDone: image.done,
     imageBytesTotal: image.total,
     ...(move && { move }),
+    ...(observed?.container && { container: create(ContainerStatusSchema, observed.container) }),
   });
 }
 

@@ -1,7 +1,7 @@
 /** What a command must look like before anything is recorded. Ids become file names: nothing else passes. */
 import { Fault } from "#kernel/fault.ts";
 import { peerNamePattern } from "#kernel/peer.ts";
-import { type Fence, type MachineSpec, Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import { type Fence, ImageType, type MachineSpec, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { parseAddress } from "../control/dial.ts";
 
@@ -36,6 +36,10 @@ export function checkSpec(spec: MachineSpec | undefined): MachineSpec {
     if (hostPort > 65_535) throw invalid("spec.forwards.host_port", "must be a port or 0");
   }
   if (spec.move) checkMove(spec.move);
+  if ((spec.image?.type === ImageType.CONTAINER) !== (spec.container !== undefined)) {
+    throw invalid("spec.container", "goes with an image of that type, and the other way round");
+  }
+  if (spec.container && spec.move) throw invalid("spec.move", "is not for a container");
   return spec;
 }
 

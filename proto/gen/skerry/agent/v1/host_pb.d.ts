@@ -215,7 +215,7 @@ export declare type HostFacts = Message<"skerry.agent.v1.HostFacts"> & {
   accelerationReason: string;
 
   /**
-   * Optional abilities found, such as hotplug.cpu, hotplug.memory, console.
+   * Optional abilities found, such as hotplug.cpu, hotplug.memory, console, containers.
    *
    * @generated from field: repeated string capabilities = 13;
    */
@@ -244,6 +244,13 @@ export declare type HostFacts = Message<"skerry.agent.v1.HostFacts"> & {
    * @generated from field: string guest_cpu_model = 17;
    */
   guestCpuModel: string;
+
+  /**
+   * Absent until it is known.
+   *
+   * @generated from field: skerry.agent.v1.ContainerFacts containers = 18;
+   */
+  containers?: ContainerFacts | undefined;
 };
 
 /**
@@ -251,6 +258,36 @@ export declare type HostFacts = Message<"skerry.agent.v1.HostFacts"> & {
  * Use `create(HostFactsSchema)` to create a new message.
  */
 export declare const HostFactsSchema: GenMessage<HostFacts>;
+
+/**
+ * @generated from message skerry.agent.v1.ContainerFacts
+ */
+export declare type ContainerFacts = Message<"skerry.agent.v1.ContainerFacts"> & {
+  /**
+   * podman or fake; empty: this host runs no containers.
+   *
+   * @generated from field: string engine = 1;
+   */
+  engine: string;
+
+  /**
+   * @generated from field: string version = 2;
+   */
+  version: string;
+
+  /**
+   * Why there are none.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message skerry.agent.v1.ContainerFacts.
+ * Use `create(ContainerFactsSchema)` to create a new message.
+ */
+export declare const ContainerFactsSchema: GenMessage<ContainerFacts>;
 
 /**
  * @generated from message skerry.agent.v1.GetHostRequest

@@ -5,6 +5,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Move, MoveStatus } from "./migration_pb.js";
+import type { Container, ContainerStatus } from "./workload_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 
 /**
@@ -41,7 +42,7 @@ export declare const FenceSchema: GenMessage<Fence>;
  */
 export declare type ImageFile = Message<"skerry.agent.v1.ImageFile"> & {
   /**
-   * disk, kernel or initrd.
+   * disk, kernel, initrd or archive.
    *
    * @generated from field: string role = 1;
    */
@@ -239,6 +240,13 @@ export declare type MachineSpec = Message<"skerry.agent.v1.MachineSpec"> & {
    * @generated from field: skerry.agent.v1.Adoption adoption = 15;
    */
   adoption?: Adoption | undefined;
+
+  /**
+   * No virtual machine but a container, whose image is of that type.
+   *
+   * @generated from field: skerry.agent.v1.Container container = 16;
+   */
+  container?: Container | undefined;
 };
 
 /**
@@ -483,7 +491,7 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
   crashes: bigint;
 
   /**
-   * qemu, libvirt or fake.
+   * qemu, libvirt, podman or fake.
    *
    * @generated from field: string driver = 17;
    */
@@ -546,6 +554,13 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
    * @generated from field: string cpu_model = 26;
    */
   cpuModel: string;
+
+  /**
+   * Of a container only.
+   *
+   * @generated from field: skerry.agent.v1.ContainerStatus container = 27;
+   */
+  container?: ContainerStatus | undefined;
 };
 
 /**
@@ -896,6 +911,13 @@ export enum ImageType {
    * @generated from enum value: IMAGE_TYPE_KERNEL = 2;
    */
   KERNEL = 2,
+
+  /**
+   * An OCI archive; without files, what the registry has under the image's name.
+   *
+   * @generated from enum value: IMAGE_TYPE_CONTAINER = 3;
+   */
+  CONTAINER = 3,
 }
 
 /**

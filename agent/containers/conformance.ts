@@ -41,10 +41,10 @@ export interface ContainerConformanceOptions {
 /** Runs all cases on one bench, for starting an engine costs more than a container. */
 export async function containerConformance(
   t: Suite,
-  { make, limitMs }: ContainerConformanceOptions,
+  options: ContainerConformanceOptions,
 ): Promise<void> {
-  await using bench = await make();
-  using signal = deadline(limitMs, "the conformance of containers");
+  await using bench = await options.make();
+  using signal = deadline(options.limitMs, "the conformance of containers");
   const w = new Workbench(bench, signal);
   for (const [name, body] of Object.entries(cases)) await t.test(name, (child) => body(child, w));
 }

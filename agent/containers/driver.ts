@@ -135,7 +135,7 @@ export class ContainerDriver implements MachineDriver {
 
   async metrics(id: string): Promise<DriverMetrics | undefined> {
     const plan = this.#plans.get(id);
-    if (!plan) return undefined;
+    if (!plan || !this.#started.has(id)) return undefined;
     using limit = deadline(callLimitMs, "measuring the container");
     const usage = await this.#engine.usage(id, limit);
     if (!usage) return undefined;

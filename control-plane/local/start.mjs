@@ -10,7 +10,13 @@ import { buildMicro } from "./setup/micro.mjs";
 import { buildSources, runBuilt, runSource } from "./setup/build.mjs";
 import { ensureNpmPackages } from "./setup/npm-packages.mjs";
 import { requireNode } from "./setup/node-version.mjs";
-import { ensureSystemPrograms, libvirtPrograms, neededPrograms } from "./setup/system-programs.mjs";
+import {
+  containerPrograms,
+  ensureSystemPrograms,
+  libvirtPrograms,
+  neededPrograms,
+  offerSystemPrograms,
+} from "./setup/system-programs.mjs";
 import { ensureTapPlugins } from "./setup/tap.mjs";
 import { root, SetupError, runToEnd } from "./setup/steps.mjs";
 
@@ -66,7 +72,9 @@ try {
   requireNode();
   // The libvirt driver is tested here, but used only where an agent's settings say so.
   const tests = mode === "--test" || mode === "--setup-only";
-  await ensureSystemPrograms([...neededPrograms(), ...(tests ? libvirtPrograms() : [])]);
+  const tested = tests ? [...libvirtPrograms(), ...containerPrograms()] : [];
+  await ensureSystemPrograms([...neededPrograms(), ...tested]);
+  if (!tests) await offerSystemPrograms(containerPrograms(), "The cloud starts without containers");
   await ensureNpmPackages(tests ? ["node_modules/@unraid/libvirt"] : []);
   process.exitCode = await run();
 } catch (error) {

@@ -12,7 +12,7 @@ import { pickPort } from "#test/support/ports.ts";
 import { makePodmanBench } from "#test/support/podman-bench.ts";
 import { until } from "#test/support/until.ts";
 
-await t.test("conformance", (t) => containerConformance(t, { make: makePodmanBench, limitMs: 60_000 }));
+await t.test("conformance", (t) => containerConformance(t, { make: makePodmanBench, limitMs: 30_000 }));
 
 await t.test("limits, ports and variables are real", async (t) => {
   await using bench = await makePodmanBench();

@@ -4,6 +4,8 @@ import type { ContainerSetup } from "../engine.ts";
 export const shapeLabel = "skerry.shape";
 
 const logBytes = 8 * 1024 * 1024;
+/** The agent runs the check, so there is no interval, and ends one that takes long. In nanoseconds. */
+const healthTiming = { Interval: 0, Timeout: 3_600_000_000_000, Retries: 1 };
 const cpuPeriod = 100_000;
 
 /** The body of podman's create call. */
@@ -29,7 +31,6 @@ export function toPodmanSpec(id: string, shape: string, setup: ContainerSetup) {
     },
     no_new_privileges: true,
     log_configuration: { driver: "k8s-file", path: logPath, size: logBytes },
-    // Without an interval: it is run when the agent asks.
-    healthconfig: health.length > 0 ? { Test: ["CMD", ...health], Interval: 0 } : { Test: ["NONE"] },
+    healthconfig: health.length > 0 ? { Test: ["CMD", ...health], ...healthTiming } : { Test: ["NONE"] },
   };
 }

@@ -107,7 +107,7 @@ export class PodmanEngine implements ContainerEngine {
 
   async isHealthy(id: string, signal: AbortSignal): Promise<boolean> {
     const answer = (await this.#call("GET", `/containers/${id}/healthcheck`, signal)) as Checked;
-    return answer.FailingStreak === 0;
+    return answer.Status === "healthy";
   }
 
   async usage(id: string, signal: AbortSignal): Promise<ContainerUsage | undefined> {
@@ -165,7 +165,7 @@ interface Inspected {
 }
 
 interface Checked {
-  readonly FailingStreak?: number;
+  readonly Status: string;
 }
 
 interface Measured {

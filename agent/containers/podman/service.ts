@@ -24,6 +24,9 @@ export interface PodmanServiceOptions {
 
 const startLimitMs = 20_000;
 const pollMs = 25;
+/** Where podman keeps what it knows of running containers, below its run-time folder, and where crun does. */
+const containersFolder = "root/overlay-containers";
+const runtimeState = "/run/crun";
 const unified = "/sys/fs/cgroup/unified";
 
 /** A host has little to give: a container that wants more says so in its own image. */
@@ -111,9 +114,12 @@ export class PodmanService implements AsyncDisposable {
   }
 
   /** What ran before the host started again does not run, whatever was written down of it. */
-  async #forgetLastBoot(files: PodmanFiles): Promise<void> {
-    const written = await readFile(join(files.run, "boot-id"), "utf8").catch(() => undefined);
-    if (written !== (await this.#bootId())) await rm(files.run, { recursive: true, force: true });
+  async #forgetLastBoot({ run }: PodmanFiles): Promise<void> {
+    const written = await readFile(join(run, "boot-id"), "utf8").catch(() => undefined);
+    if (written === (await this.#bootId())) return;
+    const stale = await readdir(join(run, containersFolder)).catch(() => []);
+    for (const id of stale) await rm(join(runtimeState, id), { recursive: true, force: true });
+    await rm(run, { recursive: true, force: true });
   }
 
   async #bootId(): Promise<string> {
@@ -156,7 +162,7 @@ function registriesOf(insecure: readonly string[]): string {
  */
 async function programFor({ run }: PodmanFiles): Promise<readonly [string, ...string[]]> {
   if (!(await isHybrid())) return ["podman"];
-  const monitor = await findMonitor(join(run, "root", "overlay-containers"));
+  const monitor = await findMonitor(join(run, containersFolder));
   if (monitor !== undefined) return ["nsenter", `--mount=/proc/${String(monitor)}/ns/mnt`, "--", "podman"];
   return ["unshare", "--mount", "--", "sh", "-c", 'umount "$0" && exec "$@"', unified, "podman"];
 }

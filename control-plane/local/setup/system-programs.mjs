@@ -40,6 +40,25 @@ export function libvirtPrograms(architecture = process.arch) {
   ];
 }
 
+/** What containers need besides; a cloud without them runs machines only. */
+export function containerPrograms() {
+  return [
+    ["podman", "podman", "runs the containers of edge workloads"],
+    ["crun", "crun", "starts what is in them"],
+    ["slirp4netns", "slirp4netns", "gives each a network of its own without touching the host's"],
+  ];
+}
+
+/** As {@link ensureSystemPrograms}, of what one can do without: says so instead of throwing. */
+export async function offerSystemPrograms(programs, without, env = process.env) {
+  try {
+    await ensureSystemPrograms(programs, env);
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    say(`${without}: ${error.message}`);
+  }
+}
+
 /** Installs what is missing of these, or throws a SetupError with the one command that does. */
 export async function ensureSystemPrograms(programs = neededPrograms(), env = process.env) {
   const missing = programs.filter(([program]) => !isPresent(program, env.PATH ?? ""));

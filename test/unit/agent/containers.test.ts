@@ -132,5 +132,5 @@ await t.test("what podman is asked for", async (t) => {
     cpu: { quota: 200_000, period: 100_000 },
   });
   t.same(spec.portmappings, [{ protocol: "tcp", container_port: 80, host_port: 8080, host_ip: "127.0.0.1" }]);
-  t.same(spec.healthconfig, { Test: ["CMD", "true"], Interval: 0 });
+  t.match(spec.healthconfig, { Test: ["CMD", "true"], Interval: 0 });
 });

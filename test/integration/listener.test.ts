@@ -156,7 +156,7 @@ await t.test("reflection answers what there is and what there is not", async (t)
   t.match(await ask({ case: "listServices", value: "" }), {
     value: { service: [{ name: "skerry.agent.v1.MachineService" }, {}, {}] },
   });
-  const withImports = 3;
+  const withImports = 4;
   t.equal(await files({ case: "fileByFilename", value: "skerry/agent/v1/machine.proto" }), withImports);
   t.equal(await files({ case: "fileByFilename", value: "google/protobuf/timestamp.proto" }), 1);
   for (const value of ["MachineService", "MachineService.GetMachine", "Machine", "MachineState"]) {

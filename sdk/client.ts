@@ -4,6 +4,8 @@ import { auditExtras } from "./audit.ts";
 import { createCollection, type CollectionOf } from "./collection.ts";
 import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
 import { apiKeyExtras, projectExtras, userExtras } from "./directory.ts";
+import { createDialect } from "./dialects/client.ts";
+import { dialects, type Dialects } from "./dialects/generated.ts";
 import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras, keyPairExtras } from "./extras.ts";
 import { kinds, type Kinds } from "./kinds/generated.ts";
 import { Transport, type CallOptions, type Credentials, type TransportOptions } from "./transport.ts";
@@ -50,6 +52,10 @@ export class Skerry {
   readonly users: CollectionOf<Kinds["users"]> & ReturnType<typeof userExtras>;
   readonly apiKeys: ReturnType<typeof apiKeyExtras>;
   readonly audit: ReturnType<typeof auditExtras>;
+  /** The compatible APIs, for what speaks them already: an operation each method. */
+  readonly atonix: Dialects["atonix"];
+  readonly services: Dialects["services"];
+  readonly novacron: Dialects["novacron"];
 
   constructor(options: SkerryOptions) {
     const credentials = credentialsOf(options);
@@ -70,6 +76,9 @@ export class Skerry {
     this.users = Object.assign(collection("users"), userExtras(transport));
     this.apiKeys = apiKeyExtras(transport, "/skerry/v1/api-keys");
     this.audit = auditExtras(transport);
+    this.atonix = createDialect(transport, dialects.atonix);
+    this.services = createDialect(transport, dialects.services);
+    this.novacron = createDialect(transport, dialects.novacron);
   }
 
   /** Who the cloud takes the caller for. */

@@ -13,6 +13,8 @@ export type {
 } from "./collection.ts";
 export type { Console, ConsoleOptions } from "./console.ts";
 export { login, memoryStore, type TokenStore, type Tokens } from "./credentials.ts";
+export type { ChangeOptions } from "./dialects/client.ts";
+export type * from "./dialects/generated.ts";
 export type {
   ConsoleLog,
   GeneratedKeyPair,

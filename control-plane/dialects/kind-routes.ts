@@ -54,7 +54,7 @@ export function listRoute({ dialect, kind, resources }: Of): Route {
     tag: plural,
     role: definition.access.read,
     query,
-    answers: { 200: { description: "a page", schema } },
+    answers: { 200: { description: "a page", schema, parts: { [kind.type]: kind.wire } } },
     handle: inWordsOf(kind, async (call: Call<ListParameters>) => {
       const range = paging.range(call.query, pageSize);
       const wanted = kind.toQuery(call.query);
@@ -86,7 +86,7 @@ function createRoute(of: Of, create: NonNullable<AnyDialectKind["create"]>): Rou
     role: definition.access.create ?? "admin",
     body: create.body,
     mutates: true,
-    answers: { 201: { description: "created", schema: dialect.envelope.schema(wire) } },
+    answers: { 201: { description: "created", ...shownAs(of), schema: dialect.envelope.schema(wire) } },
     handle: inWordsOf(kind, (call) =>
       resources.create(
         call.ctx,
@@ -206,7 +206,10 @@ async function find({ kind, resources }: Of, ctx: Ctx, id: string): Promise<Reso
 
 const tagOf = ({ path }: AnyDialectKind) => path.slice(path.lastIndexOf("/") + 1);
 
-const shownAs = ({ dialect, kind }: Of) => ({ schema: dialect.envelope.schema(kind.wire), name: kind.type });
+const shownAs = ({ dialect, kind }: Of) => ({
+  schema: dialect.envelope.schema(kind.wire),
+  parts: { [kind.type]: kind.wire },
+});
 
 /** The id in the path, at once; of kinds whose names do as well, the id behind the name. */
 function idOf(of: Of, call: Call<unknown, unknown>): string | Promise<string> {

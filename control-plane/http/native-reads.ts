@@ -38,7 +38,9 @@ export function listRoute({ kind, resources, collection, one }: KindRoutes): Rou
     tag: kind.plural,
     role: kind.access.read,
     query: full,
-    answers: { 200: { description: "a page", name: `${one.name}List`, schema: listSchema(one.schema) } },
+    answers: {
+      200: { description: "a page", schema: listSchema(one.schema), parts: { [one.name]: one.schema } },
+    },
     async handle({ ctx, query: given }) {
       const { phase, name: named, label, limit, cursor, watch } = given;
       const chosen = Object.keys(kind.filters).flatMap((filter) => {

@@ -5,13 +5,24 @@ import type { Route, Surface } from "./route.ts";
 
 type JsonObject = { [name: string]: Json };
 
-const errorStatuses: Readonly<Record<string, string>> = {
-  "400": "the request is not valid",
-  "401": "who is asking is not known",
-  "403": "not allowed",
-  "404": "there is no such thing",
-  "409": "the present state does not allow it",
-  "503": "a part that is needed cannot be reached now; see Retry-After",
+interface ErrorStatus {
+  readonly description: string;
+  /** Absent: it may happen anywhere. */
+  readonly of?: (route: Route) => boolean;
+}
+
+const takesBody = ({ body, bodyDoc, streams }: Route) => (body ?? bodyDoc ?? streams) !== undefined;
+const errorStatuses: Readonly<Record<string, ErrorStatus>> = {
+  "400": { description: "the request is not valid" },
+  "401": { description: "who is asking is not known" },
+  "403": { description: "not allowed", of: ({ role }) => role !== "anyone" },
+  "404": { description: "there is no such thing" },
+  "409": { description: "the present state does not allow it" },
+  "412": { description: "it is not as If-Match says any more", of: takesIfMatch },
+  "413": { description: "the body is too large", of: takesBody },
+  "415": { description: "the body is of another type", of: takesBody },
+  "429": { description: "too many requests, see Retry-After; or more than the quota" },
+  "503": { description: "a part that is needed cannot be reached now; see Retry-After" },
 };
 
 /** Makes the document of one surface. */
@@ -113,13 +124,19 @@ function headerParameters(route: Route): JsonObject[] {
     description,
     schema: { type: "string" },
   });
-  const creates = route.method === "POST" && !route.path.includes("{");
   return [
     ...(route.method === "POST"
       ? [header("Idempotency-Key", "the same key and body again gives the first answer again")]
       : []),
-    ...(creates ? [] : [header("If-Match", "ETag that the change is meant for; 412 when it is stale")]),
+    ...(takesIfMatch(route)
+      ? [header("If-Match", "ETag that the change is meant for; 412 when it is stale")]
+      : []),
   ];
+}
+
+/** A change of something that is there already. */
+function takesIfMatch({ mutates, method, path }: Route): boolean {
+  return mutates === true && !(method === "POST" && !path.includes("{"));
 }
 
 function requestBody(route: Route, schemas: Schemas): JsonObject | undefined {
@@ -136,10 +153,10 @@ function requestBody(route: Route, schemas: Schemas): JsonObject | undefined {
 
 function answers(route: Route, schemas: Schemas): JsonObject {
   return Object.fromEntries(
-    Object.entries(route.answers).map(([status, { description, schema, name, contentType }]) => {
+    Object.entries(route.answers).map(([status, { description, schema, name, parts, contentType }]) => {
       if (!schema) return [status, { description }];
       const shown =
-        name === undefined ? toJsonSchema(schema, "output") : schemas.refer(name, schema, "output");
+        name === undefined ? schemas.inline(schema, parts ?? {}) : schemas.refer(name, schema, "output");
       return [status, { description, content: { [contentType ?? "application/json"]: { schema: shown } } }];
     }),
   );
@@ -147,11 +164,11 @@ function answers(route: Route, schemas: Schemas): JsonObject {
 
 function errors(route: Route, surface: Surface, error: JsonObject): JsonObject {
   const statuses = Object.entries(errorStatuses).filter(
-    ([status]) => !(route.role === "anyone" && status === "403") && !(Number(status) in route.answers),
+    ([status, { of }]) => (of?.(route) ?? true) && !(Number(status) in route.answers),
   );
   const contentType = surface.errorContentType.replace(/;.*$/, "");
   return Object.fromEntries(
-    statuses.map(([status, description]) => [
+    statuses.map(([status, { description }]) => [
       status,
       { description, content: { [contentType]: { schema: error } } },
     ]),
@@ -165,6 +182,25 @@ class Schemas {
   refer(name: string, schema: z.ZodType, io: "input" | "output"): JsonObject {
     this.#byName[name] ??= toJsonSchema(schema, io);
     return { $ref: `#/components/schemas/${name}` };
+  }
+
+  /** The schema as it is, but that its parts are referred to by their names. */
+  inline(schema: z.ZodType, parts: Readonly<Record<string, z.ZodType>>): JsonObject {
+    const references = new Map(
+      Object.entries(parts).map(([name, part]) => {
+        const reference = this.refer(name, part, "output");
+        return [JSON.stringify(this.#byName[name]), reference] as const;
+      }),
+    );
+    const replace = (json: Json): Json => {
+      if (Array.isArray(json)) return json.map(replace);
+      if (typeof json !== "object" || json === null) return json;
+      const reference = "properties" in json ? references.get(JSON.stringify(json)) : undefined;
+      return (
+        reference ?? Object.fromEntries(Object.entries(json).map(([key, value]) => [key, replace(value)]))
+      );
+    };
+    return replace(toJsonSchema(schema, "output")) as JsonObject;
   }
 
   all(): JsonObject {

@@ -38,6 +38,8 @@ export interface AnswerDoc {
   readonly schema?: z.ZodType;
   /** Name of the schema among the document's components. */
   readonly name?: string;
+  /** Parts of the schema that are components of the document, by their names; for a schema without a name of its own. */
+  readonly parts?: Readonly<Record<string, z.ZodType>>;
   /** Default: application/json. */
   readonly contentType?: string;
 }

@@ -1,6 +1,7 @@
 /**
- * Writes `sdk/kinds/generated.ts` from the definitions of kinds: the SDK may not import the control
- * plane, so its types are derived from the same schemas that validate. Run it after changing a kind:
+ * Writes `sdk/kinds/generated.ts` from the definitions of kinds, and `sdk/dialects/generated.ts` from the
+ * documents of the dialects: the SDK may not import the control plane, so its types are derived from the
+ * same schemas that validate. Run it after changing a kind or a dialect:
  *
  *   node --conditions=development --import=tsx test/support/generate-sdk.ts
  *
@@ -12,68 +13,14 @@ import { format } from "prettier";
 import { z } from "zod";
 import { kinds } from "#cp/resources/kinds.ts";
 import type { AnyDefinition } from "#cp/resources/definition.ts";
+import { generateDialects, generatedDialectsPath } from "./generate-dialects.ts";
+import { camel, declare, doc, pascal, quote, typeOf, union, type Schema } from "./typescript-of.ts";
 
 const root = new URL("../../", import.meta.url);
 export const generatedPath = fileURLToPath(new URL("sdk/kinds/generated.ts", root));
 
-type Schema = z.core.JSONSchema.BaseSchema;
-
-const quote = (text: string) => JSON.stringify(text);
-const union = (parts: readonly string[]) => [...new Set(parts)].join(" | ") || "never";
-const pascal = (text: string) =>
-  text.replace(/(?:^|[_-])([a-z])/g, (_match, letter: string) => letter.toUpperCase());
-const camel = (text: string) =>
-  text.replace(/[_-]([a-z])/g, (_match, letter: string) => letter.toUpperCase());
-const doc = (text: string | undefined) => (text ? `/** ${text.replaceAll("*/", "* /")} */\n` : "");
-
-/** A JSON schema as a TypeScript type. */
-function typeOf(schema: Schema): string {
-  if (schema.const !== undefined) return JSON.stringify(schema.const);
-  if (schema.enum) return union(schema.enum.map((value) => JSON.stringify(value)));
-  const alternatives = schema.anyOf ?? schema.oneOf;
-  if (alternatives) return union(alternatives.map((each) => typeOf(each)));
-  const type: unknown = schema.type; // may be a list, such as ["string", "null"]
-  if (Array.isArray(type))
-    return union(type.map((each: string) => typeOf({ ...schema, type: each } as Schema)));
-  switch (schema.type) {
-    case "string":
-    case "boolean":
-    case "null":
-      return schema.type;
-    case "integer":
-    case "number":
-      return "number";
-    case "array":
-      return `readonly (${typeOf((schema.items ?? {}) as Schema)})[]`;
-    case "object":
-      return objectOf(schema);
-    case undefined:
-      return "Json";
-  }
-  throw new Error(`no TypeScript for ${JSON.stringify(schema)}`);
-}
-
-function objectOf(schema: Schema): string {
-  const properties = Object.entries(schema.properties ?? {}) as [string, Schema][];
-  if (properties.length === 0 && typeof schema.additionalProperties === "object") {
-    return `Readonly<Record<string, ${typeOf(schema.additionalProperties)}>>`;
-  }
-  if (properties.length === 0) return "Readonly<Record<string, never>>";
-  const members = properties.map(([name, property]) => {
-    const optional = schema.required?.includes(name) ? "" : "?";
-    return `${doc(property.description)}readonly ${name}${optional}: ${typeOf(property)};`;
-  });
-  return `{\n${members.join("\n")}\n}`;
-}
-
 const schemaOf = (type: z.ZodType, io: "input" | "output") =>
-  z.toJSONSchema(type, { io, unrepresentable: "any" });
-
-/** An interface where TypeScript has one for it. */
-function declare(name: string, schema: Schema): string {
-  const type = typeOf(schema);
-  return type.startsWith("{") ? `export interface ${name} ${type}` : `export type ${name} = ${type};`;
-}
+  z.toJSONSchema(type, { io, unrepresentable: "any" }) as Schema;
 
 function typesOfKind(definition: AnyDefinition): string {
   const name = pascal(definition.kind);
@@ -122,4 +69,7 @@ export async function generateSdk(): Promise<string> {
   return format(source, { parser: "typescript", printWidth: 110 });
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await writeFile(generatedPath, await generateSdk());
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await writeFile(generatedPath, await generateSdk());
+  await writeFile(generatedDialectsPath, await generateDialects());
+}

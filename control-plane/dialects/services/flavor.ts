@@ -60,7 +60,9 @@ export function gpuFlavorsRoute({ base, pathEnd, paging }: Dialect, resources: R
     tag: "flavors",
     role: flavor.access.read,
     query: z.strictObject(paging.parameters(pageSize)),
-    answers: { 200: { description: "a page", schema: paging.schema(wire, "flavors") } },
+    answers: {
+      200: { description: "a page", schema: paging.schema(wire, "flavors"), parts: { Flavor: wire } },
+    },
     examples: { answers: { 200: [exampleGpu] } },
     async handle(call: Call<ListParameters>) {
       const { items } = await resources.list(call.ctx, flavor, { limit: most });

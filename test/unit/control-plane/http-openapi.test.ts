@@ -1,14 +1,8 @@
 import t from "tap";
-import { atonixSurface } from "#cp/dialects/atonix/surface.ts";
-import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
-import { servicesSurface } from "#cp/dialects/services/surface.ts";
-import { consoleRoutes } from "#cp/http/console.ts";
-import { directoryRoutes } from "#cp/http/directory.ts";
-import { extraRoutes, type ExtrasOptions } from "#cp/http/extras.ts";
-import { nativeSurface } from "#cp/http/native.ts";
 import { openApiDocument } from "#cp/http/openapi.ts";
 import type { Surface } from "#cp/http/route.ts";
 import { kinds } from "#cp/resources/kinds.ts";
+import { dialects, native, novacron } from "#test/support/surfaces.ts";
 
 type Document = {
   readonly openapi: string;
@@ -31,52 +25,9 @@ type Operation = {
   >;
 };
 
-/** Documents are made of routes alone: nothing behind them is ever called. */
-const nothing = new Proxy({}, {}) as never;
-const resources: ExtrasOptions["resources"] = nothing;
-
-const native = nativeSurface({
-  kinds,
-  resources,
-  extras: [
-    ...extraRoutes({
-      version: "1",
-      resources,
-      metrics: nothing,
-      placements: nothing,
-      imageContent: nothing,
-      enrolmentTokens: nothing,
-      issueOperatorCertificate: nothing,
-    }),
-    ...directoryRoutes({
-      users: nothing,
-      apiKeys: nothing,
-      secondFactor: nothing,
-      signingKeys: nothing,
-      quotas: nothing,
-    }),
-    ...consoleRoutes({ resources, agents: nothing, locate: nothing }),
-  ],
-});
-const novacron = novacronSurface({
-  resources,
-  accounts: nothing,
-  users: nothing,
-  audit: nothing,
-  metrics: nothing,
-  planner: nothing,
-  providers: nothing,
-});
-const services = servicesSurface({
-  resources,
-  metrics: nothing,
-  accounts: nothing,
-  authenticator: nothing,
-});
-const compatible = [novacron, atonixSurface({ resources }), services];
 const documentOf = (surface: Surface) => openApiDocument(surface, "1.2.3") as unknown as Document;
 
-for (const surface of [native, ...compatible]) {
+for (const surface of [native, ...dialects]) {
   void t.test(`the document of ${surface.name}`, async (t) => {
     const document = documentOf(surface);
     const text = JSON.stringify(document);

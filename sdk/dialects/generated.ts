@@ -509,9 +509,9 @@ export interface AtonixInstance {
 export interface AtonixCreateInstanceBody {
   readonly name: string;
   readonly image_id: string;
-  readonly flavor?: string | null | null;
+  readonly flavor?: string | null;
   readonly network_id?: string | null;
-  readonly key_pair?: string | null | null;
+  readonly key_pair?: string | null;
   readonly tags?: readonly string[];
   readonly metadata?: Readonly<Record<string, string>>;
   readonly provider?: string | null;
@@ -923,7 +923,7 @@ export interface ServicesInstance {
 export interface ServicesCreateInstanceBody {
   readonly name: string;
   readonly description?: string;
-  readonly flavor?: string | null | null;
+  readonly flavor?: string | null;
   readonly image: string;
   /** kept with it; until there are networks of one's own, all is in the default one */
   readonly vpc_id?: string | null;
@@ -931,11 +931,11 @@ export interface ServicesCreateInstanceBody {
   readonly subnet_id?: string | null;
   /** kept with it; the default network filters nothing */
   readonly security_groups?: readonly string[];
-  readonly key_pair?: string | null | null;
+  readonly key_pair?: string | null;
   readonly root_volume_size_gb?: number;
   readonly enable_monitoring?: boolean;
   readonly user_data?: string;
-  readonly region?: string | null | null;
+  readonly region?: string | null;
   readonly tags?: Readonly<Record<string, string>>;
 }
 

@@ -3,17 +3,7 @@ import { fileURLToPath } from "node:url";
 import { format } from "prettier";
 import { openApiDocument } from "#cp/http/openapi.ts";
 import { dialects } from "./surfaces.ts";
-import {
-  camel,
-  declare,
-  doc,
-  pascal,
-  quote,
-  typeOf,
-  union,
-  type Refer,
-  type Schema,
-} from "./typescript-of.ts";
+import { camel, declare, doc, pascal, typeOf, union, type Refer, type Schema } from "./typescript-of.ts";
 
 export const generatedDialectsPath = fileURLToPath(
   new URL("../../sdk/dialects/generated.ts", import.meta.url),

@@ -571,8 +571,10 @@ export interface AtonixCreateImageBody {
   readonly os_version?: string;
   readonly architecture?: "x86_64" | "aarch64";
   readonly size_gb?: number;
-  /** where its content is; without it, upload_url takes the content */
+  /** where its content is */
   readonly source_url?: string;
+  /** an instance whose disk it is made of; with neither of the two, upload_url takes the content */
+  readonly instance_id?: string;
 }
 
 export interface AtonixKeyPair {
@@ -885,6 +887,33 @@ export interface Atonix {
   }>;
 }
 
+export interface ServicesAccessToken {
+  readonly access_token: string;
+  readonly refresh_token?: string;
+  readonly expires_in: number;
+  readonly token_type: "Bearer";
+}
+
+export interface ServicesTokens {
+  readonly access_token: string;
+  readonly refresh_token: string;
+  readonly expires_in: number;
+  readonly token_type: "Bearer";
+}
+
+export interface ServicesLoginBody {
+  readonly username: string;
+  readonly password: string;
+  /** for users with a second factor */
+  readonly mfa_code?: string | null;
+  /** id or name; default: the user's own */
+  readonly project?: string;
+}
+
+export interface ServicesRefreshBody {
+  readonly refresh_token: string;
+}
+
 export interface ServicesInstance {
   readonly resource_id: string;
   readonly instance_id: string;
@@ -989,14 +1018,23 @@ export interface ServicesCreateImageBody {
   readonly os_version?: string;
   readonly architecture?: "x86_64" | "aarch64";
   readonly size_gb?: number;
-  /** where its content is; without it, upload_url takes the content */
+  /** where its content is */
   readonly source_url?: string;
+  /** an instance whose disk it is made of; with neither of the two, upload_url takes the content */
+  readonly instance_id?: string;
 }
 
 export interface Services {
+  /** An access token for the API key, or the username and password, of the Authorization header */
+  getToken(options?: CallOptions): Promise<ServicesAccessToken>;
+  /** Obtain an access token */
+  login(body: ServicesLoginBody, options?: ChangeOptions): Promise<ServicesTokens>;
+  /** Exchange a refresh token for new tokens; each is good once */
+  refresh(body: ServicesRefreshBody, options?: ChangeOptions): Promise<ServicesTokens>;
   /** List instances */
   listInstances(
     query?: {
+      /** `terminated`: those of the last hour */
       readonly status?:
         | "pending"
         | "running"
@@ -1194,6 +1232,9 @@ export const dialects: { readonly [Name in keyof Dialects]: Operations<Dialects[
     deleteKeyPair: ["DELETE", "/v1/compute/key-pairs/{key_pair}"],
   },
   services: {
+    getToken: ["GET", "/api/auth/token/"],
+    login: ["POST", "/api/auth/token/", "body"],
+    refresh: ["POST", "/api/auth/refresh/", "body"],
     listInstances: ["GET", "/api/v1/services/instances/", "query"],
     createInstance: ["POST", "/api/v1/services/instances/", "body"],
     getInstance: ["GET", "/api/v1/services/instances/{instance_id}/"],

@@ -1,7 +1,7 @@
 /** Following resources: events say which to read again, reading says how they are. */
 import type { Ctx } from "#kernel/ctx.ts";
+import { Doorbell } from "#kernel/doorbell.ts";
 import { isFault } from "#kernel/fault.ts";
-import { sleep } from "#kernel/retry.ts";
 import type { EventFeed, ResourceEvent } from "../engine/events.ts";
 import type { AnyDefinition, Resource } from "../resources/definition.ts";
 import type { Database } from "../store/database.ts";
@@ -144,24 +144,24 @@ function matchesQuery(kind: AnyDefinition, resource: Resource, query: WatchQuery
 class Changes implements Disposable {
   readonly #dirty = new Set<string>();
   readonly #subscription: Disposable;
-  #wake: () => void = () => undefined;
+  readonly #bell = new Doorbell();
 
   constructor(events: EventFeed, concerns: (event: ResourceEvent) => boolean) {
     this.#subscription = events.subscribe((batch) => {
       for (const event of batch) if (concerns(event)) this.#dirty.add(event.resourceId);
-      if (this.#dirty.size > 0) this.#wake();
+      if (this.#dirty.size > 0) this.#bell.ring();
     });
   }
 
   /** Waits for the first, at most `ms`; empty when none came or the signal aborted. */
   async next(ms: number, signal: AbortSignal): Promise<string[]> {
-    if (this.#dirty.size === 0 && !signal.aborted) {
-      const timer = new AbortController();
-      const stop = AbortSignal.any([timer.signal, signal]);
-      const woken = new Promise<void>((resolve) => (this.#wake = resolve));
-      await Promise.race([woken, sleep(ms, stop).catch(() => undefined)]);
-      timer.abort();
+    if (!signal.aborted) {
+      const stop = () => this.#bell.ring();
+      signal.addEventListener("abort", stop, { once: true });
+      await this.#bell.rest(ms);
+      signal.removeEventListener("abort", stop);
     }
+    this.#bell.hear();
     const ids = [...this.#dirty];
     this.#dirty.clear();
     return ids;

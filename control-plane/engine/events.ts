@@ -3,6 +3,7 @@
  * early may commit late, so a reader only takes rows of transactions older than every running one
  * (`pg_snapshot_xmin`): none is ever skipped.
  */
+import { Doorbell } from "#kernel/doorbell.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
 import type { Database } from "../store/database.ts";
@@ -35,8 +36,7 @@ export class EventFeed implements AsyncDisposable {
   readonly #log: Logger;
   readonly #listeners = new Set<EventListener>();
   readonly #stop = new AbortController();
-  #wake: () => void = () => undefined;
-  #woken = false;
+  readonly #bell = new Doorbell();
   #loop: Promise<void> | undefined;
 
   constructor(database: Database, log: Logger) {
@@ -55,8 +55,7 @@ export class EventFeed implements AsyncDisposable {
   }
 
   poke(): void {
-    this.#woken = true;
-    this.#wake();
+    this.#bell.ring();
   }
 
   async #run(): Promise<void> {
@@ -64,18 +63,20 @@ export class EventFeed implements AsyncDisposable {
     for (let failures = 0; !this.#stop.signal.aborted;) {
       try {
         position ??= await this.#now();
-        this.#woken = false;
+        this.#bell.hear();
         const { events, next } = await this.#read(position);
         position = next;
         failures = 0;
         if (events.length > 0) for (const listener of this.#listeners) listener(events);
         if (events.length < batch) {
-          await this.#rest(pollMs);
+          if (!this.#stop.signal.aborted) await this.#bell.rest(pollMs);
           await sleep(gatherMs);
         }
       } catch (error) {
         this.#log.warn("events.read_failed", { error, failures });
-        await this.#rest(backoffMs(failures++, { baseMs: 100, capMs: 5_000 }));
+        // A ring does not shorten it: what failed would be asked for again and again.
+        const waitMs = backoffMs(failures++, { baseMs: 100, capMs: 5_000 });
+        await sleep(waitMs, this.#stop.signal).catch(() => undefined);
       }
     }
   }
@@ -97,13 +98,6 @@ export class EventFeed implements AsyncDisposable {
     );
     const last = rows.at(-1);
     return { events: rows, next: last ? { tx: last.tx, id: last.id } : after };
-  }
-
-  async #rest(ms: number): Promise<void> {
-    if (this.#woken || this.#stop.signal.aborted) return;
-    const woken = new Promise<void>((resolve) => (this.#wake = resolve));
-    const timer = new AbortController();
-    await Promise.race([woken, sleep(ms, timer.signal)]).finally(() => timer.abort());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

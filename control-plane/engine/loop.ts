@@ -3,6 +3,7 @@
  * clock when none come: polling alone does all the work, only later.
  */
 import { setMaxListeners } from "node:events";
+import { Doorbell } from "#kernel/doorbell.ts";
 import { isFault } from "#kernel/fault.ts";
 import { backoffMs, deadline, retry, sleep } from "#kernel/retry.ts";
 import { runPass, type PassDependencies, type PassOutcome } from "./pass.ts";
@@ -26,8 +27,7 @@ export class Loop implements AsyncDisposable {
   readonly #queue: WorkQueue;
   readonly #stop = new AbortController();
   readonly #running = new Set<Promise<void>>();
-  #wake: () => void = () => undefined;
-  #woken = false;
+  readonly #bell = new Doorbell();
   #failures = 0;
   #loop: Promise<void> | undefined;
 
@@ -44,13 +44,12 @@ export class Loop implements AsyncDisposable {
 
   /** Something is due: look now. Cheap; may be called any number of times. */
   poke(): void {
-    this.#woken = true;
-    this.#wake();
+    this.#bell.ring();
   }
 
   async #run(): Promise<void> {
     while (!this.#stop.signal.aborted) {
-      this.#woken = false;
+      this.#bell.hear();
       await sleep(gatherMs);
       const room = this.#options.concurrency - this.#running.size;
       const claims = room > 0 ? await this.#claim(room) : [];
@@ -114,18 +113,11 @@ export class Loop implements AsyncDisposable {
 
   /** Until poked, until the next key is due, or for the poll interval. */
   async #rest(idle: boolean): Promise<void> {
-    if (this.#woken || this.#stop.signal.aborted) return;
+    if (this.#bell.rung || this.#stop.signal.aborted) return;
     const pollMs =
       this.#failures > 0 ? backoffMs(this.#failures, { baseMs: 100, capMs: 5_000 }) : this.#options.pollMs;
     const dueMs = idle && this.#failures === 0 ? await this.#nextDueInMs() : undefined;
-    if (this.#woken) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, Math.max(1, Math.min(pollMs, dueMs ?? pollMs)));
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
+    await this.#bell.rest(Math.max(1, Math.min(pollMs, dueMs ?? pollMs)));
   }
 
   async #nextDueInMs(): Promise<number | undefined> {

@@ -58,7 +58,8 @@ const viewQuery = `select ${resourceColumns},
     (select jsonb_object_agg(f.key, x.row) from jsonb_each_text(r.refs) f
       cross join lateral (select to_jsonb(t) as row from resource t where t.id = f.value limit 1) x) as referred,
     case r.kind when 'host' then (select count(*) from resource t where t.host_id = r.id)
-      when 'image' then (select count(*) from resource t where t.refs @> jsonb_build_object('image', r.id))
+      when 'image' then (
+        select count(*) from resource t where t.refs @> jsonb_build_object('image', r.id) and t.refs <> '{}')
       else 0 end as dependents
   from resource r where r.id = $1`;
 

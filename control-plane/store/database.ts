@@ -42,6 +42,12 @@ const contentionAttempts = 4;
 const readLanes = 2;
 const int8 = 20;
 const statementTimeoutMs = 15_000;
+/**
+ * Every statement finds its rows by an index, whatever the statistics say: those of a table that was small a minute ago
+ * lead to reading all of it. And a prepared statement is planned once per connection, not with each use, which would
+ * cost as much as running it does.
+ */
+const steadyPlans = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
 /** A server that does not keep to its own limit is not there any more, whatever its connection says. */
 const answerTimeoutMs = statementTimeoutMs + 2_000;
 const connectTimeoutMs = 5_000;
@@ -70,6 +76,7 @@ export class Database implements Queryable, Readable, AsyncDisposable {
       statement_timeout: statementTimeoutMs,
       query_timeout: answerTimeoutMs,
       application_name: "skerry",
+      options: steadyPlans,
       // A statement is sent when it is asked for, not when the one before it was answered.
       pipeline: true,
     };

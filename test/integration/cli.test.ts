@@ -467,10 +467,9 @@ await t.test("completion knows the tree, and bash takes it", async (t) => {
   t.equal(await complete("skerry vm create --ima"), "--image");
   t.equal(await complete("skerry --output "), "table json yaml");
   t.equal(await complete("skerry vm ls -o y"), "yaml");
-  t.match(
-    await complete("skerry "),
-    /login logout whoami vm migration image host op agent doctor completion/,
-  );
+  const offered = (await complete("skerry ")).split(/\s+/);
+  for (const word of ["login", "vm", "migration", "host", "doctor", "--output"])
+    t.ok(offered.includes(word), `offers ${word}`);
 });
 
 await t.test("as a process: output, exit code, Ctrl-C while waiting, a reader that goes away", async (t) => {

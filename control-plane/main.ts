@@ -116,6 +116,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     cost: settings.weightCost,
     distance: settings.weightDistance,
     packing: settings.weightPacking,
+    spread: settings.weightSpread,
   });
   await using engine = new Engine({
     database,

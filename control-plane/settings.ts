@@ -155,6 +155,13 @@ export const controlPlaneSettings = {
     max: 1000,
     help: "Scheduler: weight of filling hosts up one by one.",
   }),
+  weightSpread: number({
+    env: "SKERRY_WEIGHT_SPREAD",
+    default: 1,
+    min: 0,
+    max: 1000,
+    help: "Scheduler: weight of zones that have few of a group that is to be spread.",
+  }),
   overcommitCpus: number({
     env: "SKERRY_OVERCOMMIT_CPUS",
     default: 8,

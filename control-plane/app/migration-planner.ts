@@ -5,6 +5,7 @@ import type { Fleet } from "../engine/fleet.ts";
 import { toResource, type ResourceRow, resourceColumns } from "../engine/rows.ts";
 import type { Resource } from "../resources/definition.ts";
 import { keepDisksSeconds } from "../resources/instance/instance.actions.ts";
+import { constraintsOf } from "../resources/instance/constraints.ts";
 import type { Instance } from "../resources/instance/instance.resource.ts";
 import {
   findBlockers,
@@ -94,7 +95,8 @@ export class MigrationPlanner {
     const amounts = { cpus, memoryBytes: memory_bytes, diskBytes: size };
     const owner = known.owner ? { observed: known.owner } : undefined;
     const from = { source, model: guestModelOf(source, owner) };
-    const request = moveRequest({ references, incarnations }, { desired: spec, refs }, type, from, amounts);
+    const asked = moveRequest({ references, incarnations }, { desired: spec, refs }, type, from, amounts);
+    const request = { ...constraintsOf(resource), ...asked };
     const choice = await this.#fleet.choose({ ...request, seed: resource.id });
     if ("unplaceable" in choice) {
       blockers.push(...toBlockers(choice.unplaceable as Explanation));

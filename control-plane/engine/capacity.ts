@@ -3,7 +3,7 @@ import type { Queryable, Tx } from "../store/database.ts";
 import type { Reserved } from "./controller.ts";
 import type { Claim } from "./work.ts";
 
-type Dimension = "cpus" | "memory_bytes" | "disk_bytes";
+type Dimension = "cpus" | "memory_bytes" | "disk_bytes" | "gpus" | "group";
 
 /**
  * Takes a promise of capacity on a host, or changes the one that is there. Throws `exhausted` NO_CAPACITY;
@@ -35,14 +35,17 @@ export async function promise(on: Queryable, claim: Claim, request: Reserved): P
 
 function refuseShort(short: readonly Dimension[] = []): void {
   if (short.length === 0) return;
-  throw new Fault("exhausted", `the host has too little ${short.map(spoken).join(" and ")} left`, {
+  const missing = short.filter((dimension) => dimension !== "group").map(spoken);
+  const message =
+    missing.length > 0 ? `has too little ${missing.join(" and ")} left` : "is not for its group";
+  throw new Fault("exhausted", `the host ${message}`, {
     reason: "NO_CAPACITY",
     detail: { short },
   });
 }
 
-function spoken(dimension: Dimension): string {
-  return { cpus: "CPU", memory_bytes: "memory", disk_bytes: "disk" }[dimension];
+function spoken(dimension: Exclude<Dimension, "group">): string {
+  return { cpus: "CPU", memory_bytes: "memory", disk_bytes: "disk", gpus: "GPUs" }[dimension];
 }
 
 /** Gives a promise back; none is fine. */

@@ -12,11 +12,14 @@ import { Placer } from "../scheduler/placer.ts";
 import type { Policy } from "../scheduler/policy.ts";
 import { roomOf, type Amounts, type HostSnapshot, type PlacementRequest } from "../scheduler/snapshot.ts";
 import type { Queryable } from "../store/database.ts";
+import { placeInGroups, type GroupWish } from "./groups.ts";
 import { readAllHosts, readHostChanges, readHosts } from "./host-rows.ts";
 
 export interface PlaceRequest extends PlacementRequest {
   /** Orders hosts of equal score. */
   readonly seed: string;
+  /** What it belongs to, and by what rules. */
+  readonly within?: GroupWish | undefined;
 }
 export type PlaceResult =
   | {
@@ -70,8 +73,10 @@ export class CachedFleet implements Fleet {
     this.#placer = new Placer(this.#hosts, policy);
   }
 
-  async choose({ seed, ...request }: PlaceRequest): Promise<PlaceResult> {
+  async choose({ seed, within, ...alone }: PlaceRequest): Promise<PlaceResult> {
     await this.#ensureFresh();
+    const others = within && (await placeInGroups(this.#database, within, (id) => this.#hosts.get(id)));
+    const request = { ...alone, ...others };
     const placement = this.#placer.place(request, seed);
     if (!("unplaceable" in placement)) return this.#toResult(placement);
     // A host may have come or gone since; only a fresh look may say that there is no room.

@@ -15,6 +15,8 @@ interface HostRow {
   readonly used_cpus: number;
   readonly used_memory: number;
   readonly used_disk: number;
+  readonly gpus: number | null;
+  readonly used_gpus: number;
   /** From the price sheet. */
   readonly price: PriceSpec | null;
 }
@@ -22,12 +24,13 @@ interface HostRow {
 const columns = `r.id, r.desired, r.observed, r.deleting_at is not null as deleting,
   c.cpus, c.memory_bytes, c.disk_bytes,
   coalesce(u.cpus, 0)::bigint as used_cpus, coalesce(u.memory_bytes, 0)::bigint as used_memory,
-  coalesce(u.disk_bytes, 0)::bigint as used_disk,
+  coalesce(u.disk_bytes, 0)::bigint as used_disk, c.gpus, coalesce(u.gpus, 0)::bigint as used_gpus,
   (select p.desired from resource p where p.kind = 'price' and p.deleting_at is null
      and p.desired ->> 'provider' = r.desired ->> 'provider'
      and coalesce(p.desired ->> 'region', r.desired ->> 'region') = r.desired ->> 'region'
    order by p.desired ->> 'region' nulls last, p.created_at desc, p.id limit 1) as price`;
-const sums = "sum(cpus) as cpus, sum(memory_bytes) as memory_bytes, sum(disk_bytes) as disk_bytes";
+const sums =
+  "sum(cpus) as cpus, sum(memory_bytes) as memory_bytes, sum(disk_bytes) as disk_bytes, sum(gpus) as gpus";
 
 export async function readAllHosts(database: Queryable): Promise<readonly HostSnapshot[]> {
   const rows = await database.query<HostRow>(
@@ -93,10 +96,18 @@ function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostS
     cpuBaseline: observed?.cpu_baseline ?? "",
     driver: observed?.driver ?? "",
     acceleration: observed?.acceleration ?? "",
-    capacity: { cpus: row.cpus ?? 0, memoryBytes: row.memory_bytes ?? 0, diskBytes: row.disk_bytes ?? 0 },
-    used: { cpus: row.used_cpus, memoryBytes: row.used_memory, diskBytes: row.used_disk },
+    capacity: {
+      ...{ cpus: row.cpus ?? 0, memoryBytes: row.memory_bytes ?? 0, diskBytes: row.disk_bytes ?? 0 },
+      gpus: row.gpus ?? 0,
+    },
+    used: {
+      ...{ cpus: row.used_cpus, memoryBytes: row.used_memory, diskBytes: row.used_disk },
+      gpus: row.used_gpus,
+    },
     online: observed?.connected ?? false,
     cordoned: desired.cordoned || deleting,
+    taints: desired.taints ?? [],
+    gpuModel: desired.gpus?.model,
     capabilities: observed?.capabilities ?? [],
     machineTypes: observed?.machine_types ?? [],
     guestCpuModel: observed?.guest_cpu_model ?? "",

@@ -5,7 +5,7 @@
 import { summarise } from "./explain.ts";
 import { place } from "./place.ts";
 import type { Policy } from "./policy.ts";
-import { perHour } from "./scorers/cost.ts";
+import { perHour } from "./prices.ts";
 import { greatCircle } from "./scorers/distance.ts";
 import type { Amounts, GeoPoint, HostSnapshot, PlacementRequest } from "./snapshot.ts";
 
@@ -19,8 +19,7 @@ export interface Wish {
   readonly providers?: readonly string[] | undefined;
   readonly regions?: readonly string[] | undefined;
   readonly countries?: readonly string[] | undefined;
-  /** Per hour. */
-  readonly maxPrice?: number | undefined;
+  readonly maxPrice?: PlacementRequest["maxPrice"];
 }
 
 export interface SiteAdvice {
@@ -69,17 +68,15 @@ export function whyNowhere(hosts: readonly HostSnapshot[], wish: Wish, policy: P
 }
 
 function isWanted(host: HostSnapshot, wish: Wish): boolean {
-  const { providers, regions, countries, maxPrice } = wish;
+  const { providers, regions, countries } = wish;
   if (providers && !providers.includes(host.provider)) return false;
   if (regions && !regions.includes(host.region)) return false;
-  if (countries && !countries.includes(host.country ?? "")) return false;
-  if (maxPrice === undefined) return true;
-  return host.prices !== undefined && perHour(host.prices, wish.amounts) <= maxPrice;
+  return !countries || countries.includes(host.country ?? "");
 }
 
 /** Which image it will be is not known yet, so that the host's own architecture will do. */
-function requestOf({ amounts }: Wish, architecture: string): PlacementRequest {
-  return { ...amounts, imageArchitecture: architecture };
+function requestOf({ amounts, maxPrice }: Wish, architecture: string): PlacementRequest {
+  return { ...amounts, maxPrice, imageArchitecture: architecture };
 }
 
 function takes(host: HostSnapshot, wish: Wish, { filters }: Policy): boolean {

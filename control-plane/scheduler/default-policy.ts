@@ -1,6 +1,11 @@
 import { Fault } from "#kernel/fault.ts";
 import type { Policy } from "./policy.ts";
 import { architecture } from "./filters/architecture.ts";
+import { country } from "./filters/country.ts";
+import { apart, together } from "./filters/group.ts";
+import { gpu } from "./filters/gpu.ts";
+import { maxPrice } from "./filters/max-price.ts";
+import { tainted } from "./filters/tainted.ts";
 import { capacity } from "./filters/capacity.ts";
 import { capability } from "./filters/capability.ts";
 import { cordoned } from "./filters/cordoned.ts";
@@ -16,11 +21,17 @@ import { region } from "./filters/region.ts";
 import { cost } from "./scorers/cost.ts";
 import { distance } from "./scorers/distance.ts";
 import { packing } from "./scorers/packing.ts";
+import { spread } from "./scorers/spread.ts";
 
-export type Weights = { readonly cost: number; readonly distance: number; readonly packing: number };
+export type Weights = {
+  readonly cost: number;
+  readonly distance: number;
+  readonly packing: number;
+  readonly spread: number;
+};
 
 /** Cost and distance are what users feel; packing decides between hosts that are alike in both. */
-export const defaultWeights: Weights = { cost: 1, distance: 1, packing: 0.25 };
+export const defaultWeights: Weights = { cost: 1, distance: 1, packing: 0.25, spread: 1 };
 
 /** Every filter, cheap and telling first, and every scorer that has a weight. */
 export function defaultPolicy(weights: Weights = defaultWeights): Policy {
@@ -35,22 +46,29 @@ export function defaultPolicy(weights: Weights = defaultWeights): Policy {
   return {
     filters: [
       host,
+      together,
       online,
       cordoned,
+      tainted,
       provider,
       region,
+      country,
       architecture,
       image,
       capability,
       machineType,
       guestCpu,
       cpuBaseline,
+      maxPrice(),
+      gpu,
       capacity,
+      apart,
       excluded,
     ],
     scorers: [
       { scorer: cost(), weight: weights.cost },
       { scorer: distance(), weight: weights.distance },
+      { scorer: spread, weight: weights.spread },
       { scorer: packing, weight: weights.packing },
     ].filter(({ weight }) => weight > 0),
   };

@@ -143,6 +143,7 @@ export function labelsKey({ id: _id, capacity: _capacity, used: _used, ...labels
 function loadKey({ capacity, used }: HostSnapshot): string {
   return (
     `${String(used.cpus)} ${String(used.memoryBytes)} ${String(used.diskBytes)} ` +
-    `${String(capacity.cpus)} ${String(capacity.memoryBytes)} ${String(capacity.diskBytes)}`
+    `${String(capacity.cpus)} ${String(capacity.memoryBytes)} ${String(capacity.diskBytes)} ` +
+    `${String(used.gpus)} ${String(capacity.gpus)}`
   );
 }

@@ -129,6 +129,10 @@ function cure({ code, count: hosts, nearest }: Rejection, nameOf: NameOf): strin
       return [`${one ? name : `one of the ${String(hosts)} that are offline`} coming back`];
     case "cordoned":
       return [`${one ? name : `one of the ${String(hosts)} that are cordoned`} being uncordoned`];
+    case "max_price":
+      return [`a higher limit of the price (${name}: ${nearest.reason})`];
+    case "tainted":
+      return [`tolerating what ${name} is kept for (${nearest.reason})`];
     case "capacity":
       return [
         `room on ${one ? name : `one of the ${String(hosts)} that are full`} (${name}: ${nearest.reason})`,

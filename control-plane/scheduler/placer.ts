@@ -59,6 +59,8 @@ export class Placer {
 
   /** The same answer as that of a full scan. */
   place(request: PlacementRequest, seed: string): Placement {
+    const only = namedHosts(request);
+    if (only) return this.#placeAmong(only, request, seed);
     const fitted = this.#fit(request);
     if (!fitted) return place([...this.#hosts.hosts()], request, this.#options(seed));
     const outline = this.#outline(request, fitted);
@@ -70,11 +72,36 @@ export class Placer {
 
   /** The hosts of that answer alone, best first, up to ten: for whoever will not be asked why. */
   choose(request: PlacementRequest, seed: string): readonly HostSnapshot[] {
-    const fitted = this.#fit(request);
+    const fitted = namedHosts(request) ? undefined : this.#fit(request);
     if (fitted) return rank(this.#outline(request, fitted), fitted, seed).best.map(({ host }) => host);
-    const answer = place([...this.#hosts.hosts()], request, this.#options(seed));
+    const answer = this.place(request, seed);
     if ("unplaceable" in answer) return [];
     return answer.explain.best.flatMap(({ host_id }) => this.#hosts.get(host_id) ?? []);
+  }
+
+  /** Of a request that names its hosts: all others miss by the filter that says so, which comes first. */
+  #placeAmong(ids: readonly string[], request: PlacementRequest, seed: string): Placement {
+    const [first] = fitFilters(this.#policy.filters, request);
+    const named = new Set(ids);
+    const among = [...named].flatMap((id) => this.#hosts.get(id) ?? []);
+    const others = this.#hosts.size - among.length;
+    const [sample] = this.#hosts.hosts();
+    if (!sample || !first || first.filter.scope !== "host") {
+      return place([...this.#hosts.hosts()], request, this.#options(seed));
+    }
+    const lowest = () => {
+      let found: string | undefined;
+      for (const { id } of this.#hosts.hosts()) {
+        if (!named.has(id) && (found === undefined || id < found)) found = id;
+      }
+      return found ?? "";
+    };
+    if (others > 0) first.refuse(sample, 1, others, lowest);
+    const answer = place(among, request, this.#options(seed));
+    const told = "unplaceable" in answer ? answer.unplaceable : answer.explain;
+    const rejected = [...first.toRejections(), ...told.rejected];
+    const explain = { ...told, hosts: this.#hosts.size, rejected };
+    return "unplaceable" in answer ? { unplaceable: explain } : { ...answer, explain };
   }
 
   #options(seed: string): PlaceOptions {
@@ -95,17 +122,24 @@ export class Placer {
     return { ...fits, gauges, labelGauges, loadGauges, standings: this.#standingsFor(request) };
   }
 
-  #standingsFor({ cpus, memoryBytes, diskBytes }: PlacementRequest): Standings {
-    const size = `${String(cpus)} ${String(memoryBytes)} ${String(diskBytes)}`;
+  /** For all that load filters and scorers ask of a request. */
+  #standingsFor({ cpus, memoryBytes, diskBytes, ...rare }: PlacementRequest): Standings {
+    const { gpus, gpuModel, maxPrice } = rare;
+    const plain = `${String(cpus)} ${String(memoryBytes)} ${String(diskBytes)}`;
+    const isPlain = gpus === undefined && maxPrice === undefined;
+    const size = isPlain ? plain : `${plain} ${JSON.stringify([gpus, gpuModel, maxPrice])}`;
     return this.#sizes.get(size, 0, () => ({ version: 0, standings: new Standings() })).standings;
   }
 
   #outline(request: PlacementRequest, fitted: Fitted): Outline {
     // Exclusions are by id, and no label depends on an id.
-    const asked = { ...request, exclude: undefined };
+    const asked = { ...request, exclude: undefined, apart: undefined };
     const { version } = this.#hosts;
     return this.#outlines.get(JSON.stringify(asked), version, () => {
-      const unsized = { ...asked, cpus: 0, memoryBytes: 0, diskBytes: 0, near: undefined };
+      const unsized = {
+        ...{ ...asked, cpus: 0, memoryBytes: 0, diskBytes: 0, gpus: 0 },
+        ...{ near: undefined, inZones: undefined, gpuModel: undefined, maxPrice: undefined },
+      };
       const { rejected, classes } = this.#admissions.get(JSON.stringify(unsized), version, () =>
         admit(this.#hosts, fitted),
       );
@@ -117,6 +151,12 @@ export class Placer {
       return { version, rejected, candidates: candidates.sort((a, b) => b.score - a.score) };
     });
   }
+}
+
+/** The hosts that the request names as the only ones, if it does. */
+function namedHosts({ host, together }: PlacementRequest): readonly string[] | undefined {
+  if (host !== undefined) return [host];
+  return together && together.length > 0 ? together : undefined;
 }
 
 interface Fitted extends FittedLoad {

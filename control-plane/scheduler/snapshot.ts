@@ -7,6 +7,7 @@ export interface Amounts {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly diskBytes: number;
+  readonly gpus?: number | undefined;
 }
 
 export interface GeoPoint {
@@ -43,6 +44,9 @@ export interface HostSnapshot {
   readonly online: boolean;
   /** Its owner wants no new instances on it. */
   readonly cordoned: boolean;
+  /** Each keeps away whoever does not tolerate it. */
+  readonly taints?: readonly string[] | undefined;
+  readonly gpuModel?: string | undefined;
   readonly capabilities: readonly string[];
   /** Versioned machine types that its guests can have, newest first. */
   readonly machineTypes: readonly string[];
@@ -77,6 +81,26 @@ export interface PlacementRequest extends Amounts {
   readonly guestCpuModel?: string | undefined;
   /** Where its users are. */
   readonly near?: GeoPoint | undefined;
+  readonly countries?: readonly string[] | undefined;
+  readonly tolerations?: readonly string[] | undefined;
+  readonly gpuModel?: string | undefined;
+  /** Per hour. */
+  readonly maxPrice?: { readonly amount: number; readonly currency: string } | undefined;
+  /** Hosts of those that it is to share one with; none yet: any host will do. */
+  readonly together?: readonly string[] | undefined;
+  /** Hosts of those that it is to be apart from. */
+  readonly apart?: readonly string[] | undefined;
+  /** How many of its group are in which zones, by `zoneOf`, in a fixed order. */
+  readonly inZones?: readonly (readonly [zone: string, count: number])[] | undefined;
   /** Hosts not to use, such as those that have just refused. */
   readonly exclude?: ReadonlySet<string> | undefined;
+}
+
+/** Names a zone among those of all regions and providers. */
+export function zoneOf({
+  provider,
+  region,
+  zone,
+}: Pick<HostSnapshot, "provider" | "region" | "zone">): string {
+  return `${provider}/${region}/${zone}`;
 }

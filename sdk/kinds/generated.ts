@@ -27,6 +27,32 @@ export interface InstanceSpec {
   readonly restarts: number;
   readonly provider: string | null;
   readonly region: string | null;
+  readonly constraints: {
+    /** where its users are */
+    readonly near: {
+      readonly latitude: number;
+      readonly longitude: number;
+    } | null;
+    /** empty: any */
+    readonly countries: readonly string[];
+    /** per hour */
+    readonly max_price: {
+      readonly amount: number;
+      /** ISO 4217 */
+      readonly currency: string;
+    } | null;
+    readonly gpu: {
+      readonly count: number;
+      readonly model: string | null;
+    } | null;
+    /** taints of hosts that it puts up with */
+    readonly tolerations: readonly string[];
+    /** of instances of the project that are to share a host, to be on different ones, or in many zones */
+    readonly groups: readonly {
+      readonly name: string;
+      readonly rule: "same-host" | "different-hosts" | "spread-zones";
+    }[];
+  };
   readonly network: string;
   /** kept for networks that have subnets */
   readonly subnet: string | null;
@@ -74,6 +100,32 @@ export interface InstanceInput {
   readonly restarts?: number;
   readonly provider?: string | null;
   readonly region?: string | null;
+  readonly constraints?: {
+    /** where its users are */
+    readonly near?: {
+      readonly latitude: number;
+      readonly longitude: number;
+    } | null;
+    /** empty: any */
+    readonly countries?: readonly string[];
+    /** per hour */
+    readonly max_price?: {
+      readonly amount: number;
+      /** ISO 4217 */
+      readonly currency: string;
+    } | null;
+    readonly gpu?: {
+      readonly count: number;
+      readonly model?: string | null;
+    } | null;
+    /** taints of hosts that it puts up with */
+    readonly tolerations?: readonly string[];
+    /** of instances of the project that are to share a host, to be on different ones, or in many zones */
+    readonly groups?: readonly {
+      readonly name: string;
+      readonly rule: "same-host" | "different-hosts" | "spread-zones";
+    }[];
+  };
   readonly network?: string;
   /** kept for networks that have subnets */
   readonly subnet?: string | null;
@@ -524,6 +576,13 @@ export interface HostSpec {
   };
   /** takes no new instances */
   readonly cordoned: boolean;
+  /** each keeps away the instances that do not tolerate it */
+  readonly taints?: readonly string[];
+  /** what it may give to guests, where its driver can */
+  readonly gpus?: {
+    readonly model: string;
+    readonly count: number;
+  } | null;
 }
 
 export interface HostInput {
@@ -548,6 +607,13 @@ export interface HostInput {
   };
   /** takes no new instances */
   readonly cordoned: boolean;
+  /** each keeps away the instances that do not tolerate it */
+  readonly taints?: readonly string[];
+  /** what it may give to guests, where its driver can */
+  readonly gpus?: {
+    readonly model: string;
+    readonly count: number;
+  } | null;
 }
 
 export interface HostStatus {

@@ -85,7 +85,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const accounts = new Accounts({ store, identities, passwords, secondFactor, tokens, now });
   await accounts.ensureFirst(username, password);
   const metrics = new MetricsQuery({ database, now });
-  const policy = defaultPolicy({ cost: 1, distance: 1, packing: 1 });
+  const policy = defaultPolicy({ cost: 1, distance: 1, packing: 1, spread: 1 });
   const fleet = new CachedFleet(database, policy, now);
   const planner = new MigrationPlanner({ database, fleet });
   const providers = new Providers({ fleet, policy });

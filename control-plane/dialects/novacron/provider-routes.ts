@@ -45,9 +45,10 @@ const optimalRequest = z.strictObject({
       providers: names,
       regions: names,
       countries: names,
-      max_price: z.number().min(0).optional().describe("per hour, in the host's currency"),
+      max_price: z.number().min(0).optional().describe("per hour"),
+      currency: z.string().length(3).default("USD").describe("of max_price; hosts' prices are converted"),
     })
-    .default({}),
+    .prefault({}),
 });
 
 const site = z.object({
@@ -127,14 +128,17 @@ export function providerRoutes({ providers }: ProviderRoutesOptions): Route[] {
         },
       },
       async handle({ body }) {
-        const { cpu, memory, disk = 0, optimize_for: goal = "balanced", near, constraints = {} } = body;
+        const { cpu, memory, disk, optimize_for: goal, near, constraints } = body;
         const place = near && toPlace(near);
         const { sites, why } = await providers.advise({
           amounts: { cpus: cpu, memoryBytes: memory, diskBytes: disk },
           goal,
           near: place,
           ...{ providers: constraints.providers, regions: constraints.regions },
-          ...{ countries: constraints.countries, maxPrice: constraints.max_price },
+          countries: constraints.countries,
+          ...(constraints.max_price !== undefined && {
+            maxPrice: { amount: constraints.max_price, currency: constraints.currency },
+          }),
         });
         const [best, next] = sites;
         if (!best) throw new Fault("exhausted", `no provider can take it: ${why}`, { reason: "NO_PROVIDER" });

@@ -35,6 +35,16 @@ export const hostSpec = z.strictObject({
   prices: hostPrices.nullable(),
   overcommit: hostOvercommit,
   cordoned: z.boolean().describe("takes no new instances"),
+  taints: z
+    .array(z.string().min(1).max(63))
+    .max(32)
+    .optional()
+    .describe("each keeps away the instances that do not tolerate it"),
+  gpus: z
+    .strictObject({ model: z.string().min(1).max(63), count: z.int().min(1).max(64) })
+    .nullable()
+    .optional()
+    .describe("what it may give to guests, where its driver can"),
 });
 export type HostSpec = z.infer<typeof hostSpec>;
 

@@ -34,9 +34,6 @@ function withFlavor(
 ): InstanceSpec {
   const flavor = desired as FlavorSpec;
   if (!flavor.active) throw refuse("flavor", "is no longer offered", "FLAVOR_RETIRED");
-  if (flavor.gpu_count > 0) {
-    throw new Fault("exhausted", "no host of this cloud can give an instance a GPU", { reason: "NO_GPU" });
-  }
   for (const [field, fixed] of [
     ["cpus", flavor.vcpus],
     ["memory_bytes", flavor.memory_bytes],
@@ -47,7 +44,20 @@ function withFlavor(
   }
   const asked = given["disk_bytes"] === undefined ? flavor.disk_bytes : spec.disk_bytes;
   const disk_bytes = Math.max(asked, previous?.disk_bytes ?? 0);
-  return { ...spec, flavor: name, cpus: flavor.vcpus, memory_bytes: flavor.memory_bytes, disk_bytes };
+  const gpus = spec.constraints.gpu?.count ?? 0;
+  if (previous ? gpus !== flavor.gpu_count : gpus > 0 && gpus !== flavor.gpu_count) {
+    throw refuse("constraints.gpu", `${String(flavor.gpu_count)} in the flavor ${name}`, "VALIDATION_ERROR");
+  }
+  const gpu = flavor.gpu_count > 0 ? { model: null, ...spec.constraints.gpu, count: flavor.gpu_count } : null;
+  const constraints = { ...spec.constraints, gpu };
+  return {
+    ...spec,
+    constraints,
+    flavor: name,
+    cpus: flavor.vcpus,
+    memory_bytes: flavor.memory_bytes,
+    disk_bytes,
+  };
 }
 
 /** Other CPUs or memory than its flavor's: the size is its own from then on. */

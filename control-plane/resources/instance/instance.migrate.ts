@@ -12,6 +12,7 @@ import type { HostSnapshot } from "../../scheduler/snapshot.ts";
 import { deriveReceipt } from "../migration/migration.derive.ts";
 import { guestModelOf, moveNeeds, moveRequest, moveTypeOf } from "../migration/migration.plan.ts";
 import type { Migration, MigrationStatus } from "../migration/migration.resource.ts";
+import { constraintsOf } from "./constraints.ts";
 import { removeFromHost, specOf } from "./instance.actions.ts";
 import { neededFor, ownerOf } from "./instance.decide.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
@@ -66,7 +67,8 @@ const place: Step<Instance> = {
     const owner = ownerOf(resource, view.incarnations);
     const amounts = neededFor(resource, owner?.observed as unknown as InstanceStatus | undefined);
     const model = guestModelOf(source, owner);
-    const request = moveRequest(view, migration, type, { source, model }, amounts);
+    const asked = moveRequest(view, migration, type, { source, model }, amounts);
+    const request = { ...constraintsOf(resource), ...asked };
     const choice = await effects.choose({ ...request, seed: operation.id });
     if ("unplaceable" in choice) {
       throw new Fault("exhausted", `no host can take it: ${choice.why}`, { reason: "NO_HOST" });

@@ -6,7 +6,9 @@ import { Fault, isFault } from "#kernel/fault.ts";
 import { backoffMs } from "#kernel/retry.ts";
 import type { Effects, OperationRecord, Step, StepResult } from "../../engine/controller.ts";
 import { noHost } from "../../engine/waiting.ts";
-import type { Amounts, HostSnapshot, PlacementRequest } from "../../scheduler/snapshot.ts";
+import type { PlaceRequest } from "../../engine/fleet.ts";
+import type { Amounts, HostSnapshot } from "../../scheduler/snapshot.ts";
+import { constraintsOf } from "./constraints.ts";
 import type { Image } from "../image/image.resource.ts";
 import { placeAdopted } from "./instance.adopt.ts";
 import type { CreateInput, PlacedOutput } from "./instance.decide.ts";
@@ -16,10 +18,12 @@ const pauseMs = { least: 500, most: 60_000 };
 
 /** What an instance that has no host yet asks of one. */
 export function placementRequest(
-  { desired }: Pick<Instance, "desired">,
+  resource: Pick<Instance, "id" | "project" | "desired">,
   image: Image | undefined,
-): PlacementRequest {
+): Omit<PlaceRequest, "seed"> {
+  const { desired } = resource;
   return {
+    ...constraintsOf(resource),
     cpus: desired.cpus,
     memoryBytes: desired.memory_bytes,
     diskBytes: desired.disk_bytes,

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { Fault } from "#kernel/fault.ts";
+import { instanceConstraints } from "./constraints.ts";
 import { deriveSpec } from "./instance.derive.ts";
 import { exampleInstance } from "./instance.example.ts";
 import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
@@ -63,6 +64,7 @@ export const instanceSpec = z.strictObject({
   restarts: z.int().min(0).default(0).describe("counts the restarts asked for"),
   provider: z.string().min(1).max(63).nullable().default(null),
   region: z.string().min(1).max(63).nullable().default(null),
+  constraints: instanceConstraints.prefault({}),
   network: z.string().min(1).max(255).default("default"),
   subnet: z.string().min(1).max(255).nullable().default(null).describe("kept for networks that have subnets"),
   security_groups: z
@@ -218,6 +220,7 @@ export const instance = defineResource<InstanceSpec, InstanceStatus, InstancePha
     "key_pair",
     "provider",
     "region",
+    "constraints",
     "network",
     "subnet",
     "security_groups",

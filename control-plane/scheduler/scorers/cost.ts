@@ -1,30 +1,6 @@
 import type { Scorer } from "../policy.ts";
-import type { Amounts, HostSnapshot, HourlyPrices, PlacementRequest } from "../snapshot.ts";
-
-const GiB = 1024 ** 3;
-const hoursPerMonth = 730;
-
-export interface CostScale {
-  /** The price of a host that scores one half. */
-  readonly reference: HourlyPrices;
-  /** What one unit of another currency is worth in the reference's. */
-  readonly rates: ReadonlyMap<string, number>;
-}
-
-/** Rough rates are good enough to rank by; an operator who pays in several currencies sets their own. */
-export const defaultCostScale: CostScale = {
-  reference: { cpuPerHour: 0.05, memoryGibPerHour: 0.01, currency: "USD" },
-  rates: new Map([
-    ["AUD", 0.66],
-    ["CAD", 0.73],
-    ["CHF", 1.2],
-    ["CNY", 0.14],
-    ["EUR", 1.1],
-    ["GBP", 1.3],
-    ["INR", 0.012],
-    ["JPY", 0.0067],
-  ]),
-};
+import { defaultCostScale, perHour, rateOf, type CostScale } from "../prices.ts";
+import type { HostSnapshot, PlacementRequest } from "../snapshot.ts";
 
 /**
  * What the request costs per hour on a host, against the same request at reference prices: free
@@ -49,17 +25,6 @@ export function cost(scale: CostScale = defaultCostScale): Scorer {
       };
     },
   };
-}
-
-function rateOf(prices: HourlyPrices | undefined, { reference, rates }: CostScale): number | undefined {
-  if (prices === undefined) return undefined;
-  return prices.currency === reference.currency ? 1 : rates.get(prices.currency);
-}
-
-/** What a request costs in an hour, in the currency of the prices. */
-export function perHour(prices: HourlyPrices, { cpus, memoryBytes, diskBytes }: Amounts): number {
-  const disk = ((prices.diskGibPerMonth ?? 0) / hoursPerMonth) * (diskBytes / GiB);
-  return prices.cpuPerHour * cpus + prices.memoryGibPerHour * (memoryBytes / GiB) + disk;
 }
 
 function describePrice({ prices }: HostSnapshot, request: PlacementRequest, scale: CostScale): string {

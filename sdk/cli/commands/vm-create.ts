@@ -15,6 +15,12 @@ interface CreateOptions extends WaitFlags {
   readonly disk?: number;
   readonly provider?: string;
   readonly region?: string;
+  readonly near?: { readonly latitude: number; readonly longitude: number };
+  readonly country?: readonly string[];
+  readonly maxPrice?: { readonly amount: number; readonly currency: string };
+  readonly gpu?: { readonly count: number; readonly model: string | null };
+  readonly tolerate?: readonly string[];
+  readonly group?: readonly Group[];
   readonly network?: string;
   readonly hostname?: string;
   readonly sshKey?: readonly string[];
@@ -27,6 +33,10 @@ interface CreateOptions extends WaitFlags {
 }
 
 type Forward = NonNullable<InstanceInput["forwards"]>[number];
+type Constraints = NonNullable<InstanceInput["constraints"]>;
+type Group = NonNullable<Constraints["groups"]>[number];
+
+const groupRules = ["same-host", "different-hosts", "spread-zones"] as const;
 
 /** The command that makes a machine. */
 export function createCommand(run: Run): Command {
@@ -39,6 +49,12 @@ export function createCommand(run: Run): Command {
     .option("--disk <size>", "root disk, such as 20g", parseSize)
     .option("--provider <name>", "only hosts of this provider")
     .option("--region <name>", "only hosts in this region")
+    .option("--near <latitude,longitude>", "where its users are, such as 52.5,13.4", parseNear)
+    .option("--country <country>", "only hosts in this country; repeatable", collect)
+    .option("--max-price <amount[currency]>", "most that it may cost per hour, such as 0.05EUR", parsePrice)
+    .option("--gpu <count[:model]>", "GPUs, such as 1 or 2:A100", parseGpu)
+    .option("--tolerate <taint>", "put up with hosts that are kept for this; repeatable", collect)
+    .option("--group <name:rule>", `group with the rule ${groupRules.join(", ")}; repeatable`, collectGroup)
     .option("--network <name>", "network to join")
     .option("--hostname <name>", "host name in the guest")
     .option("--ssh-key <file|key>", "public key to let in; repeatable", collect)
@@ -73,8 +89,10 @@ async function toSpec(options: CreateOptions): Promise<InstanceInput> {
   const { image, cpus, memory, disk, provider, region, network, hostname, forward, restartPolicy } = options;
   const keys = await Promise.all((options.sshKey ?? []).map(readKey));
   const userData = options.userData === undefined ? undefined : await readText(options.userData);
+  const constraints = toConstraints(options);
   return {
     image,
+    ...(constraints && { constraints }),
     ...(cpus !== undefined && { cpus }),
     ...(memory !== undefined && { memory_bytes: memory }),
     ...(disk !== undefined && { disk_bytes: disk }),
@@ -91,6 +109,48 @@ async function toSpec(options: CreateOptions): Promise<InstanceInput> {
     }),
     ...(options.stopped && { power: "off" as const }),
   };
+}
+
+/** Undefined when nothing is asked of the place. */
+function toConstraints(options: CreateOptions): Constraints | undefined {
+  const { near, country, maxPrice, gpu, tolerate, group } = options;
+  const constraints: Constraints = {
+    ...(near && { near }),
+    ...(country && { countries: [...country] }),
+    ...(maxPrice && { max_price: maxPrice }),
+    ...(gpu && { gpu }),
+    ...(tolerate && { tolerations: [...tolerate] }),
+    ...(group && { groups: [...group] }),
+  };
+  return Object.keys(constraints).length > 0 ? constraints : undefined;
+}
+
+function parseNear(text: string) {
+  const [, latitude, longitude] = /^(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)$/.exec(text) ?? [];
+  if (latitude === undefined)
+    throw new InvalidArgumentError("It must be latitude,longitude, such as 52.5,13.4.");
+  return { latitude: Number(latitude), longitude: Number(longitude) };
+}
+
+function parsePrice(text: string) {
+  const [, amount, currency = "USD"] = /^(\d+(?:\.\d+)?)\s*([A-Z]{3})?$/.exec(text) ?? [];
+  if (amount === undefined) throw new InvalidArgumentError("It must be an amount, such as 0.05 or 0.05EUR.");
+  return { amount: Number(amount), currency };
+}
+
+function parseGpu(text: string) {
+  const [, count, model = null] = /^(\d{1,2})(?::(.+))?$/.exec(text) ?? [];
+  if (count === undefined) throw new InvalidArgumentError("It must be a count, such as 1 or 2:A100.");
+  return { count: Number(count), model };
+}
+
+/** Reads `name:rule`. */
+function collectGroup(text: string, previous: readonly Group[] = []): readonly Group[] {
+  const end = text.lastIndexOf(":");
+  const rule = groupRules.find((known) => known === text.slice(end + 1));
+  if (end < 1 || !rule)
+    throw new InvalidArgumentError(`It must be name:rule, with one of ${groupRules.join(", ")}.`);
+  return [...previous, { name: text.slice(0, end), rule }];
 }
 
 /** A key is one line with a type and a blank; anything else is the name of a file with one. */

@@ -92,10 +92,16 @@ void t.test("sizes by flavor", async (t) => {
   t.equal(await reasonOf(async () => derive({ flavor: "f.x", cpus: 3 }, { flavor })), "VALIDATION_ERROR");
   const retired = { flavor: flavorOf({ active: false }) };
   t.equal(await reasonOf(async () => derive({ flavor: "f.x" }, retired)), "FLAVOR_RETIRED");
-  t.equal(
-    await reasonOf(async () => derive({ flavor: "f.x" }, { flavor: flavorOf({ gpu_count: 1 }) })),
-    "NO_GPU",
-  );
+  const withGpu = { flavor: flavorOf({ gpu_count: 2 }) };
+  t.match(derive({ flavor: "f.x" }, withGpu), { constraints: { gpu: { count: 2, model: null } } });
+  t.match(derive({ flavor: "f.x", constraints: { gpu: { count: 2, model: "A100" } } }, withGpu), {
+    constraints: { gpu: { count: 2, model: "A100" } },
+  });
+  for (const attempt of [
+    () => derive({ flavor: "f.x", constraints: { gpu: { count: 1 } } }, withGpu),
+    () => derive({ flavor: "f.x" }, withGpu, { cpus: 1 }),
+  ])
+    t.equal(await reasonOf(async () => attempt()), "VALIDATION_ERROR", "a GPU is not added to what is there");
 
   const large = { flavor: "l", cpus: 8, memory_bytes: 16 * GiB, disk_bytes: 160 * GiB };
   t.match(

@@ -41,11 +41,14 @@ const anyHost: fc.Arbitrary<HostSnapshot> = fc.record({
   cpuBaseline: baselines,
   driver: fc.constant("fake"),
   acceleration: fc.constant("none"),
-  capacity: amounts(20),
+  capacity: fc.tuple(amounts(20), fc.nat({ max: 2 })).map(([amount, gpus]) => ({ ...amount, gpus })),
   used: amounts(4),
   online: mostly(true, false),
   cordoned: mostly(false, true),
-  capabilities: fc.constant([]),
+  capabilities: mostly(["gpu"], []),
+  taints: mostly<readonly string[]>([], ["dedicated"]),
+  gpuModel: fc.constantFrom(undefined, "A", "B"),
+  country: fc.constantFrom(undefined, "DE", "FR"),
   machineTypes: fc.constant([]),
   guestCpuModel: fc.constant(""),
   listenAddress: fc.constant(""),
@@ -62,6 +65,14 @@ const anyRequest: fc.Arbitrary<PlacementRequest> = fc
       region: sometimes(names),
       architecture: sometimes(architectures),
       cpuBaseline: sometimes(fc.constantFrom("x86-64-v2", "armv8")),
+      countries: sometimes(fc.constantFrom(["DE"], ["DE", "FR"])),
+      tolerations: sometimes(fc.constant(["dedicated"])),
+      gpus: sometimes(fc.constantFrom(1, 2)),
+      gpuModel: sometimes(fc.constant("A")),
+      maxPrice: sometimes(fc.record({ amount: price, currency: fc.constantFrom("USD", "EUR", "XTS") })),
+      together: sometimes(fc.array(fc.constantFrom("a", "b", "c"), { maxLength: 3 })),
+      apart: sometimes(fc.array(fc.constantFrom("a", "b", "c"), { maxLength: 3 })),
+      inZones: sometimes(fc.constantFrom<[string, number][]>([], [["a/a/a", 2]])),
       imageArchitecture: architectures,
       near: fc.option(point, { nil: undefined }),
       exclude: sometimes(fc.array(fc.string({ minLength: 1, maxLength: 1 })).map((ids) => new Set(ids))),
@@ -111,7 +122,14 @@ function holds(
 await t.test("capacity is never exceeded, on the chosen host and on every alternate", async () => {
   const unbound = { imageArchitecture: "x86_64" };
   const usable = anyHosts.map((hosts) =>
-    hosts.map((host) => ({ ...host, used: idle, online: true, cordoned: false, architecture: "x86_64" })),
+    hosts.map((host) => ({
+      ...host,
+      used: idle,
+      online: true,
+      cordoned: false,
+      taints: [],
+      architecture: "x86_64",
+    })),
   );
   fc.assert(
     fc.property(usable, fc.array(amounts(4), { maxLength: 60 }), (hosts, sizes) => {
@@ -147,6 +165,11 @@ await t.test("only hosts that satisfy the request are offered", async () => {
         [undefined, host.provider].includes(request.provider) &&
         [undefined, host.region].includes(request.region) &&
         [undefined, host.architecture].includes(request.architecture) &&
+        (request.countries ?? [host.country]).includes(host.country as never) &&
+        (host.taints ?? []).every((taint) => request.tolerations?.includes(taint)) &&
+        (host.capacity.gpus ?? 0) >= (request.gpus ?? 0) &&
+        request.apart?.includes(id) !== true &&
+        (!request.together?.length || request.together.includes(id)) &&
         request.exclude?.has(id) !== true
       );
     });

@@ -14,7 +14,8 @@ import { region } from "#cp/scheduler/filters/region.ts";
 import { narrate } from "#cp/scheduler/narrate.ts";
 import { place } from "#cp/scheduler/place.ts";
 import type { Filter, Scorer } from "#cp/scheduler/policy.ts";
-import { cost, defaultCostScale } from "#cp/scheduler/scorers/cost.ts";
+import { defaultCostScale } from "#cp/scheduler/prices.ts";
+import { cost } from "#cp/scheduler/scorers/cost.ts";
 import { distance } from "#cp/scheduler/scorers/distance.ts";
 import { packing } from "#cp/scheduler/scorers/packing.ts";
 import type { HostSnapshot, PlacementRequest } from "#cp/scheduler/snapshot.ts";
@@ -381,7 +382,9 @@ await t.test("weights are numbers of 0 or more", async (t) => {
     const attempt = () => defaultPolicy({ ...defaultWeights, packing: weight });
     t.equal(await reasonOf(attempt), "WEIGHT_INVALID", `${String(weight)} is no weight`);
   }
-  const names = defaultPolicy({ cost: 0, distance: 1, packing: 0 }).scorers.map(({ scorer }) => scorer.name);
+  const names = defaultPolicy({ cost: 0, distance: 1, packing: 0, spread: 0 }).scorers.map(
+    ({ scorer }) => scorer.name,
+  );
   t.same(names, ["distance"], "what weighs nothing is not asked");
 });
 

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { Fault, type Json } from "#kernel/fault.ts";
 import type { SigningKeys } from "../app/signing-keys.ts";
+import { docsRoutes } from "./docs.ts";
 import { problemSchema, problemType, toProblem } from "./faults.ts";
 import { defineRoute, type Surface } from "./route.ts";
 
@@ -71,6 +72,7 @@ export function systemSurface({ checks, documents, signingKeys }: SystemOptions)
           return { status: 200, headers, body: { keys } };
         },
       }),
+      ...docsRoutes(Object.keys(documents)),
       ...Object.entries(documents).map(([name, document]) => {
         const text = JSON.stringify(document);
         return defineRoute({

@@ -13,6 +13,7 @@ import { Accounts } from "./app/accounts.ts";
 import { Adoption } from "./app/adoption.ts";
 import { ApiKeys } from "./app/api-keys.ts";
 import { Enrolment } from "./app/enrolment.ts";
+import { AuditChain } from "./app/audit-chain.ts";
 import { AuditLog } from "./app/audit.ts";
 import { IdentityStore } from "./app/identity-store.ts";
 import { ImageContent } from "./app/image-content.ts";
@@ -29,7 +30,9 @@ import { Quotas } from "./app/quota.ts";
 import { RateLimits } from "./app/rate-limits.ts";
 import { rateTableOf } from "./app/rate-table.ts";
 import { Sealer } from "./app/sealer.ts";
+import { sealWhatIsOpen } from "./app/sealed-again.ts";
 import { SecondFactor } from "./app/second-factor.ts";
+import { SessionStore } from "./app/session-store.ts";
 import { SigningKeys } from "./app/signing-keys.ts";
 import { endsLogins, Tokens } from "./app/tokens.ts";
 import { Users } from "./app/users.ts";
@@ -67,6 +70,7 @@ import { migrate } from "./store/migrate.ts";
 const version = "0.1.0";
 const stopGraceMs = 5_000;
 const hourMs = 3_600_000;
+const dayMs = 24 * hourMs;
 
 /** Serves until `stopped` resolves; everything that was opened is closed in the reverse order. */
 async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promise<string>): Promise<void> {
@@ -75,16 +79,21 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   await using database = openDatabase(settings, log);
   await migrate(database, new URL("store/migrations/", import.meta.url), log);
 
-  const keys = new KeyStore(database);
   const store = new AccountStore(database);
+  const sessions = new SessionStore(database);
   const identities = new IdentityStore(database);
   const sealer = await Sealer.open(settings.secretKeyFile);
+  const sealed = await sealWhatIsOpen(database, sealer);
+  if (sealed > 0) log.info("secrets.sealed", { count: sealed });
+  const keys = new KeyStore(database, sealer);
   const signingKeys = await SigningKeys.open({ database, sealer });
   const tokens = new Tokens({ keys: signingKeys, identities });
-  const audit = new AuditLog({ database, keys: signingKeys });
+  const audit = new AuditLog(database);
+  const keepMs = settings.auditDays === 0 ? undefined : settings.auditDays * dayMs;
+  const auditChain = new AuditChain({ database, keys: signingKeys, keepMs });
   const passwords = new Passwords();
   const secondFactor = new SecondFactor({ database, sealer });
-  const accounts = new Accounts({ store, identities, passwords, secondFactor, tokens });
+  const accounts = new Accounts({ store, sessions, identities, passwords, secondFactor, tokens });
   if (settings.firstPassword !== "")
     await accounts.ensureFirst(settings.firstUsername, settings.firstPassword);
   const authority = await Authority.open({
@@ -135,11 +144,12 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     chores: {
       blob_unreferenced: () => blobs.removeUnreferenced(),
       token_key_rotated: () => signingKeys.rotate(),
-      audit_chained: () => audit.chain(),
+      audit_chained: () => auditChain.chain(),
+      audit_old: () => auditChain.retain(),
     },
   });
   const onChange = () => engine.hint();
-  const resources = new ResourceService({ database, events: engine.events, onChange });
+  const resources = new ResourceService({ database, events: engine.events, sealer, onChange });
   const overcommit = {
     cpus: settings.overcommitCpus,
     memory: settings.overcommitMemory,
@@ -184,7 +194,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
 
   const metrics = new MetricsQuery({ database });
   const planner = new MigrationPlanner({ database, fleet: engine.fleet });
-  const users = new Users({ database, resources, store, passwords, secondFactor, tokens });
+  const users = new Users({ database, resources, store, sessions, passwords, secondFactor, tokens });
   const providers = new Providers({ fleet: engine.fleet, policy });
   const native = nativeSurface({
     kinds,
@@ -202,13 +212,13 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
           authorities: authority.certificatePem,
         }),
       }),
-      auditVerificationRoute(audit),
+      auditVerificationRoute(auditChain),
       ...directoryRoutes({
         users,
         secondFactor,
         signingKeys,
         quotas: new Quotas(database),
-        apiKeys: new ApiKeys({ store, tokens }),
+        apiKeys: new ApiKeys({ database, store, tokens, sealer }),
       }),
       ...migrationRoutes({ resources, planner }),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),

@@ -183,6 +183,13 @@ export const controlPlaneSettings = {
     max: 100,
     help: "How many times its disk a host that joins may promise; disks are thin.",
   }),
+  auditDays: integer({
+    env: "SKERRY_AUDIT_DAYS",
+    default: 400,
+    min: 0,
+    max: 36_500,
+    help: "How long the audit log is kept; a signed record stays in the place of what was taken out. 0: for ever.",
+  }),
   secretKeyFile: text({
     env: "SKERRY_SECRET_KEY_FILE",
     default: "",

@@ -6,6 +6,7 @@ export interface AuditEvent {
   /** Such as `vm.create`. */
   readonly action: string;
   readonly user_id: string;
+  readonly username: string;
   readonly resource: string;
   readonly resource_id: string;
   readonly timestamp: string;
@@ -31,6 +32,8 @@ export interface AuditVerdict {
   readonly broken_at: number | null;
   readonly hash: string;
   readonly signed_by: string | null;
+  /** Events that were taken out because they were old. */
+  readonly gap: { readonly events: number; readonly until: string } | null;
 }
 
 const shown = 1000;
@@ -49,8 +52,18 @@ export function auditExtras(transport: Transport) {
       return (await transport.required<{ readonly events: readonly AuditEvent[] }>(call)).events;
     },
     /** Whether every event is in its place and the end of the chain is signed. */
-    verify(options: CallOptions = {}): Promise<AuditVerdict> {
-      return transport.required({ ...options, method: "GET", path: "/skerry/v1/audit/verify" });
+    async verify(options: CallOptions = {}): Promise<AuditVerdict> {
+      const call = { ...options, method: "GET", path: "/skerry/v1/audit/verify" } as const;
+      let from: string | undefined;
+      for (;;) {
+        const page = await transport.required<AuditVerdict & { readonly next: string | null }>({
+          ...call,
+          query: { from },
+        });
+        const { next, ...verdict } = page;
+        if (next === null || !verdict.intact) return verdict;
+        from = next;
+      }
     },
   };
 }

@@ -1,8 +1,8 @@
-/** Accounts, memberships, API keys and refresh tokens in PostgreSQL. Secrets are here as digests only. */
+/** Accounts, memberships and API keys in PostgreSQL. Secrets are here as digests only. */
 import type { Role } from "#kernel/ctx.ts";
 import { insertResource } from "../engine/rows.ts";
 import { user } from "../resources/user/user.resource.ts";
-import type { Database, Queryable } from "../store/database.ts";
+import type { Database, Queryable, Tx } from "../store/database.ts";
 import { rootProject } from "./authorisation.ts";
 
 export interface Account {
@@ -10,7 +10,17 @@ export interface Account {
   readonly username: string;
   /** Null: it has no password. */
   readonly passwordHash: string | null;
+  /** For addresses that are strange to it. */
   readonly lockedUntil: Date | null;
+  /** How logins have gone from the address that was asked for. */
+  readonly here: { readonly lockedUntil: Date | null; readonly succeededAt: Date | null };
+}
+
+/** What a failed login leads to. */
+export interface FailureLimits {
+  readonly address: number;
+  readonly strangers: number;
+  readonly lockUntil: Date;
 }
 
 export interface NewAccount {
@@ -37,14 +47,6 @@ export type NewApiKey = Omit<ApiKeyRow, "createdAt" | "lastUsedAt"> & {
   readonly secretHash: string;
 };
 
-export interface RefreshToken {
-  readonly tokenHash: string;
-  readonly family: string;
-  readonly accountId: string;
-  readonly project: string;
-  readonly expiresAt: Date;
-}
-
 export interface Membership {
   readonly accountId: string;
   readonly username: string;
@@ -54,7 +56,6 @@ export interface Membership {
 
 const keyColumns = `id, name, project, role, read_only as "readOnly", created_at as "createdAt",
   last_used_at as "lastUsedAt", expires_at as "expiresAt"`;
-const tokenColumns = `token_hash as "tokenHash", family, account_id as "accountId", project, expires_at as "expiresAt"`;
 
 export class AccountStore {
   readonly #database: Database;
@@ -83,35 +84,45 @@ export class AccountStore {
     });
   }
 
-  async findByUsername(username: string): Promise<Account | undefined> {
-    const sql = `select id, username, password_hash as "passwordHash", locked_until as "lockedUntil"
-      from account where username = $1`;
-    return (await this.#database.query<Account>(sql, [username]))[0];
+  async findByUsername(username: string, address = ""): Promise<Account | undefined> {
+    type Found = Omit<Account, "here"> & { hereLocked: Date | null; hereSucceeded: Date | null };
+    const sql = `select a.id, a.username, a.password_hash as "passwordHash", a.locked_until as "lockedUntil",
+        l.locked_until as "hereLocked", l.succeeded_at as "hereSucceeded"
+      from account a left join login_address l on l.account_id = a.id and l.address = $2 where a.username = $1`;
+    const [found] = await this.#database.query<Found>(sql, [username, address], "account_by_name");
+    if (!found) return undefined;
+    const { hereLocked, hereSucceeded, ...account } = found;
+    return { ...account, here: { lockedUntil: hereLocked, succeededAt: hereSucceeded } };
   }
 
-  /** Counts a failed login; at every `limit`th in a row the account is locked until `lockUntil`. */
-  async recordFailure(id: string, limit: number, lockUntil: Date): Promise<void> {
+  /** Counts a failed login: of the address, and of the account where the address is strange to it. */
+  async recordFailure(id: string, address: string, limits: FailureLimits): Promise<void> {
     await this.#database.query(
-      `update account set failed_logins = failed_logins + 1,
-         locked_until = case when (failed_logins + 1) % $2 = 0 then $3 else locked_until end
-       where id = $1`,
-      [id, limit, lockUntil],
+      `with here as (
+         insert into login_address as l (account_id, address, failures) select id, $2, 1 from account where id = $1
+         on conflict (account_id, address) do update set failures = l.failures + 1, at = now(),
+           locked_until = case when (l.failures + 1) % $3 = 0 then $5 else l.locked_until end
+         returning succeeded_at)
+       update account set failed_logins = failed_logins + 1,
+         locked_until = case when (failed_logins + 1) % $4 = 0 then $5 else locked_until end
+       where id = $1 and (select succeeded_at from here) is null`,
+      [id, address, limits.address, limits.strangers, limits.lockUntil],
+      "login_failed",
     );
   }
 
-  async recordSuccess(id: string): Promise<void> {
+  async recordSuccess(id: string, address: string, now: Date): Promise<void> {
     await this.#database.query(
-      `update account set failed_logins = 0, locked_until = null
-       where id = $1 and (failed_logins > 0 or locked_until is not null)`,
-      [id],
+      `with strangers as (
+         update account set failed_logins = 0, locked_until = null
+         where id = $1 and failed_logins > 0 and (locked_until is null or locked_until <= $3))
+       insert into login_address as l (account_id, address, succeeded_at) values ($1, $2, $3)
+       on conflict (account_id, address) do update
+         set failures = 0, locked_until = null, succeeded_at = $3, at = now()
+         where l.failures > 0 or l.succeeded_at is null or l.succeeded_at < $3 - interval '1 day'`,
+      [id, address, now],
+      "login_succeeded",
     );
-  }
-
-  async setPassword(id: string, passwordHash: string): Promise<void> {
-    await this.#database.query("update account set password_hash = $2, failed_logins = 0 where id = $1", [
-      id,
-      passwordHash,
-    ]);
   }
 
   /** Makes an account a member of a project, or changes its role there. */
@@ -140,8 +151,18 @@ export class AccountStore {
     return new Map(rows.map(({ id, role }) => [id, role]));
   }
 
-  async insertApiKey(key: NewApiKey): Promise<ApiKeyRow> {
-    const [row] = await this.#database.query<ApiKeyRow>(
+  /** How many keys an account has; nobody else adds one before the transaction has ended. */
+  async lockAndCountApiKeys(tx: Tx, accountId: string): Promise<number> {
+    await tx.query("select from account where id = $1 for no key update", [accountId]);
+    const [row] = await tx.query<{ count: number }>(
+      "select count(*)::int as count from api_key where account_id = $1",
+      [accountId],
+    );
+    return row?.count ?? 0;
+  }
+
+  async insertApiKey(on: Queryable, key: NewApiKey): Promise<ApiKeyRow> {
+    const [row] = await on.query<ApiKeyRow>(
       `insert into api_key (id, account_id, secret_hash, name, project, role, read_only, expires_at)
        values ($1, $2, $3, $4, $5, $6, $7, $8) returning ${keyColumns}`,
       [key.id, key.accountId, key.secretHash, key.name, key.project, key.role, key.readOnly, key.expiresAt],
@@ -158,40 +179,6 @@ export class AccountStore {
   async deleteApiKey(accountId: string, id: string): Promise<boolean> {
     const sql = "delete from api_key where account_id = $1 and id = $2 returning id";
     return (await this.#database.query(sql, [accountId, id])).length > 0;
-  }
-
-  async insertRefreshToken(token: RefreshToken): Promise<void> {
-    const { tokenHash, family, accountId, project, expiresAt } = token;
-    await this.#database.query(
-      "insert into refresh_token (token_hash, family, account_id, project, expires_at) values ($1, $2, $3, $4, $5)",
-      [tokenHash, family, accountId, project, expiresAt],
-    );
-  }
-
-  /** Marks a token as used, once: `used` tells that it had been used before. */
-  async useRefreshToken(
-    tokenHash: string,
-    now: Date,
-  ): Promise<{ readonly token: RefreshToken; readonly used: boolean } | undefined> {
-    const [fresh] = await this.#database.query<RefreshToken>(
-      `update refresh_token set used_at = $2 where token_hash = $1 and used_at is null returning ${tokenColumns}`,
-      [tokenHash, now],
-    );
-    if (fresh) return { token: fresh, used: false };
-    const sql = `select ${tokenColumns} from refresh_token where token_hash = $1`;
-    const [token] = await this.#database.query<RefreshToken>(sql, [tokenHash]);
-    return token && { token, used: true };
-  }
-
-  async revokeFamily(family: string): Promise<void> {
-    await this.#database.query("delete from refresh_token where family = $1", [family]);
-  }
-
-  /** Ends all logins of an account; forgets those of others that have expired. */
-  async revokeAccount(accountId: string): Promise<void> {
-    await this.#database.query("delete from refresh_token where account_id = $1 or expires_at < now()", [
-      accountId,
-    ]);
   }
 }
 

@@ -8,8 +8,10 @@ import { newId } from "#kernel/id.ts";
 import type { Account, AccountStore } from "./account-store.ts";
 import { rootProject } from "./authorisation.ts";
 import type { IdentityStore } from "./identity-store.ts";
+import { LoginGuard, networkOf } from "./login-guard.ts";
 import type { Passwords } from "./passwords.ts";
 import type { SecondFactor } from "./second-factor.ts";
+import type { RefreshToken, SessionStore } from "./session-store.ts";
 import { digestOf, newSecret, type Tokens } from "./tokens.ts";
 
 export interface TokenPair {
@@ -26,10 +28,13 @@ export interface Credentials {
   readonly project?: string | undefined;
   /** One-time or recovery code, for users with a second factor. */
   readonly mfaCode?: string | undefined;
+  /** Where the login comes from. */
+  readonly address?: string | undefined;
 }
 
 export interface AccountsOptions {
   readonly store: AccountStore;
+  readonly sessions: SessionStore;
   readonly identities: Pick<IdentityStore, "findMember">;
   readonly passwords: Passwords;
   readonly secondFactor: Pick<SecondFactor, "check">;
@@ -37,17 +42,18 @@ export interface AccountsOptions {
   readonly now?: () => number;
 }
 
-const failuresBeforeLock = 5;
-const lockMs = 5 * 60_000;
+const refreshPrefix = "rt_";
 const refreshLifeMs = 30 * 86_400_000;
 
 export class Accounts {
   readonly #options: AccountsOptions;
   readonly #now: () => number;
+  readonly #guard: LoginGuard;
 
   constructor(options: AccountsOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
+    this.#guard = new LoginGuard(options.store, this.#now);
   }
 
   /** Creates the cloud's administrator unless there is any account; true when it was created. */
@@ -65,16 +71,14 @@ export class Accounts {
   /** Exchanges a username and password for tokens. */
   async login(credentials: Credentials): Promise<TokenPair> {
     const account = await this.#authenticate(credentials);
-    const principal = await this.#options.identities.findMember(account.id, credentials.project);
-    if (!principal) throw invalidCredentials();
-    return this.#grant(principal, newId("fam", this.#now()));
+    return this.#begin(account, credentials.project);
   }
 
-  async #authenticate({ username, password, mfaCode }: Credentials): Promise<Account> {
+  async #authenticate({ username, password, mfaCode, address = "" }: Credentials): Promise<Account> {
     const { store, passwords, secondFactor } = this.#options;
-    const account = await store.findByUsername(username);
-    const right = await passwords.matches(account?.passwordHash, password);
-    const locked = account?.lockedUntil && account.lockedUntil.getTime() > this.#now();
+    const account = await store.findByUsername(username, networkOf(address));
+    const right = await passwords.matches(account?.passwordHash, password, networkOf(address));
+    const locked = account !== undefined && this.#guard.isLocked(account);
     if (account && right && !locked) {
       const passed = await secondFactor.check(account.id, mfaCode);
       if (passed === "required") {
@@ -83,15 +87,22 @@ export class Accounts {
         });
       }
       if (passed) {
-        await store.recordSuccess(account.id);
+        await this.#guard.succeeded(account, address);
         return account;
       }
     }
-    // For an unknown user too, so that the clock tells nothing.
-    if (!locked) {
-      await store.recordFailure(account?.id ?? "", failuresBeforeLock, new Date(this.#now() + lockMs));
-    }
+    if (!locked) await this.#guard.failed(account, address);
     throw invalidCredentials();
+  }
+
+  async #begin({ id, passwordHash }: Account, project: string | undefined): Promise<TokenPair> {
+    const { identities, sessions } = this.#options;
+    const principal = await identities.findMember(id, project);
+    if (!principal) throw invalidCredentials();
+    const secret = newSecret(refreshPrefix);
+    const first = this.#tokenOf(principal, secret, newId("fam", this.#now()));
+    if (!(await sessions.begin(first, passwordHash))) throw invalidCredentials();
+    return this.#pair(principal, secret, first.family);
   }
 
   /**
@@ -99,18 +110,20 @@ export class Accounts {
    * copy, so the whole family of tokens ends and the user logs in again.
    */
   async refresh(refreshToken: string): Promise<TokenPair> {
-    const { store, identities, tokens } = this.#options;
-    const found = await store.useRefreshToken(digestOf(refreshToken), new Date(this.#now()));
+    const { sessions, identities, tokens } = this.#options;
+    const found = await sessions.find(digestOf(refreshToken));
     if (!found) throw invalidRefresh();
-    const { token, used } = found;
-    if (used) {
-      await store.revokeFamily(token.family);
-      tokens.forget();
-      throw invalidRefresh();
+    if (found.used) await sessions.revokeFamily(found);
+    else {
+      const principal = await identities.findMember(found.accountId, found.project);
+      if (!principal || found.expiresAt.getTime() <= this.#now()) throw invalidRefresh();
+      const secret = newSecret(refreshPrefix);
+      const next = this.#tokenOf(principal, secret, found.family);
+      const renewed = await sessions.renew(found, next, new Date(this.#now()));
+      if (renewed) return this.#pair(principal, secret, found.family);
     }
-    const principal = await identities.findMember(token.accountId, token.project);
-    if (!principal || token.expiresAt.getTime() <= this.#now()) throw invalidRefresh();
-    return this.#grant(principal, token.family);
+    tokens.forget();
+    throw invalidRefresh();
   }
 
   /** An access token for an API key's owner with the key's rights; it is renewed by the key. */
@@ -122,24 +135,21 @@ export class Accounts {
 
   /** Ends the family of one refresh token, or all logins of the caller. */
   async logout(ctx: Ctx, refreshToken: string | undefined): Promise<void> {
-    const { store, tokens } = this.#options;
-    if (refreshToken === undefined) await store.revokeAccount(ctx.principal.id);
+    const { sessions, tokens } = this.#options;
+    if (refreshToken === undefined) await sessions.revokeAccount(ctx.principal.id);
     else {
-      const found = await store.useRefreshToken(digestOf(refreshToken), new Date(this.#now()));
-      if (found?.token.accountId === ctx.principal.id) await store.revokeFamily(found.token.family);
+      const found = await sessions.find(digestOf(refreshToken));
+      if (found?.accountId === ctx.principal.id) await sessions.revokeFamily(found);
     }
     tokens.forget();
   }
 
-  async #grant(principal: Principal, family: string): Promise<TokenPair> {
-    const refreshToken = newSecret("rt_");
-    await this.#options.store.insertRefreshToken({
-      tokenHash: digestOf(refreshToken),
-      family,
-      accountId: principal.id,
-      project: principal.project,
-      expiresAt: new Date(this.#now() + refreshLifeMs),
-    });
+  #tokenOf({ id, project }: Principal, secret: string, family: string): RefreshToken {
+    const expiresAt = new Date(this.#now() + refreshLifeMs);
+    return { tokenHash: digestOf(secret), family, accountId: id, project, expiresAt };
+  }
+
+  async #pair(principal: Principal, refreshToken: string, family: string): Promise<TokenPair> {
     const { token, expiresIn } = await this.#options.tokens.issue(principal, { family });
     return { access_token: token, refresh_token: refreshToken, expires_in: expiresIn, token_type: "Bearer" };
   }

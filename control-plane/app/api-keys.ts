@@ -2,8 +2,12 @@
 import type { Ctx, Role } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
+import type { Database, Tx } from "../store/database.ts";
 import type { AccountStore, ApiKeyRow } from "./account-store.ts";
 import { hasRole } from "./authorisation.ts";
+import { oncePerKey } from "./idempotency.ts";
+import type { MutationOptions, Reply } from "./resource-api.ts";
+import type { Sealer } from "./sealer.ts";
 import { apiKeyPrefix, digestOf, newSecret, type Tokens } from "./tokens.ts";
 
 export interface ApiKeyWish {
@@ -16,51 +20,70 @@ export interface ApiKeyWish {
 
 const maxApiKeys = 100;
 
+export interface ApiKeysOptions {
+  readonly database: Database;
+  readonly store: AccountStore;
+  readonly tokens: Pick<Tokens, "forget">;
+  readonly sealer?: Sealer;
+  readonly now?: () => number;
+}
+
+export interface CreateKeyOptions {
+  /** Whose key it is. */
+  readonly owner: string;
+  readonly idempotency: MutationOptions["idempotency"];
+  /** @param key with `api_key`, the key itself, in the first answer only */
+  readonly respond: (key: ApiKeyInfo & { readonly api_key?: string }) => Reply;
+}
+
 export class ApiKeys {
+  readonly #options: ApiKeysOptions;
   readonly #store: AccountStore;
-  readonly #tokens: Pick<Tokens, "forget">;
   readonly #now: () => number;
 
-  constructor(options: {
-    readonly store: AccountStore;
-    readonly tokens: Pick<Tokens, "forget">;
-    readonly now?: () => number;
-  }) {
+  constructor(options: ApiKeysOptions) {
+    this.#options = options;
     this.#store = options.store;
-    this.#tokens = options.tokens;
     this.#now = options.now ?? Date.now;
   }
 
-  /**
-   * Makes a key for the caller's project; the key itself is in the answer and nowhere else.
-   * @param owner whose key it is. Default: the caller's own
-   */
-  async create(ctx: Ctx, wish: ApiKeyWish, owner: string = ctx.principal.id) {
+  /** Makes a key for the caller's project. */
+  async create(ctx: Ctx, wish: ApiKeyWish, options: CreateKeyOptions): Promise<Reply> {
     const { principal } = ctx;
+    const { owner, idempotency, respond } = options;
     const role = wish.role ?? principal.role;
     if (!hasRole(principal, role)) {
       throw new Fault("denied", `a key of the role ${role} is made by somebody of that role`, {
         reason: "ROLE_TOO_LOW",
       });
     }
-    if ((await this.#store.listApiKeys(owner)).length >= maxApiKeys) {
-      throw new Fault("exhausted", `an account has at most ${maxApiKeys} API keys`, {
-        reason: "TOO_MANY_API_KEYS",
-      });
-    }
-    const secret = newSecret(apiKeyPrefix);
     const { expiresInSeconds: life } = wish;
-    const key = await this.#store.insertApiKey({
-      id: newId("key", this.#now()),
-      accountId: owner,
-      secretHash: digestOf(secret),
-      name: wish.name,
-      project: principal.project,
-      role,
-      readOnly: wish.readOnly ?? false,
-      expiresAt: life === undefined ? null : new Date(this.#now() + life * 1000),
+    const once = { account: principal.id, idempotency, sealer: this.#options.sealer };
+    return this.#options.database.transaction((tx) =>
+      oncePerKey(tx, once, async () => {
+        await this.#checkRoom(tx, owner);
+        const secret = newSecret(apiKeyPrefix);
+        const made = await this.#store.insertApiKey(tx, {
+          id: newId("key", this.#now()),
+          accountId: owner,
+          secretHash: digestOf(secret),
+          name: wish.name,
+          project: principal.project,
+          role,
+          readOnly: wish.readOnly ?? false,
+          expiresAt: life === undefined ? null : new Date(this.#now() + life * 1000),
+        });
+        const plain = respond(toJson(made));
+        return { reply: respond({ ...toJson(made), api_key: secret }), plain };
+      }),
+    );
+  }
+
+  async #checkRoom(tx: Tx, owner: string): Promise<void> {
+    if ((await this.#store.lockAndCountApiKeys(tx, owner)) < maxApiKeys) return;
+    throw new Fault("exhausted", `an account has at most ${String(maxApiKeys)} API keys`, {
+      reason: "TOO_MANY_API_KEYS",
     });
-    return { ...toJson(key), api_key: secret };
   }
 
   async list(owner: string) {
@@ -71,9 +94,11 @@ export class ApiKeys {
     if (!(await this.#store.deleteApiKey(owner, id))) {
       throw new Fault("notFound", "there is no API key with that id", { detail: { id: id.slice(0, 80) } });
     }
-    this.#tokens.forget();
+    this.#options.tokens.forget();
   }
 }
+
+type ApiKeyInfo = ReturnType<typeof toJson>;
 
 const toJson = (key: ApiKeyRow) => ({
   id: key.id,

@@ -14,6 +14,9 @@ export interface Reply {
   readonly body: Json;
 }
 
+/** What is shown once, by name. */
+export type Shown = Readonly<Record<string, Json>>;
+
 export interface MutationOptions {
   /** The request's `Idempotency-Key` and a digest of its method, path and body. */
   readonly idempotency?: { readonly key: string; readonly requestHash: string } | undefined;
@@ -21,9 +24,9 @@ export interface MutationOptions {
   readonly ifMatch?: number | undefined;
   /**
    * Pure; called inside the transaction, so that the reply is stored with the change.
-   * @param secrets what is shown once, by name: in the first answer only, which is not stored
+   * @param secrets what is shown once, by name: in the first answer only, which is stored sealed
    */
-  respond(resource: Resource, secrets?: Readonly<Record<string, string>>): Reply;
+  respond(resource: Resource, secrets?: Shown): Reply;
 }
 
 export interface CreateInput {

@@ -20,6 +20,7 @@ import type {
   MutationOptions,
   Reply,
   ResourceApi,
+  Shown,
   UpdateInput,
   WatchEvent,
   WatchQuery,
@@ -27,11 +28,14 @@ import type {
 import { postAudit, type AuditFacts } from "./audit.ts";
 import { canonicalId, listResources, notFound, readResource, sees } from "./resource-queries.ts";
 import { checkLabels, checkName, invalidField, mergePatch, parseInput, sameJson } from "./validation.ts";
+import type { Sealer } from "./sealer.ts";
 import { waitUntilSettled, watchResources } from "./watch.ts";
 
 export interface ResourceServiceOptions {
   readonly database: Database;
   readonly events: EventFeed;
+  /** Keeps what is shown once, for whoever asks again with the same key. */
+  readonly sealer?: Sealer;
   /** Called after a commit that left something to do. */
   readonly onChange: () => void;
 }
@@ -42,17 +46,19 @@ export interface CreateExtras {
   readonly observed?: unknown;
   /** True: the spec may have the fields that the kind withholds from callers. */
   readonly withheld?: true;
-  /** What is stored with it, in the same transaction. */
-  also?(tx: Tx, resource: Resource): Promise<void>;
+  /** What is stored with it, in the same transaction; gives what of it is shown once. */
+  also?(tx: Tx, resource: Resource): Promise<Shown | undefined>;
 }
 
 export class ResourceService implements ResourceApi {
   readonly #database: Database;
   readonly #events: EventFeed;
+  readonly #sealer: Sealer | undefined;
   readonly #onChange: () => void;
 
-  constructor({ database, events, onChange }: ResourceServiceOptions) {
+  constructor({ database, events, sealer, onChange }: ResourceServiceOptions) {
     this.#database = database;
+    this.#sealer = sealer;
     this.#events = events;
     this.#onChange = onChange;
   }
@@ -86,11 +92,11 @@ export class ResourceService implements ResourceApi {
       const row = { id, project, name, labels, owner: ctx.principal.name, desired, observed, refs };
       const target = kind.requestOf === undefined ? undefined : referred[kind.requestOf];
       const made = await (target ? openRequest(tx, kind, row, target) : insertResource(tx, kind, row));
-      await extras.also?.(tx, made);
+      const shown = { ...secrets, ...(await extras.also?.(tx, made)) };
       postAudit(tx, ctx, factsOf(kind, "create", undefined, made));
-      return made;
+      return { made, shown };
     };
-    return this.#mutate(ctx, options, create, secrets);
+    return this.#mutate(ctx, options, create);
   }
 
   async get(ctx: Ctx, kind: AnyDefinition, id: string): Promise<Resource> {
@@ -208,24 +214,30 @@ export class ResourceService implements ResourceApi {
       }
       const after = await change(tx, before);
       postAudit(tx, ctx, factsOf(kind, act, before, after));
-      return after;
+      return { made: after };
     });
   }
 
   async #mutate(
     ctx: Ctx,
     options: MutationOptions,
-    change: (tx: Tx) => Promise<Resource>,
-    secrets?: Readonly<Record<string, string>>,
+    change: (tx: Tx) => Promise<{ readonly made: Resource; readonly shown?: Shown }>,
   ): Promise<Reply> {
-    let made: Resource | undefined;
+    const once = {
+      account: ctx.principal.id,
+      idempotency: options.idempotency,
+      sealer: this.#sealer,
+    };
     const reply = await this.#database.transaction((tx) =>
-      oncePerKey(tx, ctx.principal.id, options.idempotency, async () =>
-        options.respond((made = await change(tx))),
-      ),
+      oncePerKey(tx, once, async () => {
+        const { made, shown = {} } = await change(tx);
+        const plain = options.respond(made);
+        if (Object.keys(shown).length === 0) return { reply: plain };
+        return { reply: options.respond(made, shown), plain };
+      }),
     );
     this.#onChange();
-    return made && secrets ? options.respond(made, secrets) : reply;
+    return reply;
   }
 }
 
@@ -257,7 +269,7 @@ function withSecrets(kind: AnyDefinition, spec: Record<string, unknown>) {
     spec = made.spec as Record<string, unknown>;
     secrets[name] = made.secret;
   }
-  return { spec, secrets: Object.keys(secrets).length > 0 ? secrets : undefined };
+  return { spec, secrets };
 }
 
 const toFields = (spec: unknown) => (spec ?? {}) as Readonly<Record<string, unknown>>;

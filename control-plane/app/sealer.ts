@@ -2,7 +2,7 @@
  * Secrets at rest: AES-256-GCM with a key that is not in the database, so that a copy of the database
  * alone opens nothing. What a secret is for is bound to it: moved to another place it does not open.
  */
-import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import { Fault } from "#kernel/fault.ts";
 
@@ -34,6 +34,22 @@ export class Sealer {
     throw new Fault("invalid", `${file} must hold ${String(keyBytes)} bytes in base64`, {
       reason: "SETTINGS_INVALID",
     });
+  }
+
+  /** False: there is no key, and what is sealed is as it was. */
+  get seals(): boolean {
+    return this.#key !== undefined;
+  }
+
+  /** A digest that tells nothing to whoever has no key, not even by guessing. */
+  digest(text: string): string {
+    const hash = this.#key ? createHmac("sha256", this.#key) : createHash("sha256");
+    return hash.update(text).digest("hex");
+  }
+
+  /** True when it was stored before there was a key. */
+  isOpen(stored: string): boolean {
+    return this.#key !== undefined && !stored.startsWith(sealedPrefix);
   }
 
   seal(secret: string, purpose: string): string {

@@ -8,9 +8,10 @@ import { insertAccount, type AccountStore, type Membership } from "./account-sto
 import { requireProject } from "./authorisation.ts";
 import { requireReach } from "./directory-guards.ts";
 import type { Passwords } from "./passwords.ts";
-import type { ListPage, ListQuery } from "./resource-api.ts";
+import type { ListPage, ListQuery, MutationOptions, Reply } from "./resource-api.ts";
 import type { ResourceService } from "./resource-service.ts";
 import type { SecondFactor } from "./second-factor.ts";
+import type { SessionStore } from "./session-store.ts";
 import type { Tokens } from "./tokens.ts";
 import { invalidField } from "./validation.ts";
 
@@ -31,18 +32,23 @@ export interface UserWithRole {
   readonly role: Role | undefined;
 }
 
-type AssignedFactor = Awaited<ReturnType<SecondFactor["assign"]>>;
-
 /** What a new user is told once. */
 export interface Secrets {
-  readonly password: string | undefined;
-  readonly factor: AssignedFactor | undefined;
+  /** When it was generated. */
+  readonly password?: string;
+  readonly mfa?: Awaited<ReturnType<SecondFactor["assign"]>>;
+}
+
+export interface CreateOptions {
+  readonly idempotency: MutationOptions["idempotency"];
+  respond(made: UserWithRole, secrets: Secrets): Reply;
 }
 
 export interface UsersOptions {
   readonly database: Database;
   readonly resources: Pick<ResourceService, "create" | "get" | "list">;
   readonly store: AccountStore;
+  readonly sessions: Pick<SessionStore, "setPassword">;
   readonly passwords: Passwords;
   readonly secondFactor: SecondFactor;
   readonly tokens: Pick<Tokens, "forget">;
@@ -59,8 +65,8 @@ export class Users {
     this.#options = options;
   }
 
-  /** Makes a user of the caller's project. `password` is set when it was generated. */
-  async create(ctx: Ctx, wish: NewUser): Promise<UserWithRole & Secrets> {
+  /** Makes a user of the caller's project. */
+  async create(ctx: Ctx, wish: NewUser, options: CreateOptions): Promise<Reply> {
     const { resources, passwords, secondFactor } = this.#options;
     const { username, spec, role, mfa = false } = wish;
     if (!usernamePattern.test(username)) {
@@ -76,28 +82,24 @@ export class Users {
         : undefined;
     const password = wish.password ?? generated;
     const passwordHash = password === undefined ? null : await passwords.hash(checkPassword(password));
-    let made: User | undefined;
-    let factor: AssignedFactor | undefined;
-    const respond = (resource: unknown) => {
-      made = resource as User;
-      return { status: 201, headers: {}, body: null };
-    };
     const { project } = ctx.principal;
-    await resources.create(
+    return resources.create(
       ctx,
       user,
       { name: username, spec },
-      { respond },
+      {
+        idempotency: options.idempotency,
+        respond: (made, secrets = {}) => options.respond({ user: made as User, role }, secrets),
+      },
       {
         observed: { mfa_enabled: mfa },
         also: async (tx, { id }) => {
           await insertAccount(tx, { id, username, passwordHash, project, role });
-          if (mfa) factor = await secondFactor.assign(tx, id, username);
+          const factor = mfa ? await secondFactor.assign(tx, id, username) : undefined;
+          return { ...(generated !== undefined && { password: generated }), ...(factor && { mfa: factor }) };
         },
       },
     );
-    if (!made) throw new Fault("internal", "the user was not stored");
-    return { user: made, role, password: generated, factor };
   }
 
   /** A page of the users that the caller sees, each with its role in the caller's project. */
@@ -153,7 +155,7 @@ export class Users {
     userId: string,
     { password, current }: { readonly password: string; readonly current?: string | undefined },
   ): Promise<void> {
-    const { store, passwords, tokens, database } = this.#options;
+    const { store, sessions, passwords, tokens, database } = this.#options;
     if (userId === ctx.principal.id) {
       const account = await store.findByUsername(ctx.principal.name);
       if (!(await passwords.matches(account?.passwordHash, current ?? ""))) {
@@ -164,8 +166,7 @@ export class Users {
       await requireReach(database, ctx, other.id);
       if (other.desired.type === "service") throw invalidField("password", "a service account has none");
     }
-    await store.setPassword(userId, await passwords.hash(checkPassword(password)));
-    await store.revokeAccount(userId);
+    await sessions.setPassword(userId, await passwords.hash(checkPassword(password)));
     tokens.forget();
   }
 

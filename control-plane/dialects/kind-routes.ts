@@ -2,7 +2,7 @@
 import { z } from "zod";
 import type { Ctx } from "#kernel/ctx.ts";
 import { isFault } from "#kernel/fault.ts";
-import type { Reply, ResourceApi } from "../app/resource-api.ts";
+import type { Reply, ResourceApi, Shown } from "../app/resource-api.ts";
 import { etagOf, isUnchanged, mutationOf } from "../http/conditional.ts";
 import { defineRoute, type Call, type Route } from "../http/route.ts";
 import { departed, type AnyDefinition, type Resource } from "../resources/definition.ts";
@@ -231,7 +231,7 @@ function replyOf(
   ctx: Ctx,
   status: number,
   resource: Resource,
-  secrets?: Readonly<Record<string, string>>,
+  secrets?: Shown,
 ): Reply {
   const data = kind.encode(resource);
   const body = secrets ? { ...(data as object), ...secrets } : data;

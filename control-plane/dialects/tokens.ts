@@ -50,9 +50,10 @@ export function loginRoute(place: Place, accounts: Pick<Login, "login">): Route 
       body: { username: "user@example.com", password: "correct horse", mfa_code: "123456" },
       answers: { 200: exampleTokens },
     },
-    async handle({ body }) {
+    async handle({ ctx, body }) {
       const { mfa_code, ...rest } = body;
-      const tokens = await accounts.login({ ...rest, mfaCode: mfa_code ?? undefined });
+      const address = ctx.trail?.address;
+      const tokens = await accounts.login({ ...rest, mfaCode: mfa_code ?? undefined, address });
       return { status: 200, headers: secretHeaders, body: { ...tokens } };
     },
   });

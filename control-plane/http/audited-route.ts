@@ -15,7 +15,7 @@ const verbs: Readonly<Record<Route["method"], string>> = {
 
 /** What a route does, in the words of the audit log: `instance.create`, `instance.start`, `user.password.set`. */
 export function auditedRoute(
-  { method, path, changes }: Pick<Route, "method" | "path" | "changes">,
+  { method, path, changes, upgrade }: Pick<Route, "method" | "path" | "changes" | "upgrade">,
   params: Params,
 ) {
   const segments = path.split("/").filter((segment) => segment !== "");
@@ -24,7 +24,7 @@ export function auditedRoute(
   const [collection = "", ...rest] = segments.slice(at).filter((segment) => !segment.startsWith("{"));
   const resource = kindOf.get(collection) ?? collection;
   // A POST below a resource is what its last word says, and so is what is no mere GET.
-  const verb = (method === "POST" || changes) && rest.length > 0 ? [] : [verbs[method]];
+  const verb = (method === "POST" || changes) && rest.length > 0 ? [] : [upgrade ? "join" : verbs[method]];
   const id = /^\{(\w+)\}$/.exec(segments[at + 1] ?? "")?.[1];
   const action = [resource, ...rest, ...verb].join(".");
   return { action, resource, resource_id: id === undefined ? null : (params[id] ?? null) };

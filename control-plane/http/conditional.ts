@@ -36,7 +36,8 @@ export function mutationOf(
   return { idempotency: idempotencyOf(call), ifMatch: ifMatchOf(call), respond };
 }
 
-function idempotencyOf(call: Call<unknown, unknown>): MutationOptions["idempotency"] {
+/** The key with which a request may be repeated, and what tells it from other requests. */
+export function idempotencyOf(call: Call<unknown, unknown>): MutationOptions["idempotency"] {
   const given = call.request.headers["idempotency-key"];
   if (given === undefined || call.request.method !== "POST") return undefined;
   if (typeof given !== "string" || !key.test(given)) {

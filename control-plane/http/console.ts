@@ -65,10 +65,11 @@ export function consoleRoutes(options: ConsoleOptions): Route[] {
       async handle() {
         throw new Fault("invalid", "a console is joined by WebSocket", { reason: "UPGRADE_REQUIRED" });
       },
-      async upgrade({ ctx, params, query, request }, socket, head) {
+      async upgrade({ ctx, params, query, request }, socket, head, joining) {
         checkOrigin(request, options.allowedOrigins ?? []);
         const { id, hostId } = await placed(resources, ctx, params["id"] ?? "");
         const url = await elsewhere(locate, hostId, request);
+        await joining();
         if (url !== undefined) return relayUpgrade(ctx, url, request, socket, head);
         const client = await accept(sockets, request, socket, head);
         const offset = BigInt(query.offset ?? lastOutput);

@@ -8,6 +8,7 @@ import type { SecondFactor } from "../app/second-factor.ts";
 import type { SigningKeys } from "../app/signing-keys.ts";
 import type { Users } from "../app/users.ts";
 import { user } from "../resources/user/user.resource.ts";
+import { idempotencyOf } from "./conditional.ts";
 import { listSchema, nameSchema, resourceSchema, toNative } from "./native-json.ts";
 import type { Reply } from "../app/resource-api.ts";
 import { defineRoute, type Route } from "./route.ts";
@@ -83,10 +84,18 @@ function userRoutes(users: Users): Route[] {
           schema: resourceSchema(user).extend({ password: z.string().optional() }),
         },
       },
-      async handle({ ctx, body: { name, spec, role: given, password: chosen } }) {
-        const made = await users.create(ctx, { username: name, spec, role: given, password: chosen });
-        const generated = made.password === undefined ? {} : { password: made.password };
-        return { status: 201, headers: secret, body: { ...toNative(made.user), ...generated } };
+      mutates: true,
+      handle: (call) => {
+        const { name, spec, role: given, password: chosen } = call.body;
+        const wish = { username: name, spec, role: given, password: chosen };
+        return users.create(call.ctx, wish, {
+          idempotency: idempotencyOf(call),
+          respond: (made, secrets) => ({
+            status: 201,
+            headers: secret,
+            body: { ...toNative(made.user), ...secrets },
+          }),
+        });
       },
     }),
     defineRoute({
@@ -213,7 +222,9 @@ function keyRoutes(
         expires_in_seconds: z.int().min(60).max(maxKeySeconds).optional(),
       }),
       answers: { 201: { description: "the key", schema: keyInfo.extend({ api_key: z.string() }) } },
-      async handle({ ctx, params, body }) {
+      mutates: true,
+      async handle(call) {
+        const { ctx, params, body } = call;
         const owner = await ownerOf(ctx, params["id"] ?? "");
         const wish = {
           name: body.name,
@@ -221,7 +232,11 @@ function keyRoutes(
           readOnly: body.read_only,
           expiresInSeconds: body.expires_in_seconds,
         };
-        return { status: 201, headers: secret, body: { ...(await apiKeys.create(ctx, wish, owner)) } };
+        return apiKeys.create(ctx, wish, {
+          owner,
+          idempotency: idempotencyOf(call),
+          respond: (key) => ({ status: 201, headers: secret, body: { ...key } }),
+        });
       },
     }),
     defineRoute({

@@ -78,8 +78,16 @@ export interface RouteSpec<Query, Body> {
   /** How long the handler may take; `none` for uploads, which are watched for stalls instead. */
   deadlineMs?(query: NoInfer<Query>): number | "none";
   handle(call: Call<Query, Body>): Promise<Answer>;
-  /** Takes over a WebSocket upgrade; `handle` then answers plain requests. */
-  upgrade?(call: Call<Query, Body>, socket: Duplex, head: Buffer): Promise<void>;
+  /**
+   * Takes over a WebSocket upgrade; `handle` then answers plain requests.
+   * @param joining writes down that somebody is let in, before they are
+   */
+  upgrade?(
+    call: Call<Query, Body>,
+    socket: Duplex,
+    head: Buffer,
+    joining: () => Promise<void>,
+  ): Promise<void>;
 }
 
 /** A route whose types have been forgotten, as routers hold them. */

@@ -15,6 +15,7 @@ import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { authorise } from "../app/authorisation.ts";
 import type { AuditFacts, AuditLog } from "../app/audit.ts";
+import { RefusalBudget } from "../app/refusal-budget.ts";
 import { rateExceeded, type RateLimits, type RateState } from "../app/rate-limits.ts";
 import { parseInput } from "../app/validation.ts";
 import { defaultBodyLimits, readJson } from "./body.ts";
@@ -39,6 +40,8 @@ export interface HttpServerOptions {
   readonly now?: () => number;
   /** Time for a handler that names none of its own. */
   readonly deadlineMs?: number;
+  /** Time for the head of a request. */
+  readonly headersTimeoutMs?: number;
 }
 
 /** What is known of a request so far: filled on the way down the chain, read by the log line. */
@@ -55,7 +58,7 @@ const noFields = z.strictObject({});
 const jsonType = "application/json; charset=utf-8";
 const requestIdPattern = /^[\w.:-]{1,64}$/;
 const defaultDeadlineMs = 30_000;
-const headersTimeoutMs = 20_000;
+const defaultHeadersTimeoutMs = 20_000;
 const keepAliveMs = 65_000;
 const stallTimeoutMs = 60_000;
 const idleSweepMs = 20;
@@ -66,12 +69,14 @@ export class HttpServer {
   readonly #now: () => number;
   readonly #stopping = new AbortController();
   readonly #server: Server;
+  readonly #refusals: RefusalBudget;
   /** Sockets that are WebSockets now, which the server no longer closes by itself. */
   readonly #upgraded = new Set<Duplex>();
 
   constructor(options: HttpServerOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
+    this.#refusals = new RefusalBudget(this.#now);
     this.#router = new Router(options.surfaces, options.fallback);
     setMaxListeners(0, this.#stopping.signal); // each request in flight listens
     const koa = new Koa();
@@ -80,7 +85,10 @@ export class HttpServer {
     koa.on("error", (error: Error) => options.log.info("http.stream_failed", { error }));
     koa.use((exchange) => this.#serve(exchange));
     const handler = koa.callback();
-    this.#server = createServer({ headersTimeout: headersTimeoutMs, requestTimeout: 0 }, (req, res) => {
+    const headersTimeout = options.headersTimeoutMs ?? defaultHeadersTimeoutMs;
+    // Bodies are watched by whoever reads them.
+    const limits = { headersTimeout, requestTimeout: 0, connectionsCheckingInterval: headersTimeout / 4 };
+    this.#server = createServer(limits, (req, res) => {
       void handler(req, res);
     });
     this.#server.keepAliveTimeout = keepAliveMs;
@@ -227,9 +235,11 @@ export class HttpServer {
     const denied = fault?.code === "denied";
     const changes =
       (route.method !== "GET" || route.changes === true) && !route.reads && fault?.reason !== "RATE_LIMITED";
-    // Whoever is nobody is turned away without a trace; a login that fails is a change that failed.
+    // Whoever is nobody leaves a few traces only; a login that fails is a change that failed.
     const known = route.role === "anyone" || context.principal !== anonymous;
-    if (!denied && !(changes && known)) return undefined;
+    const refused = !known && fault?.code === "unauthenticated";
+    if (refused ? !this.#refusals.take(context.trail.address) : !denied && !(changes && known))
+      return undefined;
     const success = fault === undefined;
     return { ...auditedRoute(route, params), success, ...(fault && { reason: fault.reason }) };
   }
@@ -240,7 +250,7 @@ export class HttpServer {
     const fault = publicFault(progress.fault, context.requestId);
     const asProblem = request.headers.accept?.includes("application/problem+json") === true;
     const headers = headersOf(fault);
-    if (hasMuchToSend(request)) headers["Connection"] = "close";
+    if (fault.reason === "TIMEOUT" || hasMuchToSend(request)) headers["Connection"] = "close";
     const status = statusOf(fault);
     const { requestId } = context;
     headers["Content-Type"] = asProblem ? problemType : match.surface.errorContentType;
@@ -256,23 +266,26 @@ export class HttpServer {
     socket.once("close", () => this.#upgraded.delete(socket));
     socket.on("error", (error) => this.#options.log.debug("http.upgrade_socket", { error }));
     const progress = this.#begin(request, socket);
+    const { context, match } = progress;
     let status = 101;
     try {
-      const { route, fault } = progress.match;
+      const { route, params, fault } = match;
       if (!route) throw fault ?? new Fault("internal", "no route and no fault");
       if (!route.upgrade) throw new Fault("invalid", "nothing to upgrade to here", { reason: "NO_UPGRADE" });
       await this.#authorise(route, progress, bearerOf(request));
       const query = parseQuery(route, progress.search);
-      const call = { ctx: progress.context, params: progress.match.params, query, body: undefined, request };
-      await route.upgrade(call, socket, head);
+      const call = { ctx: context, params, query, body: undefined, request };
+      await route.upgrade(call, socket, head, async () =>
+        this.#options.audit?.record(context, { ...auditedRoute(route, params), success: true }),
+      );
     } catch (thrown) {
       const answer = this.#fail(progress, thrown, request);
       status = answer.status;
       const facts = this.#audited(progress);
-      await (facts && this.#options.audit?.record(progress.context, facts))?.catch((error: unknown) =>
+      await (facts && this.#options.audit?.record(context, facts))?.catch((error: unknown) =>
         this.#options.log.error("audit.failed", { error }),
       );
-      refuseUpgrade(socket, answer, progress.context.requestId);
+      refuseUpgrade(socket, answer, context.requestId);
     }
     this.#log(progress, request, status, startedAt);
   }

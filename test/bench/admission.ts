@@ -9,6 +9,7 @@ import { Passwords } from "#cp/app/passwords.ts";
 import { RateLimits } from "#cp/app/rate-limits.ts";
 import { Sealer } from "#cp/app/sealer.ts";
 import { SecondFactor } from "#cp/app/second-factor.ts";
+import { SessionStore } from "#cp/app/session-store.ts";
 import { SigningKeys } from "#cp/app/signing-keys.ts";
 import { Tokens } from "#cp/app/tokens.ts";
 import { problemSchema, problemType, toProblem } from "#cp/http/faults.ts";
@@ -75,6 +76,7 @@ async function logIn(bench: BenchContext, database: Database) {
   const tokens = new Tokens({ keys: await SigningKeys.open({ database, sealer }), identities });
   const accounts = new Accounts({
     store: new AccountStore(database),
+    sessions: new SessionStore(database),
     identities,
     passwords: new Passwords(),
     secondFactor: new SecondFactor({ database, sealer }),

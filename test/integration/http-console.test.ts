@@ -63,6 +63,10 @@ void t.test("consoles", async (t) => {
     t.equal(opened.at(-1), 100n);
     socket.send(Buffer.from("exit"));
     t.equal((await once(socket, "close"))[0], 1000);
+    const joins = await world.database.query("select event from audit_event where event ->> 'action' = $1", [
+      "instance.console.join",
+    ]);
+    t.match(joins, [{ event: { username: "admin", success: true, resource: "instance" } }]);
   });
 
   await t.test("takes the token as a subprotocol, as browsers must send it", async (t) => {

@@ -4,6 +4,7 @@ import { AccountStore } from "#cp/app/account-store.ts";
 import { Accounts } from "#cp/app/accounts.ts";
 import { Adoption } from "#cp/app/adoption.ts";
 import { ApiKeys } from "#cp/app/api-keys.ts";
+import { AuditChain } from "#cp/app/audit-chain.ts";
 import { AuditLog } from "#cp/app/audit.ts";
 import { IdentityStore } from "#cp/app/identity-store.ts";
 import { seedFlavors } from "#cp/app/flavor-seeds.ts";
@@ -18,6 +19,7 @@ import { RateLimits } from "#cp/app/rate-limits.ts";
 import type { RateTable } from "#cp/app/rate-table.ts";
 import { Sealer } from "#cp/app/sealer.ts";
 import { SecondFactor } from "#cp/app/second-factor.ts";
+import { SessionStore } from "#cp/app/session-store.ts";
 import { SigningKeys } from "#cp/app/signing-keys.ts";
 import { endsLogins, Tokens } from "#cp/app/tokens.ts";
 import { Users } from "#cp/app/users.ts";
@@ -54,6 +56,9 @@ export const username = "admin";
 export const password = "correct horse battery staple";
 export const hostId = newId("host");
 
+/** How long the audit log is kept. */
+export const auditKeptMs = 400 * 86_400_000;
+
 export type LogLine = Readonly<Record<string, unknown>>;
 
 export interface WorldOptions {
@@ -61,7 +66,10 @@ export interface WorldOptions {
   readonly locate?: Locate;
   readonly checks?: readonly ReadinessCheck[];
   readonly deadlineMs?: number;
+  readonly headersTimeoutMs?: number;
   readonly rates?: RateTable;
+  /** Default: secrets are not sealed. */
+  readonly secretKeyFile?: string;
 }
 
 /** Starts a server on a free port, with one user, one host and one image called `micro`. */
@@ -69,12 +77,13 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const database = new Database({ url: await withDatabase(t), maxConnections: 8, log: silentLogger });
   const events = new EventFeed(database, silentLogger);
   events.start();
-  const resources = new ResourceService({ database, events, onChange: () => events.poke() });
+  const sealer = await Sealer.open(options.secretKeyFile ?? "");
+  const resources = new ResourceService({ database, events, sealer, onChange: () => events.poke() });
   const clock = { offsetMs: 0 };
   const now = () => Date.now() + clock.offsetMs;
   const store = new AccountStore(database);
+  const sessions = new SessionStore(database);
   const identities = new IdentityStore(database);
-  const sealer = await Sealer.open("");
   const keys = await SigningKeys.open({ database, sealer, now });
   const tokens = new Tokens({ keys, identities, now });
   events.subscribe((seen) => {
@@ -82,7 +91,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   });
   const secondFactor = new SecondFactor({ database, sealer, now });
   const passwords = new Passwords({ memoryCost: 64, timeCost: 1 });
-  const accounts = new Accounts({ store, identities, passwords, secondFactor, tokens, now });
+  const accounts = new Accounts({ store, sessions, identities, passwords, secondFactor, tokens, now });
   await accounts.ensureFirst(username, password);
   const metrics = new MetricsQuery({ database, now });
   const policy = defaultPolicy({ cost: 1, distance: 1, packing: 1, spread: 1 });
@@ -92,8 +101,9 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const lines: LogLine[] = [];
   const log = createLogger({ level: "info", write: (line) => lines.push(JSON.parse(line) as LogLine) });
   const uploads: { id: string; bytes: number }[] = [];
-  const audit = new AuditLog({ database, keys });
-  const users = new Users({ database, resources, store, passwords, secondFactor, tokens });
+  const audit = new AuditLog(database);
+  const auditChain = new AuditChain({ database, keys, keepMs: auditKeptMs, now });
+  const users = new Users({ database, resources, store, sessions, passwords, secondFactor, tokens });
   const native = nativeSurface({
     kinds,
     resources,
@@ -115,13 +125,13 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         },
         issueOperatorCertificate: async (_ctx, request) => ({ certificate: request, authorities: "" }),
       }),
-      auditVerificationRoute(audit),
+      auditVerificationRoute(auditChain),
       ...directoryRoutes({
         users,
         secondFactor,
         signingKeys: keys,
         quotas: new Quotas(database),
-        apiKeys: new ApiKeys({ store, tokens, now }),
+        apiKeys: new ApiKeys({ database, store, tokens, sealer, now }),
       }),
       ...migrationRoutes({ resources, planner }),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
@@ -148,6 +158,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     log,
     now,
     ...(options.deadlineMs !== undefined && { deadlineMs: options.deadlineMs }),
+    ...(options.headersTimeoutMs !== undefined && { headersTimeoutMs: options.headersTimeoutMs }),
   });
   const { port } = await server.listen(0, "127.0.0.1");
   await insertResource(database, host, hostRow());
@@ -167,7 +178,8 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
     server,
     database,
     accounts,
-    audit,
+    auditChain,
+    sealer,
     tokens,
     keys,
     clock,

@@ -4,6 +4,7 @@ import { roles } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { roleNamed, type Users, type UserWithRole } from "../../app/users.ts";
 import { invalidField } from "../../app/validation.ts";
+import { idempotencyOf } from "../../http/conditional.ts";
 import { integerParameter } from "../../http/parameters.ts";
 import { defineRoute, type Route } from "../../http/route.ts";
 import { inWordsOf } from "../words.ts";
@@ -122,20 +123,24 @@ export function userRoutes({ users }: UserRoutesOptions): Route[] {
         body: { username: "newuser", email: "newuser@example.com", roles: ["operator"], mfa_enabled: false },
         answers: { 201: { ...exampleUser, password: "generated-and-shown-once" } },
       },
-      async handle({ ctx, body }) {
-        const made = await users.create(ctx, {
+      mutates: true,
+      handle: (call) => {
+        const { ctx, body } = call;
+        const wish = {
           username: body.username,
           spec: { email: body.email ?? null },
           role: roleOf(body.roles ?? [], "roles"),
           password: body.password,
           mfa: body.mfa_enabled,
-        });
-        const generated = {
-          ...(made.password !== undefined && { password: made.password }),
-          ...(made.factor && { mfa: made.factor }),
         };
-        const headers = { ...secret, Location: `${collection}/${made.user.id}` };
-        return { status: 201, headers, body: { ...encode(made), ...generated } };
+        return users.create(ctx, wish, {
+          idempotency: idempotencyOf(call),
+          respond: (made, secrets) => ({
+            status: 201,
+            headers: { ...secret, Location: `${collection}/${made.user.id}` },
+            body: { ...encode(made), ...secrets },
+          }),
+        });
       },
     }),
     defineRoute({

@@ -27,11 +27,11 @@ export function authRoutes({ accounts, authenticator }: AuthOptions): Route[] {
       changes: true,
       answers: { 200: { description: "tokens", schema: accessToken, name: "AccessToken" } },
       examples: { answers: { 200: exampleTokens } },
-      async handle({ request }) {
+      async handle({ ctx, request }) {
         const { authorization } = request.headers;
         const login = readBasic(authorization);
         const tokens = login
-          ? await accounts.login(login)
+          ? await accounts.login({ ...login, address: ctx.trail?.address })
           : await accounts.exchangeKey(await authenticator.authenticate(authorization));
         return { status: 200, headers: secretHeaders, body: { ...tokens } };
       },

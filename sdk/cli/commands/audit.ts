@@ -1,7 +1,7 @@
 /** `skerry audit`: who did what, and whether the record of it is whole. */
 import { Command } from "commander";
 import { Fault } from "#kernel/fault.ts";
-import type { AuditEvent } from "../../audit.ts";
+import type { AuditEvent, AuditVerdict } from "../../audit.ts";
 import type { Column } from "../output.ts";
 import type { Run } from "../session.ts";
 
@@ -38,7 +38,10 @@ export function auditCommand(run: Run): Command {
         const verdict = await (await session.cloud()).audit.verify({ signal: session.signal });
         const { intact, events, broken_at: at } = verdict;
         if (intact)
-          return session.out.done(`${String(events)} events, each in its place and signed.`, verdict);
+          return session.out.done(
+            `${String(events)} events, each in its place and signed.${gone(verdict)}`,
+            verdict,
+          );
         throw new Fault("conflict", `the audit log does not hold at event ${String(at ?? events)}`, {
           reason: "AUDIT_BROKEN",
           detail: { ...verdict },
@@ -48,11 +51,14 @@ export function auditCommand(run: Run): Command {
   return audit;
 }
 
+const gone = ({ gap }: AuditVerdict) =>
+  gap ? ` The first ${String(gap.events)}, from before ${gap.until}, were taken out for their age.` : "";
+
 const columns: readonly Column<AuditEvent>[] = [
   { title: "TIME", value: (r) => r.timestamp },
   { title: "ACTION", value: (r) => r.action },
   { title: "RESOURCE", value: (r) => r.resource_id },
-  { title: "USER", value: (r) => r.user_id },
+  { title: "USER", value: (r) => r.username || r.user_id },
   { title: "FROM", value: (r) => r.ip_address },
   { title: "OUTCOME", value: (r) => (r.success ? "done" : (r.reason ?? "failed")) },
 ];

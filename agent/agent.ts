@@ -17,6 +17,8 @@ import { withContainers } from "./containers/routing.ts";
 import type { ContainerEngine } from "./containers/engine.ts";
 import { enrol } from "./control/enrol.ts";
 import { type Credentials, Identity } from "./control/identity.ts";
+import { Lease } from "./control/lease.ts";
+import { probeHost } from "./control/probe.ts";
 import { Reporter } from "./control/reporter.ts";
 import { ControlSession } from "./control/session.ts";
 import type { MachineDriver } from "./drivers/driver.ts";
@@ -59,6 +61,7 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   await using containers = new ContainerDriver({ engine, log });
   const driver = withContainers(machines, containers);
   const ledger = await Ledger.open({ directory: join(settings.data, "ledger"), log });
+  const lease = await Lease.open({ directory: settings.data, log });
   const uplink: Uplink = {};
   const imageCache = createImages(settings, uplink, log);
   const { registries, imageRanges: allowedRanges } = settings;
@@ -69,7 +72,7 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   await using workers = new CodingWorkers({ log });
   const pageFiles = new PageFiles({ directory: join(settings.data, "page-files"), log });
   const deps: MachineDeps = {
-    ...{ driver, images, ledger, changes, log, directoryOf },
+    ...{ driver, images, ledger, changes, lease, log, directoryOf },
     moves: createHostTransport({
       ...{ sources, workers, gateways: settings.gateways, log },
       identity: identityOf(uplink),
@@ -80,7 +83,8 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   };
   const manager = new MachineManager(deps);
   const working = new AbortController();
-  const running = [manager.run(working.signal)];
+  using _lease = lease.onChange(() => manager.followLease());
+  const running = [manager.run(working.signal), lease.run(working.signal)];
   try {
     await recoverMachines(manager, deps, signal);
     const facts = await findFacts(settings, driver, signal);
@@ -97,13 +101,17 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
       pull: createPullHandler({ sources, log }),
       name: settings.name,
       hostId: () => identity.hostId ?? "",
+      lease: () => ({ holds: lease.holds, boundRunning: manager.boundRunning }),
+      probe: (hostId, address, until) => probeHost({ hostId, address, trust: identity.credentials }, until),
     });
     const keepAliveMs = settings.keepAliveSeconds * 1000;
     const { listenHost: host, listenPort: port } = settings;
     await using listener = await Listener.listen({ identity, services, host, port, keepAliveMs, log });
     facts.listenAddress = `${settings.advertise ?? (host === "0.0.0.0" ? facts.hostname : host)}:${String(listener.port)}`;
 
-    const session = new ControlSession({ identity, gateways: settings.gateways, services, keepAliveMs, log });
+    const isUrgent = () => manager.hasBound;
+    const { gateways } = settings;
+    const session = new ControlSession({ identity, gateways, services, keepAliveMs, isUrgent, log });
     uplink.session = session;
     const reporter = new Reporter({
       send: (report, until) => session.control.report(report, until),
@@ -115,7 +123,7 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
       }),
       sessionId: randomUUID(),
       sampleMs: settings.sampleSeconds * 1000,
-      ...{ changes, facts, labels, log },
+      ...{ changes, facts, labels, lease, log },
     });
     using _state = session.onState(({ status }) => reporter.setConnected(status === "connected"));
     const findContainers = async () => {

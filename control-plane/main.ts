@@ -141,6 +141,8 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     concurrency: settings.concurrency,
     pollMs: settings.pollMs,
     sweepMs: settings.sweepMs,
+    leaseMs: settings.leaseSeconds * 1000,
+    fenceMs: settings.fenceSeconds * 1000,
     chores: {
       blob_unreferenced: () => blobs.removeUnreferenced(),
       token_key_rotated: () => signingKeys.rotate(),

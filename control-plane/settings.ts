@@ -134,6 +134,20 @@ export const controlPlaneSettings = {
     max: 3_600_000,
     help: "How often leftovers are looked for.",
   }),
+  leaseSeconds: number({
+    env: "SKERRY_LEASE_SECONDS",
+    default: 15,
+    min: 0.5,
+    max: 3_600,
+    help: "How long a host's machines that may be started elsewhere run on when it cannot be heard; a third of it is how often hosts report.",
+  }),
+  fenceSeconds: number({
+    env: "SKERRY_FENCE_SECONDS",
+    default: 4,
+    min: 0.5,
+    max: 600,
+    help: "How long an agent may take to stop them, before they are started elsewhere.",
+  }),
   weightCost: number({
     env: "SKERRY_WEIGHT_COST",
     default: 1,

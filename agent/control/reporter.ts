@@ -32,7 +32,9 @@ export interface ReporterOptions {
   send(
     report: Report,
     signal: AbortSignal,
-  ): Promise<{ readonly nextReportMs: number; readonly wantFull: boolean }>;
+  ): Promise<{ readonly nextReportMs: number; readonly wantFull: boolean; readonly leaseMs: number }>;
+  /** What answers renew, counted from when the report was sent. */
+  readonly lease?: { now(): number; renew(sentAtMs: number, leaseMs: number): void };
   /** Every machine as it is now. */
   machines(): readonly Machine[];
   sample(): Promise<Samples>;
@@ -152,8 +154,11 @@ export class Reporter {
       // Set before it is put together: a change from here on makes the next report due.
       this.#dueAt = Infinity;
       const { report, acknowledge } = this.#compose();
+      const { lease } = this.#options;
+      const sentAtMs = lease?.now() ?? 0;
       try {
         const answer = await this.#send(report, signal);
+        lease?.renew(sentAtMs, answer.leaseMs);
         acknowledge();
         this.#attempt = 0;
         this.#fault = undefined;

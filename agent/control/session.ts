@@ -22,6 +22,8 @@ export interface ControlSessionOptions {
   readonly keepAliveMs: number;
   readonly log: Logger;
   readonly reconnect?: BackoffOptions;
+  /** True while machines of this host run only as long as the control plane is heard: then it is dialled more often. */
+  readonly isUrgent?: () => boolean;
 }
 
 export type SessionState =
@@ -34,6 +36,7 @@ export type SessionState =
 /** The host that a relayed pull is for, as the control plane has verified it. */
 const peerHostHeader = "skerry-peer-host";
 const defaultReconnect = { baseMs: 1000, capMs: 30_000 };
+const urgentCapMs = 3_000;
 /** A connection that lasted for so long was a good one, and the next may be tried for at once. */
 const steadyMs = 5_000;
 /** Pause between attempts to renew while the certificate is still good. */
@@ -97,7 +100,8 @@ export class ControlSession {
       if (signal.aborted) break;
       // Only a connection that lasted starts the count afresh: one that is refused or replaced at once does not.
       if (performance.now() - startedAt > Math.min(steadyMs, reconnect.capMs)) attempt = 0;
-      const waitMs = backoffMs(attempt, reconnect);
+      const capMs = this.#options.isUrgent?.() ? Math.min(urgentCapMs, reconnect.capMs) : reconnect.capMs;
+      const waitMs = backoffMs(attempt, { ...reconnect, capMs });
       attempt++;
       log.warn("session.ended", { address, attempt, waitMs, fault });
       this.#setState({ status: "waiting", fault, attempt, until: new Date(Date.now() + waitMs) });

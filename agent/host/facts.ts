@@ -51,7 +51,12 @@ export async function findHostFacts(options: FactsOptions, signal: AbortSignal):
     driverVersion: found.version,
     acceleration: found.acceleration,
     accelerationReason: found.accelerationReason,
-    capabilities: [...found.capabilities, ...(driver.liveMigration?.postCopy ? ["migration.postcopy"] : [])],
+    // Of the agent itself: it stops what is bound to the host's lease when that ends.
+    capabilities: [
+      "lease",
+      ...found.capabilities,
+      ...(driver.liveMigration?.postCopy ? ["migration.postcopy"] : []),
+    ],
     bootId: bootId.trim(),
     machineTypes: [...(model?.machineTypes ?? [])],
     guestCpuModel: model?.cpuModel ?? "",

@@ -16,6 +16,11 @@ export interface ImageSource {
   ): Promise<LocalImage>;
 }
 
+/** Whether machines with lease terms may run. */
+export interface LeaseState {
+  readonly holds: boolean;
+}
+
 export interface MachineTiming {
   /** Waits between attempts after a fault that may pass, and between restarts after a crash. */
   readonly backoff: { readonly baseMs: number; readonly capMs: number };
@@ -38,6 +43,8 @@ export interface MachineDeps {
   readonly images: ImageSource;
   readonly ledger: Ledger;
   readonly changes: ChangeFeed;
+  /** Absent: there is no lease here, and no machine with lease terms runs. */
+  readonly lease?: LeaseState;
   /** Absent: no machine moves from or to this host. */
   readonly moves?: MoveTransport;
   readonly log: Logger;

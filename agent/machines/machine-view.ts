@@ -66,6 +66,7 @@ export function toMachine({ entry, observed, activity, move, driver, image }: Vi
     diskBaseline: observed?.baseline ?? "",
     imageBytesDone: image.done,
     imageBytesTotal: image.total,
+    leaseTerms: intent.spec?.leaseTerms ?? 0n,
     ...(move && { move }),
     ...(observed?.container && { container: create(ContainerStatusSchema, observed.container) }),
   });

@@ -136,6 +136,23 @@ export class ManagedMachine {
     if ((this.#working || this.#wait) && !this.#isAnswered) await this.#idle.wait(limitMs, signal);
   }
 
+  /** True when it may run only while the host's lease holds. */
+  get isBound(): boolean {
+    return (this.#deps.ledger.find(this.id)?.intent.spec?.leaseTerms ?? 0n) > 0n;
+  }
+
+  get runsBound(): boolean {
+    return this.isBound && this.#status.isRunning;
+  }
+
+  /** The lease has changed: one that is bound to it looks again, whatever it is about. */
+  followLease(): void {
+    const { spec } = this.#deps.ledger.find(this.id)?.intent ?? {};
+    if (!spec || spec.leaseTerms === 0n) return;
+    if (this.#isFenced(spec)) this.#pass?.abort(superseded());
+    this.#converge();
+  }
+
   /** Ends the work, not the machine. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -236,6 +253,7 @@ export class ManagedMachine {
   async #toward(entry: LedgerEntry, wanted: MachineSpec, signal: AbortSignal): Promise<void> {
     const { driver, ledger } = this.#deps;
     const { intent, progress } = entry;
+    if (this.#isFenced(wanted)) return this.#fence(entry, wanted, signal);
     if (wanted.move && !(await this.#advance(entry, wanted, wanted.move, signal)))
       return this.#status.settle();
     if (!wanted.move && (await this.#move.giveUpRest())) {
@@ -263,6 +281,30 @@ export class ManagedMachine {
     if (!wanted.move) this.#move.conclude(this.#acceptedAtMs);
     ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
     this.#status.settle();
+  }
+
+  /** It may run elsewhere by now, and only the control plane knows. What stands still between two hosts does no harm. */
+  #isFenced({ leaseTerms, power, move }: MachineSpec): boolean {
+    if (leaseTerms === 0n || power !== Power.ON || this.#deps.lease?.holds) return false;
+    return !move || !this.#move.standsStill(move);
+  }
+
+  /** Pulls the plug. The intent stays: with a new lease the machine is turned on again, unless it was taken away. */
+  async #fence(entry: LedgerEntry, spec: MachineSpec, signal: AbortSignal): Promise<void> {
+    await this.#move.hangUp();
+    if (this.#status.isRunning) {
+      this.#status.show(STOPPING, ...fenced);
+      const off = { ...withoutMove(spec), power: Power.OFF, stopTimeoutSeconds: 0 };
+      try {
+        this.#status.observed = await this.#deps.driver.ensure(this.#plan(entry, off), signal);
+      } catch (fault) {
+        if (signal.aborted) throw fault;
+        this.#deps.log.error("machine.not-fenced", { machine: this.id, fault });
+        return this.#later(0, STOPPING, ...fenced); // never given up
+      }
+      this.#deps.log.warn("machine.fenced", { machine: this.id });
+    }
+    this.#status.show(STOPPED, ...fenced);
   }
 
   /**
@@ -327,6 +369,7 @@ export class ManagedMachine {
     const entry = ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
     if (!entry || spec?.power !== Power.ON || this.#wait || this.#status.isRunning) return;
+    if (this.#isFenced(spec)) return this.#status.show(STOPPED, ...fenced);
     if (spec.move && !this.#move.mayRun(spec.move)) await this.#move.noticeEnd(spec.move);
     if (spec.move && !this.#move.mayRun(spec.move)) return;
     if (!this.#status.observed) return this.#converge();
@@ -416,6 +459,11 @@ function isPromised(ledger: Ledger, id: string, port: number): boolean {
     .list()
     .some((entry) => entry.id !== id && Object.values(entry.progress.hostPorts).includes(port));
 }
+
+const fenced = [
+  "LEASE_EXPIRED",
+  "the control plane has not been heard for so long that the machine may be started on another host",
+] as const;
 
 function superseded(): Fault {
   return new Fault("stale", "a newer command has taken over", { reason: "SUPERSEDED" });

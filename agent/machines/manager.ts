@@ -103,6 +103,21 @@ export class MachineManager {
     await Promise.all([this.#followEvents(signal), this.#prune(signal)]);
   }
 
+  /** The host's lease has ended, or has been renewed: the machines that are bound to it follow. */
+  followLease(): void {
+    for (const machine of this.#machines.values()) machine.followLease();
+  }
+
+  /** True when there are machines that may run only while the lease holds. */
+  get hasBound(): boolean {
+    return [...this.#machines.values()].some(({ isBound }) => isBound);
+  }
+
+  /** How many of them run. */
+  get boundRunning(): number {
+    return [...this.#machines.values()].filter((machine) => machine.runsBound).length;
+  }
+
   /** Ends the work. With `pullPlugs`, machines stop at once; their intent stays, so the next start brings them back. */
   async close({ pullPlugs }: { readonly pullPlugs: boolean }, signal: AbortSignal): Promise<void> {
     const machines = [...this.#machines.values()];

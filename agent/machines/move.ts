@@ -74,6 +74,13 @@ export class MachineMove {
     return !move.switchOver || this.#deps.status.observed?.state === "running";
   }
 
+  /** True when the guest does not run here and will not without another command. */
+  standsStill(move: Move): boolean {
+    if (!isSource(move)) return !move.committed;
+    const phase = this.#journal?.isOf(move) ? this.#journal.status.phase : undefined;
+    return phase === MovePhase.HANDED_OVER || phase === MovePhase.POST_COPY;
+  }
+
   /**
    * Brings the move as far as it can come under this intent. A move that fails is told and not thrown.
    * @param sinceMs when the intent was accepted, if known

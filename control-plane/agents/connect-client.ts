@@ -41,6 +41,8 @@ export function createAgentPort(connections: Connections, marginMs = 10_000): Ag
         request.waitMs,
         async ({ machines }, options) => (await machines.removeMachine(request, options)).removed,
       ),
+    probeHost: (hostId, request, signal) =>
+      call(hostId, signal, request.limitMs, ({ host }, options) => host.probeHost(request, options)),
     machineMetrics: (hostId, machineId, signal) =>
       call(hostId, signal, 0, async ({ metrics }, options) =>
         present((await metrics.getMachineMetrics({ machineId }, options)).metrics),

@@ -8,6 +8,7 @@ import { createClient, type Client } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { ConsoleService } from "#gen/skerry/agent/v1/console_pb.js";
 import { ImageService } from "#gen/skerry/agent/v1/image_pb.js";
+import { HostService } from "#gen/skerry/agent/v1/host_pb.js";
 import { MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
 import { MetricsService } from "#gen/skerry/agent/v1/metrics_pb.js";
 import { Fault } from "#kernel/fault.ts";
@@ -19,6 +20,7 @@ export const agentAuthority = "https://agent";
 
 export interface AgentClients {
   readonly machines: Client<typeof MachineService>;
+  readonly host: Client<typeof HostService>;
   readonly metrics: Client<typeof MetricsService>;
   readonly console: Client<typeof ConsoleService>;
   readonly images: Client<typeof ImageService>;
@@ -112,6 +114,7 @@ function createClients(session: ClientHttp2Session): AgentClients {
   });
   return {
     machines: createClient(MachineService, transport),
+    host: createClient(HostService, transport),
     metrics: createClient(MetricsService, transport),
     console: createClient(ConsoleService, transport),
     images: createClient(ImageService, transport),

@@ -29,7 +29,10 @@ export interface HostRegistry {
 }
 
 export interface ReportSink {
-  report(hostId: string, report: ReportRequest): Promise<Pick<ReportResponse, "nextReportMs" | "wantFull">>;
+  report(
+    hostId: string,
+    report: ReportRequest,
+  ): Promise<Pick<ReportResponse, "nextReportMs" | "wantFull" | "leaseMs">>;
 }
 
 export interface FileSource {

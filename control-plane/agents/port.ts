@@ -5,6 +5,7 @@
  */
 import type { AdoptionEnd, Fence, Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { ReadLogResponse } from "#gen/skerry/agent/v1/console_pb.js";
+import type { ProbeHostResponse } from "#gen/skerry/agent/v1/host_pb.js";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
 
 export type PlainFence = Omit<Fence, "$typeName" | "$unknown">;
@@ -37,6 +38,12 @@ export interface AgentPort {
     },
     signal: AbortSignal,
   ): Promise<boolean>;
+  /** Has a host look at another. */
+  probeHost(
+    hostId: string,
+    request: { hostId: string; address: string; limitMs: number },
+    signal: AbortSignal,
+  ): Promise<ProbeHostResponse>;
   machineMetrics(hostId: string, machineId: string, signal: AbortSignal): Promise<MachineMetrics>;
   hostMetrics(hostId: string, signal: AbortSignal): Promise<HostMetrics>;
   readConsoleLog(

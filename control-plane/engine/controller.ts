@@ -67,6 +67,8 @@ export interface View<R extends Resource = Resource> {
   readonly references: Readonly<Record<string, Resource>>;
   /** Open requests to this resource, oldest first; its operations carry them out. */
   readonly requests: readonly Resource[];
+  /** Its host is lost (engine/loss.ts): what it ran under a lease runs there no more. */
+  readonly hostLost?: boolean;
   /** How many other resources refer to this one or have it as their host. */
   readonly dependents: number;
 }
@@ -95,6 +97,11 @@ export interface Writes {
   observe(observed: unknown, generation: number): Promise<void>;
   place(placement: Placement): Promise<void>;
   unplace(): Promise<void>;
+  /**
+   * Puts the resource on another host than the one that was lost, for good: what that has of it is a stale copy. Throws
+   * `unavailable` HOST_RETURNED when it is lost no more.
+   */
+  takeFromLost(lostHostId: string, placement: Placement): Promise<void>;
   setProblem(problem: Problem | undefined): Promise<void>;
   /** Takes or changes a promise of capacity; throws `exhausted` NO_CAPACITY when the host has not that much left. */
   reserve(request: Reserved): Promise<void>;

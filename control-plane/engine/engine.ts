@@ -7,7 +7,10 @@ import type { AnyController } from "./controller.ts";
 import { EventFeed } from "./events.ts";
 import { CachedFleet } from "./fleet.ts";
 import { Hints } from "./hints.ts";
+import { Leases } from "./leases.ts";
 import { Loop } from "./loop.ts";
+import { reportEveryMs, toLossTiming } from "./loss-judgement.ts";
+import { HostWatch } from "./loss.ts";
 import type { KindRegistry } from "./observe.ts";
 import { Orphans } from "./orphans.ts";
 import type { PassDependencies } from "./pass.ts";
@@ -31,9 +34,16 @@ export interface EngineOptions {
   readonly concurrency: number;
   readonly pollMs: number;
   readonly sweepMs: number;
+  /** How long a host's lease is, and how long its agent may take to stop what is bound to it. */
+  readonly leaseMs?: number;
+  readonly fenceMs?: number;
   readonly chores?: NonNullable<SweepOptions["chores"]>;
   readonly pausePoint?: NonNullable<PassDependencies["pausePoint"]>;
 }
+
+const defaultLeaseMs = 15_000;
+const defaultFenceMs = 4_000;
+const monotonicMs = () => performance.now();
 
 export class Engine implements AsyncDisposable {
   readonly events: EventFeed;
@@ -42,6 +52,8 @@ export class Engine implements AsyncDisposable {
   readonly sweep: Sweep;
   readonly fleet: CachedFleet;
   readonly #hints: Hints;
+  readonly #leases: Leases;
+  readonly #watch: HostWatch;
   readonly #loop: Loop;
   readonly #agents: AgentPort;
   readonly #waiting: Waiting;
@@ -60,7 +72,16 @@ export class Engine implements AsyncDisposable {
       ...(replicaGateway && { replicaGateway }),
     });
     const orphans = new Orphans(database, agents, log);
-    this.reports = new ReportStore({ database, registry, presence: this.presence, orphans, log, onChange });
+    const { leaseMs = defaultLeaseMs, fenceMs = defaultFenceMs } = options;
+    const leases = (this.#leases = new Leases({ database, leaseMs, monotonicMs, log }));
+    this.reports = new ReportStore({
+      ...{ database, registry, leases, orphans, log, onChange },
+      reportEveryMs: reportEveryMs(leaseMs),
+    });
+    this.#watch = new HostWatch({
+      ...{ database, registry, agents, leases, replicaId, monotonicMs, log, onChange },
+      timing: toLossTiming(leaseMs, fenceMs),
+    });
     const { pausePoint, concurrency, pollMs, sweepMs } = options;
     this.#loop = new Loop(
       {
@@ -107,10 +128,13 @@ export class Engine implements AsyncDisposable {
     this.events.start();
     this.#loop.start();
     this.sweep.start();
+    this.#watch.start();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#watching?.[Symbol.dispose]();
+    await this.#watch[Symbol.asyncDispose]();
+    await this.#leases[Symbol.asyncDispose]();
     await this.sweep[Symbol.asyncDispose]();
     await this.#loop[Symbol.asyncDispose]();
     await this.events[Symbol.asyncDispose]();

@@ -6,7 +6,7 @@ import { machineStateOf } from "./machine.ts";
 /** An agent's message about its host in the form in which it is stored. */
 export function toHostStatus(
   facts: HostFacts,
-): Omit<HostStatus, "connected" | "unknown_machines" | "foreign_machines"> {
+): Omit<HostStatus, "connected" | "silence" | "unknown_machines" | "foreign_machines"> {
   return {
     hostname: facts.hostname,
     architecture: facts.architecture,

@@ -104,7 +104,7 @@ function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostS
       ...{ cpus: row.used_cpus, memoryBytes: row.used_memory, diskBytes: row.used_disk },
       gpus: row.used_gpus,
     },
-    online: observed?.connected ?? false,
+    online: observed?.connected === true && !observed.silence,
     cordoned: desired.cordoned || deleting,
     taints: desired.taints ?? [],
     gpuModel: desired.gpus?.model,

@@ -54,6 +54,7 @@ export function toObservation(machine: Machine): MachineObservation {
       ...(machine.machineType && {
         guest_model: { machine_type: machine.machineType, cpu_model: machine.cpuModel },
       }),
+      ...(machine.leaseTerms > 0n && { lease_terms: Number(machine.leaseTerms) }),
       ...(machine.diskBaseline && { disk_baseline: machine.diskBaseline }),
       ...(machine.move && { move: toMoveObservation(machine.move) }),
     },

@@ -1,7 +1,4 @@
-/**
- * Which hosts are connected, and to which replica. A connection is written when it comes and goes;
- * heartbeats are gathered and written together, off the resource's row.
- */
+/** Which hosts are connected, and to which replica. A connection is written when it comes and goes. */
 import type { Logger } from "#kernel/log.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
@@ -34,7 +31,6 @@ export interface HoldingReplica {
 
 export class Presence implements AsyncDisposable {
   readonly #options: PresenceOptions;
-  readonly #beats = new Map<string, string>();
   /** Changes of one host are written in the order in which they happened. */
   readonly #writing = new Map<string, Promise<void>>();
   #timer: NodeJS.Timeout | undefined;
@@ -72,11 +68,6 @@ export class Presence implements AsyncDisposable {
     return this.#alone;
   }
 
-  /** The host was heard of just now. */
-  beat(hostId: string, sessionId: string): void {
-    this.#beats.set(hostId, sessionId);
-  }
-
   connectionChanged(hostId: string, connected: boolean): void {
     const before = this.#writing.get(hostId) ?? Promise.resolve();
     const write = before
@@ -97,7 +88,7 @@ export class Presence implements AsyncDisposable {
         await tx.query(
           `insert into host_session (host_id, replica_id, connected_at, last_seen)
            select id, $2, now(), now() from resource where id = $1
-           on conflict (host_id) do update set replica_id = $2, connected_at = now(), last_seen = now()`,
+           on conflict (host_id) do update set replica_id = $2, connected_at = now(), reached = null`,
           [hostId, replicaId],
         );
       } else {
@@ -156,24 +147,12 @@ export class Presence implements AsyncDisposable {
 
   async #flush(): Promise<void> {
     const { database, replicaId, replicaUrl, replicaGateway } = this.#options;
-    const beats = [...this.#beats];
-    this.#beats.clear();
     const others = await database.query(
       `with me as (
-         insert into replica (id, url, gateway) values ($1, $2, $6)
-         on conflict (id) do update set url = $2, gateway = $6, last_seen = now())
-       , heard as (
-         update host_session s set last_seen = now(), session_id = b.session_id
-         from unnest($3::text[], $4::text[]) as b(host_id, session_id) where s.host_id = b.host_id)
-       select 1 from replica where id <> $1 and last_seen > now() - $5 * interval '1 millisecond' limit 1`,
-      [
-        replicaId,
-        replicaUrl,
-        beats.map(([hostId]) => hostId),
-        beats.map(([, session]) => session),
-        replicaLostMs,
-        replicaGateway?.() ?? null,
-      ],
+         insert into replica (id, url, gateway) values ($1, $2, $4)
+         on conflict (id) do update set url = $2, gateway = $4, last_seen = now())
+       select 1 from replica where id <> $1 and last_seen > now() - $3 * interval '1 millisecond' limit 1`,
+      [replicaId, replicaUrl, replicaLostMs, replicaGateway?.() ?? null],
       "presence_flush",
     );
     this.#alone = others.length === 0;

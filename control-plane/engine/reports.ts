@@ -15,17 +15,20 @@ import { sameHostStatus, toForeignMachines, toHostStatus } from "./host-facts.ts
 import { toObservation } from "./machine.ts";
 import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
 import type { Orphans } from "./orphans.ts";
-import type { Presence } from "./presence.ts";
+import type { Leases } from "./leases.ts";
 import { changeResource, lockResource } from "./rows.ts";
 
-const nextReportMs = 5_000;
+/** A host that has got no lease asks again soon. */
+const unleasedReportMs = 1_000;
 /** A command may still be under way when a full report was put together: younger facts outrank it. */
 const settledAfterSeconds = 30;
 
 export interface ReportStoreOptions {
   readonly database: Database;
   readonly registry: KindRegistry;
-  readonly presence: Presence;
+  readonly leases: Leases;
+  /** How long a host may say nothing when it has nothing to say. */
+  readonly reportEveryMs: number;
   readonly orphans: Orphans;
   readonly log: Logger;
   /** Called after a change was committed. */
@@ -40,10 +43,13 @@ export class ReportStore {
   }
 
   /** Throws `denied` HOST_REMOVED for a host that is no longer one of this cloud's. */
-  async report(hostId: string, report: ReportRequest): Promise<{ nextReportMs: number; wantFull: boolean }> {
-    const { database, presence, onChange } = this.#options;
+  async report(
+    hostId: string,
+    report: ReportRequest,
+  ): Promise<{ nextReportMs: number; wantFull: boolean; leaseMs: number }> {
+    const { database, leases, reportEveryMs, onChange } = this.#options;
     if (report.full) await this.#assertKnown(hostId);
-    presence.beat(hostId, report.sessionId);
+    const lease = leases.renew(hostId, report.sessionId);
     if (report.facts) await this.#storeFacts(hostId, report.facts);
     if (report.foreign) await this.#storeForeign(hostId, report.foreign);
     const news = report.full ? report.machines : await this.#findNews(hostId, report.machines);
@@ -59,7 +65,8 @@ export class ReportStore {
         hostId,
         report.machines.map(({ id }) => id),
       );
-    return { nextReportMs, wantFull };
+    const leaseMs = await lease;
+    return { nextReportMs: leaseMs > 0 ? reportEveryMs : unleasedReportMs, wantFull, leaseMs };
   }
 
   async #assertKnown(hostId: string): Promise<void> {
@@ -160,6 +167,7 @@ export class ReportStore {
         ...toHostStatus(facts),
         connected: session?.connected ?? false,
         unknown_machines: before?.unknown_machines ?? [],
+        ...(before?.silence && { silence: before.silence }),
         ...(before?.foreign_machines && { foreign_machines: before.foreign_machines }),
       };
       if (before && sameHostStatus(before, observed)) return false;

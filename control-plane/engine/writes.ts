@@ -55,6 +55,23 @@ export class FencedWrites implements Writes {
     return this.#change({ placement: undefined, hostId: undefined, observed: undefined });
   }
 
+  async takeFromLost(lostHostId: string, placement: Placement): Promise<void> {
+    const lost = await this.tx.query(
+      "select 1 from host_session where host_id = $1 and lost_at is not null for share",
+      [lostHostId],
+    );
+    if (lost.length === 0) {
+      throw new Fault("unavailable", "the host is heard of again", { reason: "HOST_RETURNED" });
+    }
+    // As long as this row is there the host gets no lease; it goes when the host says that nothing is left.
+    await this.tx.query(
+      `insert into incarnation (resource_id, host_id, seq, epoch, accepted_generation, generation, state, observed)
+       values ($1, $2, 0, 0, 0, 0, 'stopped', '{}') on conflict do nothing`,
+      [this.#id, lostHostId],
+    );
+    await this.#change({ placement, hostId: placement.host_id, observed: undefined });
+  }
+
   async setProblem(problem: Problem | undefined): Promise<void> {
     const resource = await this.#lock();
     const known = resource.problem;

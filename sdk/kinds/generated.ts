@@ -74,6 +74,10 @@ export interface InstanceSpec {
   }[];
   readonly restart_policy: "always" | "on-failure" | "never";
   readonly stop_timeout_seconds: number;
+  /** when its host is lost: wait for it, and for its disk; or be made anew on another, with an empty disk. What may restart elsewhere is stopped by its own host when that is cut off */
+  readonly on_host_loss: "wait" | "restart_elsewhere";
+  /** counts the changes of on_host_loss */
+  readonly on_host_loss_changes: number;
 }
 
 export interface InstanceInput {
@@ -147,6 +151,10 @@ export interface InstanceInput {
   }[];
   readonly restart_policy?: "always" | "on-failure" | "never";
   readonly stop_timeout_seconds?: number;
+  /** when its host is lost: wait for it, and for its disk; or be made anew on another, with an empty disk. What may restart elsewhere is stopped by its own host when that is cut off */
+  readonly on_host_loss?: "wait" | "restart_elsewhere";
+  /** counts the changes of on_host_loss */
+  readonly on_host_loss_changes?: number;
 }
 
 export interface InstanceStatus {
@@ -618,6 +626,15 @@ export interface HostInput {
 
 export interface HostStatus {
   readonly connected: boolean;
+  /** while it is not heard of */
+  readonly silence?: {
+    readonly since: string;
+    /** what another host saw when it was asked to look */
+    readonly sighting: "none" | "silent" | "refused" | "unanswered" | "answered" | "fenced";
+    /** its machines that may are started elsewhere */
+    readonly lost: boolean;
+    readonly message: string;
+  };
   readonly hostname: string;
   readonly architecture: string;
   readonly operating_system: string;
@@ -663,7 +680,7 @@ export interface HostStatus {
   }[];
 }
 
-export type HostPhase = "joining" | "online" | "offline" | "deleting";
+export type HostPhase = "joining" | "online" | "offline" | "lost" | "deleting";
 
 export interface HostKind {
   readonly kind: "host";
@@ -969,8 +986,8 @@ export const kinds = {
     plural: "hosts",
     idPrefixes: ["host"],
     summary: "A machine with an agent",
-    phases: ["joining", "online", "offline", "deleting"],
-    settled: ["online", "offline"],
+    phases: ["joining", "online", "offline", "lost", "deleting"],
+    settled: ["online", "offline", "lost"],
     verbs: ["cordon", "uncordon"],
     filters: ["provider", "region"],
   },

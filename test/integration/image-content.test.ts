@@ -375,6 +375,7 @@ function startEngine(egress: { allowedRanges: string[]; stallMs: number }): Engi
     onChange: () => ({ [Symbol.dispose]: () => undefined }),
     ensureMachine: unused,
     removeMachine: unused,
+    probeHost: unused,
     machineMetrics: unused,
     hostMetrics: unused,
     readConsoleLog: unused,

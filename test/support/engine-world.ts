@@ -235,6 +235,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
         host.commands.push(`remove ${request.id}`);
         return host.reply(await host.manager.remove(request, signal));
       },
+      probeHost: () => Promise.reject(new Error("not used here")),
       machineMetrics: () => Promise.reject(new Error("not used here")),
       hostMetrics: () => Promise.reject(new Error("not used here")),
       readConsoleLog: () => Promise.reject(new Error("not used here")),

@@ -158,7 +158,7 @@ export class TransportWorld implements AsyncDisposable {
       reports: {
         report: async (hostId, report) => {
           this.reports.push({ hostId, report });
-          return { nextReportMs: 5000, wantFull: false };
+          return { nextReportMs: 5000, wantFull: false, leaseMs: 0 };
         },
       },
       files: {

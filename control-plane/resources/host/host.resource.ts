@@ -62,8 +62,21 @@ export const foreignMachine = z.strictObject({
 });
 export type ForeignMachine = z.infer<typeof foreignMachine>;
 
+/** What others have seen of a host that is not heard of: each proves another thing (engine/loss.ts). */
+export const sightings = ["none", "silent", "refused", "unanswered", "answered", "fenced"] as const;
+export type Sighting = (typeof sightings)[number];
+
 export const hostStatus = z.strictObject({
   connected: z.boolean(),
+  silence: z
+    .strictObject({
+      since: z.string(),
+      sighting: z.enum(sightings).describe("what another host saw when it was asked to look"),
+      lost: z.boolean().describe("its machines that may are started elsewhere"),
+      message: z.string(),
+    })
+    .optional()
+    .describe("while it is not heard of"),
   hostname: z.string(),
   architecture: z.string(),
   operating_system: z.string(),
@@ -93,14 +106,15 @@ export const hostStatus = z.strictObject({
 });
 export type HostStatus = z.infer<typeof hostStatus>;
 
-export const hostPhases = ["joining", "online", "offline", "deleting"] as const;
+export const hostPhases = ["joining", "online", "offline", "lost", "deleting"] as const;
 export type HostPhase = (typeof hostPhases)[number];
 export type Host = Resource<HostSpec, HostStatus, HostPhase>;
 
 function phase(r: PhaseInput<HostSpec, HostStatus>): HostPhase {
   if (r.deletingAt) return "deleting";
   if (!r.observed) return "joining";
-  return r.observed.connected ? "online" : "offline";
+  if (r.observed.silence?.lost) return "lost";
+  return r.observed.connected && !r.observed.silence ? "online" : "offline";
 }
 
 const noInput = z.strictObject({});
@@ -117,22 +131,23 @@ export const host = defineResource<HostSpec, HostStatus, HostPhase>({
   phases: hostPhases,
   phase,
   next: {
-    joining: ["online", "offline", "deleting"],
-    online: ["offline", "deleting"],
-    offline: ["online", "deleting"],
+    joining: ["online", "offline", "lost", "deleting"],
+    online: ["offline", "lost", "deleting"],
+    offline: ["online", "lost", "deleting"],
+    lost: ["online", "offline", "deleting"],
     deleting: [],
   },
-  settled: ["online", "offline"],
+  settled: ["online", "offline", "lost"],
   verbs: {
     cordon: defineVerb({
       summary: "Take no new instances",
-      when: ["joining", "online", "offline"],
+      when: ["joining", "online", "offline", "lost"],
       input: noInput,
       apply: (r: Host) => ({ ...r.desired, cordoned: true }),
     }),
     uncordon: defineVerb({
       summary: "Take new instances again",
-      when: ["joining", "online", "offline"],
+      when: ["joining", "online", "offline", "lost"],
       input: noInput,
       apply: (r: Host) => ({ ...r.desired, cordoned: false }),
     }),

@@ -8,6 +8,7 @@ import type { Migration } from "../migration/migration.resource.ts";
 import { adoptionEndOf } from "./instance.adopt.ts";
 import { concludedStatus, type Conclusion } from "./instance.conclude.ts";
 import { hostsOf, neededFor, ownerOf } from "./instance.decide.ts";
+import { restartElsewhere } from "./instance.restart.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
 import { toMachineSpec } from "./machine-spec.ts";
 
@@ -115,4 +116,7 @@ const conclude: Action<Instance> = async (effects, view, input) => {
   await effects.write((writes) => writes.changeRequest(migration, () => status));
 };
 
-export const instanceActions = { ensure, remove, erase, trim, removeStale, release, conclude };
+export const instanceActions = {
+  ...{ ensure, remove, erase, trim, removeStale, release, conclude },
+  restartElsewhere,
+};

@@ -3,6 +3,7 @@ import type { Json } from "#kernel/fault.ts";
 import type { Decision, Incarnation, View } from "../../engine/controller.ts";
 import type { Resource } from "../definition.ts";
 import { decideConclusion } from "./instance.conclude.ts";
+import { decideLost } from "./instance.lost.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
 import type { MigrateInput } from "./move.ts";
 
@@ -32,8 +33,8 @@ export function decideInstance(view: View<Instance>, now: number): Decision {
   if (conclusion) return { do: "act", action: "conclude", input: conclusion };
   if (resource.deletingAt) return { do: "act", action: hostsOf(view).length > 0 ? "remove" : "erase" };
   if (!resource.hostId) return decidePlacement(view, now);
-  const sizes = decideSizes(view);
-  if (sizes) return sizes;
+  const early = decideLost(view, now) ?? decideSizes(view);
+  if (early) return early;
 
   const owner = ownerOf(resource, view.incarnations);
   const reached = owner !== undefined && owner.generation >= resource.generation;
@@ -184,6 +185,7 @@ interface HostsOwn {
   readonly guest_shape?: unknown;
   readonly guest_model?: unknown;
   readonly disk_baseline?: unknown;
+  readonly lease_terms?: unknown;
 }
 
 /** A migration shows from when it has begun: until then its instance does what it did. */
@@ -204,6 +206,7 @@ export function deriveInstanceObserved(
     guest_shape: _shape,
     guest_model: _model,
     disk_baseline: _baseline,
+    lease_terms: _terms,
     ...machine
   } = owner.observed as unknown as InstanceStatus & HostsOwn;
   const status: InstanceStatus = { ...machine, host_id: owner.hostId, migration: underWay(requests) };

@@ -15,7 +15,8 @@ export function deriveSpec(
   { image, flavor, key_pair: keyPair }: Readonly<Record<string, Resource>>,
   previous: InstanceSpec | undefined,
 ): InstanceSpec {
-  const sized = flavor ? withFlavor(spec, given, flavor, previous) : withOwnSize(spec, previous);
+  const own = { ...spec, on_host_loss_changes: countChanges(spec, previous) };
+  const sized = flavor ? withFlavor(own, given, flavor, previous) : withOwnSize(own, previous);
   const least = image ? (image.desired as ImageSpec).min_disk_bytes : 0;
   if (sized.disk_bytes < least) {
     throw refuse("disk_bytes", `is at least ${String(least)} for this image`, "DISK_TOO_SMALL");
@@ -23,6 +24,13 @@ export function deriveSpec(
   if (!keyPair) return sized;
   const { public_key: key } = keyPair.desired as KeyPairSpec;
   return { ...sized, key_pair: keyPair.name, ssh_keys: [...sized.ssh_keys, ...(key === null ? [] : [key])] };
+}
+
+/** Not for callers to give: by it a host that agreed to an earlier state of it is told from one that agreed to this. */
+function countChanges(spec: InstanceSpec, previous: InstanceSpec | undefined): number {
+  // An instance may be older than the field.
+  const { on_host_loss = "wait", on_host_loss_changes = 0 }: Partial<InstanceSpec> = previous ?? spec;
+  return previous ? on_host_loss_changes + (spec.on_host_loss === on_host_loss ? 0 : 1) : 0;
 }
 
 /** A flavor's disk is the least there is: one may ask for more, and what is there does not shrink. */

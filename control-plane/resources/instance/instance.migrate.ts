@@ -6,7 +6,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { Fault, isFault, type Json } from "#kernel/fault.ts";
-import type { Operation, Step, StepResult, Writes } from "../../engine/controller.ts";
+import type { Operation, Step, StepResult } from "../../engine/controller.ts";
 import type { MoveObservation } from "../../engine/move.ts";
 import type { HostSnapshot } from "../../scheduler/snapshot.ts";
 import { deriveReceipt } from "../migration/migration.derive.ts";
@@ -15,6 +15,8 @@ import type { Migration, MigrationStatus } from "../migration/migration.resource
 import { constraintsOf } from "./constraints.ts";
 import { removeFromHost, specOf } from "./instance.actions.ts";
 import { neededFor, ownerOf } from "./instance.decide.ts";
+import { mayLeaveLost } from "./instance.lost.ts";
+import { reserveFirst } from "./instance.place.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
 import {
   canReturn,
@@ -105,23 +107,6 @@ const place: Step<Instance> = {
     };
   },
 };
-
-/** Planning was optimistic: the promise is taken from the best host that still has room. */
-async function reserveFirst(
-  writes: Writes,
-  hosts: readonly HostSnapshot[],
-  amounts: ReturnType<typeof neededFor>,
-): Promise<HostSnapshot> {
-  for (const host of hosts) {
-    try {
-      await writes.reserve({ hostId: host.id, ...amounts });
-      return host;
-    } catch (error) {
-      if (!isFault(error, "exhausted")) throw error;
-    }
-  }
-  throw new Fault("exhausted", "the hosts chosen have filled up meanwhile", { reason: "NO_CAPACITY" });
-}
 
 function begun(
   type: MigrationStatus["type"],
@@ -227,7 +212,8 @@ const transfer: Step<Instance> = {
   /** The record says that nothing was committed: the source may go on, whatever it has sent. */
   async undo(effects, view, operation) {
     const { plan, migration, source } = moveView(view, operation);
-    if (source?.state === "absent") return { done: null };
+    // Whatever a lost source has of it is a stale copy as soon as it runs elsewhere.
+    if (source?.state === "absent" || mayLeaveLost(view)) return { done: null };
     const away = await awaitHost(effects, migration, plan.source, awayLimitMs.never);
     if (away) return away;
     const answer = await tell(effects, view, plan.source, specOf(view), ensureWaitMs);

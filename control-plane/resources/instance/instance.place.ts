@@ -4,7 +4,7 @@
  */
 import { Fault, isFault } from "#kernel/fault.ts";
 import { backoffMs } from "#kernel/retry.ts";
-import type { Effects, OperationRecord, Step, StepResult } from "../../engine/controller.ts";
+import type { Effects, OperationRecord, Step, StepResult, Writes } from "../../engine/controller.ts";
 import { noHost } from "../../engine/waiting.ts";
 import type { PlaceRequest } from "../../engine/fleet.ts";
 import type { Amounts, HostSnapshot } from "../../scheduler/snapshot.ts";
@@ -12,6 +12,7 @@ import { constraintsOf } from "./constraints.ts";
 import type { Image } from "../image/image.resource.ts";
 import { placeAdopted } from "./instance.adopt.ts";
 import type { CreateInput, PlacedOutput } from "./instance.decide.ts";
+import { leaseTermsOf } from "./instance.lost.ts";
 import type { Instance } from "./instance.resource.ts";
 
 const pauseMs = { least: 500, most: 60_000 };
@@ -41,7 +42,13 @@ export const place: Step<Instance> = {
     if (adopted) return placeAdopted(effects, resource, adopted);
     const { exclude } = operation.input as unknown as CreateInput;
     const request = placementRequest(resource, references["image"] as Image | undefined);
-    const choice = await effects.choose({ ...request, exclude: new Set(exclude), seed: operation.id });
+    const capability = leaseTermsOf(resource.desired) > 0 ? "lease" : undefined;
+    const choice = await effects.choose({
+      ...request,
+      capability,
+      exclude: new Set(exclude),
+      seed: operation.id,
+    });
     if ("unplaceable" in choice) {
       if (!choice.excludedWouldDo) return awaitRoom(effects, resource, operation, choice.why);
       // Those that would do have had their try.
@@ -102,4 +109,21 @@ async function promiseFirst(
     }
   }
   throw new Fault("unavailable", "the hosts chosen have filled up meanwhile", { reason: "PLACEMENT_RACE" });
+}
+
+/** The same for what has a promise elsewhere already. Throws `exhausted` NO_CAPACITY. */
+export async function reserveFirst(
+  writes: Writes,
+  hosts: readonly HostSnapshot[],
+  { cpus, memoryBytes, diskBytes }: Amounts,
+): Promise<HostSnapshot> {
+  for (const host of hosts) {
+    try {
+      await writes.reserve({ hostId: host.id, cpus, memoryBytes, diskBytes });
+      return host;
+    } catch (error) {
+      if (!isFault(error, "exhausted")) throw error;
+    }
+  }
+  throw new Fault("exhausted", "the hosts chosen have filled up meanwhile", { reason: "NO_CAPACITY" });
 }

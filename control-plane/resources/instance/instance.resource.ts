@@ -89,6 +89,14 @@ export const instanceSpec = z.strictObject({
   forwards: z.array(forwardSpec).max(64).default([]),
   restart_policy: z.enum(["always", "on-failure", "never"]).default("on-failure"),
   stop_timeout_seconds: z.int().min(0).max(600).default(30),
+  on_host_loss: z
+    .enum(["wait", "restart_elsewhere"])
+    .default("wait")
+    .describe(
+      "when its host is lost: wait for it, and for its disk; or be made anew on another, with an empty disk. What may " +
+        "restart elsewhere is stopped by its own host when that is cut off",
+    ),
+  on_host_loss_changes: z.int().min(0).default(0).describe("counts the changes of on_host_loss"),
 });
 export type InstanceSpec = z.infer<typeof instanceSpec>;
 export type InstanceInput = z.input<typeof instanceSpec>;
@@ -184,7 +192,10 @@ function refuseShrinking(next: InstanceSpec, previous: InstanceSpec | undefined)
 }
 
 /** Either it is made from an image, or it was there before and stays what it is. */
-function checkOrigin({ image, adopted, forwards }: InstanceSpec, previous: InstanceSpec | undefined): void {
+function checkOrigin(
+  { image, adopted, forwards, on_host_loss }: InstanceSpec,
+  previous: InstanceSpec | undefined,
+): void {
   const refuse = (field: string, problem: string) => {
     throw new Fault("invalid", `spec.${field}: ${problem}`, {
       reason: "VALIDATION_ERROR",
@@ -193,6 +204,7 @@ function checkOrigin({ image, adopted, forwards }: InstanceSpec, previous: Insta
   };
   if (!adopted && image === null) refuse("image", "is needed");
   if (adopted && image !== null) refuse("image", "is not for a machine that was adopted");
+  if (adopted && on_host_loss !== "wait") refuse("on_host_loss", "is wait for a machine that was adopted");
   if (adopted && forwards.length > 0) refuse("forwards", "are not for a machine that was adopted");
   if (!previous) return;
   const [before, after] = [previous.adopted, adopted];

@@ -11,6 +11,7 @@ import {
 } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Image } from "../image/image.resource.ts";
 import { toAdoption } from "./instance.adopt.ts";
+import { leaseTermsOf } from "./instance.lost.ts";
 import type { Instance, InstanceSpec } from "./instance.resource.ts";
 
 const restartPolicies: Record<InstanceSpec["restart_policy"], RestartPolicy> = {
@@ -43,6 +44,7 @@ export function toMachineSpec(instance: Instance, image: Image | undefined): Mac
     ),
     sshKeys: [...spec.ssh_keys],
     userData: spec.user_data,
+    leaseTerms: BigInt(leaseTermsOf(spec)),
   });
 }
 

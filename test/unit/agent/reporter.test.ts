@@ -18,7 +18,7 @@ class Bench implements AsyncDisposable {
   readonly reports: Report[] = [];
   readonly machines = new Map<string, Machine>();
   readonly reporter: Reporter;
-  answer = { nextReportMs: 60_000, wantFull: false };
+  answer = { nextReportMs: 60_000, wantFull: false, leaseMs: 0 };
   fault: Fault | undefined;
   /** When set, a report waits for it. */
   hold: Promise<void> | undefined;
@@ -139,11 +139,11 @@ await t.test("nothing is lost while the control plane is away or refuses", async
 await t.test("the control plane sets the pace and may ask for everything", async (t) => {
   await using bench = new Bench();
   bench.change("vm-1", 1);
-  bench.answer = { nextReportMs: 1, wantFull: true };
+  bench.answer = { nextReportMs: 1, wantFull: true, leaseMs: 0 };
   bench.reporter.setConnected(true);
   await until(() => bench.reports.length >= 3);
   t.ok(bench.reports.every(({ full }) => full));
-  bench.answer = { nextReportMs: 1, wantFull: false };
+  bench.answer = { nextReportMs: 1, wantFull: false, leaseMs: 0 };
   await until(() => bench.reports.at(-1)?.full === false);
   t.same(told(bench.reports.at(-1)), [], "what has not changed is not told again");
 });
@@ -151,7 +151,7 @@ await t.test("the control plane sets the pace and may ask for everything", async
 await t.test("samples are kept, the newest, and told once", async (t) => {
   await using bench = new Bench(1);
   await until(() => bench.reporter.state.samples >= 5);
-  bench.answer = { nextReportMs: 1, wantFull: false };
+  bench.answer = { nextReportMs: 1, wantFull: false, leaseMs: 0 };
   bench.reporter.setConnected(true);
   await until(() => bench.reports.length >= 3);
   t.ok((bench.reports[0]?.machineMetrics?.length ?? 0) >= 5, "those of the time before came along");

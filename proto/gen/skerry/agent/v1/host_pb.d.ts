@@ -2,7 +2,7 @@
 // @generated from file skerry/agent/v1/host.proto (package skerry.agent.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
@@ -333,6 +333,139 @@ export declare type GetHostResponse = Message<"skerry.agent.v1.GetHostResponse">
 export declare const GetHostResponseSchema: GenMessage<GetHostResponse>;
 
 /**
+ * @generated from message skerry.agent.v1.GetLeaseRequest
+ */
+export declare type GetLeaseRequest = Message<"skerry.agent.v1.GetLeaseRequest"> & {
+};
+
+/**
+ * Describes the message skerry.agent.v1.GetLeaseRequest.
+ * Use `create(GetLeaseRequestSchema)` to create a new message.
+ */
+export declare const GetLeaseRequestSchema: GenMessage<GetLeaseRequest>;
+
+/**
+ * @generated from message skerry.agent.v1.GetLeaseResponse
+ */
+export declare type GetLeaseResponse = Message<"skerry.agent.v1.GetLeaseResponse"> & {
+  /**
+   * @generated from field: bool holds = 1;
+   */
+  holds: boolean;
+
+  /**
+   * Machines that run and may do so only while it holds.
+   *
+   * @generated from field: uint32 bound_running = 2;
+   */
+  boundRunning: number;
+};
+
+/**
+ * Describes the message skerry.agent.v1.GetLeaseResponse.
+ * Use `create(GetLeaseResponseSchema)` to create a new message.
+ */
+export declare const GetLeaseResponseSchema: GenMessage<GetLeaseResponse>;
+
+/**
+ * @generated from message skerry.agent.v1.ProbeHostRequest
+ */
+export declare type ProbeHostRequest = Message<"skerry.agent.v1.ProbeHostRequest"> & {
+  /**
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * host:port of its agent's own port.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * At most 10,000.
+   *
+   * @generated from field: uint32 limit_ms = 3;
+   */
+  limitMs: number;
+};
+
+/**
+ * Describes the message skerry.agent.v1.ProbeHostRequest.
+ * Use `create(ProbeHostRequestSchema)` to create a new message.
+ */
+export declare const ProbeHostRequestSchema: GenMessage<ProbeHostRequest>;
+
+/**
+ * @generated from message skerry.agent.v1.ProbeHostResponse
+ */
+export declare type ProbeHostResponse = Message<"skerry.agent.v1.ProbeHostResponse"> & {
+  /**
+   * @generated from field: skerry.agent.v1.HostSighting sighting = 1;
+   */
+  sighting: HostSighting;
+
+  /**
+   * What it answered.
+   *
+   * @generated from field: skerry.agent.v1.GetLeaseResponse lease = 2;
+   */
+  lease?: GetLeaseResponse | undefined;
+};
+
+/**
+ * Describes the message skerry.agent.v1.ProbeHostResponse.
+ * Use `create(ProbeHostResponseSchema)` to create a new message.
+ */
+export declare const ProbeHostResponseSchema: GenMessage<ProbeHostResponse>;
+
+/**
+ * What was seen says what can be known of the host, and no more.
+ *
+ * @generated from enum skerry.agent.v1.HostSighting
+ */
+export enum HostSighting {
+  /**
+   * @generated from enum value: HOST_SIGHTING_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Nothing came back: it is off, or the way to it is cut.
+   *
+   * @generated from enum value: HOST_SIGHTING_SILENT = 1;
+   */
+  SILENT = 1,
+
+  /**
+   * Its system refused the connection: it is up and its agent is not. Machines may run.
+   *
+   * @generated from enum value: HOST_SIGHTING_REFUSED = 2;
+   */
+  REFUSED = 2,
+
+  /**
+   * Its system took the connection and its agent did not answer: stopped or very busy. Machines may run.
+   *
+   * @generated from enum value: HOST_SIGHTING_UNANSWERED = 3;
+   */
+  UNANSWERED = 3,
+
+  /**
+   * Its agent answered, under its own certificate.
+   *
+   * @generated from enum value: HOST_SIGHTING_ANSWERED = 4;
+   */
+  ANSWERED = 4,
+}
+
+/**
+ * Describes the enum skerry.agent.v1.HostSighting.
+ */
+export declare const HostSightingSchema: GenEnum<HostSighting>;
+
+/**
  * What this host is and can do.
  *
  * @generated from service skerry.agent.v1.HostService
@@ -345,6 +478,26 @@ export declare const HostService: GenService<{
     methodKind: "unary";
     input: typeof GetHostRequestSchema;
     output: typeof GetHostResponseSchema;
+  },
+  /**
+   * How this host stands with its lease; for other hosts that are asked to look after it.
+   *
+   * @generated from rpc skerry.agent.v1.HostService.GetLease
+   */
+  getLease: {
+    methodKind: "unary";
+    input: typeof GetLeaseRequestSchema;
+    output: typeof GetLeaseResponseSchema;
+  },
+  /**
+   * Looks at another host from here, for the control plane, which has not heard of it.
+   *
+   * @generated from rpc skerry.agent.v1.HostService.ProbeHost
+   */
+  probeHost: {
+    methodKind: "unary";
+    input: typeof ProbeHostRequestSchema;
+    output: typeof ProbeHostResponseSchema;
   },
 }>;
 

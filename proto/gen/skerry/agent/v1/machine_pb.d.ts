@@ -247,6 +247,14 @@ export declare type MachineSpec = Message<"skerry.agent.v1.MachineSpec"> & {
    * @generated from field: skerry.agent.v1.Container container = 16;
    */
   container?: Container | undefined;
+
+  /**
+   * Not 0: it runs only while the host's lease lasts, and may be started elsewhere afterwards. The number tells one such
+   * agreement from the one before.
+   *
+   * @generated from field: uint64 lease_terms = 17;
+   */
+  leaseTerms: bigint;
 };
 
 /**
@@ -561,6 +569,13 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
    * @generated from field: skerry.agent.v1.ContainerStatus container = 27;
    */
   container?: ContainerStatus | undefined;
+
+  /**
+   * As in the newest intent accepted: what the host has agreed to.
+   *
+   * @generated from field: uint64 lease_terms = 28;
+   */
+  leaseTerms: bigint;
 };
 
 /**

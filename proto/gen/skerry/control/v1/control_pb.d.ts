@@ -229,6 +229,13 @@ export declare type ReportResponse = Message<"skerry.control.v1.ReportResponse">
    * @generated from field: bool want_full = 2;
    */
   wantFull: boolean;
+
+  /**
+   * From when the report was sent, machines with `lease_terms` may run for so long; 0: no longer than they might before.
+   *
+   * @generated from field: uint32 lease_ms = 3;
+   */
+  leaseMs: number;
 };
 
 /**

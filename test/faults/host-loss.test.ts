@@ -1,0 +1,173 @@
+/**
+ * Hosts that are cut off, one way and both, for longer than their lease: what may start elsewhere does, never while
+ * the old one runs, and afterwards there is exactly one. What waits for its host runs on through all of it. An agent
+ * that is stopped is not a dead host, and a control plane that was away takes nobody for lost.
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import t from "tap";
+import { parseTopology } from "#cp/local/topology.ts";
+import { startCloud } from "#test/support/cloud.ts";
+import { PartitionNetwork, type Direction } from "#test/support/partition-network.ts";
+import { pickPort } from "#test/support/ports.ts";
+import { until } from "#test/support/until.ts";
+import { clientOf, seededRandom, smallSpec } from "./faults-world.ts";
+
+const seed = Number(process.env["SKERRY_TEST_SEED"] ?? Date.now() % 1_000_000);
+t.comment(`seed ${String(seed)}: SKERRY_TEST_SEED repeats it`);
+const random = seededRandom(seed);
+const all = process.env["SKERRY_FAULTS"] === "all";
+
+const names = ["site-1", "site-2", "site-3"] as const;
+const network = await PartitionNetwork.open(t);
+for (const name of names) await network.addHost(name);
+const gatewayPort = await pickPort();
+const cloud = await startCloud(t, {
+  agents: parseTopology(
+    JSON.stringify({
+      hosts: names.map((name) => ({ name, provider: name, region: name, driver: "fake", share: 0.3 })),
+    }),
+  ).hosts,
+  controlPlaneEnv: {
+    SKERRY_GATEWAY_LISTEN: network.address,
+    SKERRY_GATEWAY_PORT: String(gatewayPort),
+    SKERRY_GATEWAY_KEEPALIVE_MS: "2000",
+    SKERRY_OVERCOMMIT_CPUS: "100",
+    SKERRY_LEASE_SECONDS: "1.5",
+    SKERRY_FENCE_SECONDS: "1",
+  },
+  agentEnv: { SKERRY_AGENT_KEEP_ALIVE_SECONDS: "2" },
+  placeAgent: ({ name }, program) => network.place(name, gatewayPort, program),
+});
+const { instances, hosts } = clientOf(cloud);
+
+const hostNamed = async (name: string) => (await hosts.list().all()).find((host) => host.name === name)!;
+const hostNameOf = async (id: string) => {
+  const { placement } = await instances.get(id);
+  return (await hosts.list().all()).find((host) => host.id === placement?.host_id)?.name ?? "";
+};
+
+/** Where it runs, by the hosts' disks, which nothing can cut off. */
+async function runsOn(id: string): Promise<string[]> {
+  const found = await Promise.all(
+    cloud.agents.map(async ({ host, dataDirectory }) => {
+      const file = join(dataDirectory, "machines", id, "fake.json");
+      const text = await readFile(file, "utf8").catch(() => ""); // not there, or just being replaced
+      return text.includes('"startedAtMs"') ? [host.name] : [];
+    }),
+  );
+  return found.flat();
+}
+
+/** Looks all the time how many copies run, and remembers the worst. */
+function watchCopies(id: string) {
+  const seen = { most: 0, least: Infinity };
+  const stop = new AbortController();
+  const done = until(
+    async () => {
+      const { length } = await runsOn(id);
+      seen.most = Math.max(seen.most, length);
+      seen.least = Math.min(seen.least, length);
+      return stop.signal.aborted;
+    },
+    120_000,
+    15,
+  );
+  return {
+    async end() {
+      stop.abort();
+      await done;
+      return seen;
+    },
+  };
+}
+
+async function create(
+  name: string,
+  on_host_loss: "wait" | "restart_elsewhere",
+  host: string,
+): Promise<string> {
+  const spec = { ...smallSpec, on_host_loss };
+  for (const other of names) if (other !== host) await hosts.cordon((await hostNamed(other)).id);
+  const { id } = await instances.create({ name, spec });
+  await instances.waitFor(id, { phases: ["running"] });
+  for (const other of names) if (other !== host) await hosts.uncordon((await hostNamed(other)).id);
+  return id;
+}
+
+const bound = await create("bound", "restart_elsewhere", "site-1");
+const patient = await create("patient", "wait", "site-1");
+const patientSince = (await instances.get(patient)).status?.started_at;
+
+const cuts: readonly { readonly direction: Direction; readonly from: "control-plane" | "all" }[] = [
+  { direction: "both", from: "all" },
+  { direction: "out", from: "control-plane" },
+  { direction: "in", from: "control-plane" },
+  { direction: "both", from: "control-plane" },
+  { direction: "out", from: "all" },
+  { direction: "in", from: "all" },
+];
+const chosen = all ? cuts : [cuts[Math.floor(random() * cuts.length)]!];
+
+for (const { direction, from } of chosen) {
+  await t.test(`cut off from ${from}, ${direction}`, async (t) => {
+    const before = await hostNameOf(bound);
+    const { id: hostId } = await hostNamed(before);
+    const copies = watchCopies(bound);
+    await network.cut(before, direction, from);
+    const cutAt = performance.now();
+    await until(async () => (await hosts.get(hostId)).phase === "offline", 20_000);
+    const seenMs = performance.now() - cutAt;
+    await until(async () => {
+      const { phase, placement } = await instances.get(bound);
+      return phase === "running" && placement?.host_id !== hostId;
+    }, 30_000);
+    const backMs = performance.now() - cutAt;
+    t.equal((await hosts.get(hostId)).phase, "lost");
+    t.comment(`seen after ${seenMs.toFixed(0)} ms, elsewhere after ${backMs.toFixed(0)} ms`);
+    await network.heal(before);
+    await until(async () => (await hosts.get(hostId)).phase === "online", 30_000);
+    const after = await hostNameOf(bound);
+    t.same(await runsOn(bound), [after], "exactly one runs");
+    t.not(after, before);
+    const { most, least } = await copies.end();
+    t.equal(most, 1, "never two");
+    t.equal(least, 0, "and between the two, none");
+    const { phase, status } = await instances.get(patient);
+    t.match(
+      { phase, since: status?.started_at },
+      { phase: "running", since: patientSince },
+      "who waits runs on",
+    );
+  });
+}
+
+await t.test("an agent that is stopped for longer than its lease is not a dead host", async (t) => {
+  const name = await hostNameOf(bound);
+  const { id: hostId } = await hostNamed(name);
+  const agent = cloud.agents.find(({ host }) => host.name === name)!;
+  agent.program.freeze(true);
+  await until(async () => (await hosts.get(hostId)).status?.silence?.sighting === "unanswered", 20_000);
+  // Whatever happens to the network now, the machine may run there.
+  await network.cut(name, "both", "all");
+  const frozenAt = performance.now();
+  await until(() => performance.now() - frozenAt > 3_000, 6_000);
+  t.equal((await hosts.get(hostId)).phase, "offline", "not lost");
+  t.equal(await hostNameOf(bound), name);
+  await network.heal(name);
+  agent.program.freeze(false);
+  await until(async () => (await hosts.get(hostId)).phase === "online", 20_000);
+  await until(async () => (await runsOn(bound)).join() === name, 10_000);
+});
+
+await t.test("a control plane that was away for longer than the lease evicts nothing", async (t) => {
+  const name = await hostNameOf(bound);
+  await cloud.controlPlane.kill();
+  await until(async () => (await runsOn(bound)).length === 0, 10_000);
+  t.same((await runsOn(patient)).length, 1, "who waits runs on");
+  await cloud.controlPlane.start();
+  await until(async () => (await runsOn(bound)).length === 1, 30_000);
+  await cloud.untilHosts("online", [name]);
+  t.same(await runsOn(bound), [name], "where it was");
+  t.equal((await instances.get(patient)).status?.started_at, patientSince);
+});

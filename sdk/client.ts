@@ -50,6 +50,7 @@ export class Skerry {
   readonly operations: CollectionOf<Kinds["operations"]>;
   readonly projects: CollectionOf<Kinds["projects"]> & ReturnType<typeof projectExtras>;
   readonly users: CollectionOf<Kinds["users"]> & ReturnType<typeof userExtras>;
+  readonly prices: CollectionOf<Kinds["prices"]>;
   readonly apiKeys: ReturnType<typeof apiKeyExtras>;
   readonly audit: ReturnType<typeof auditExtras>;
   /** The compatible APIs, for what speaks them already: an operation each method. */
@@ -61,7 +62,7 @@ export class Skerry {
     const credentials = credentialsOf(options);
     this.transport = new Transport({ ...options, ...(credentials && { credentials }) });
     const { transport } = this;
-    const collection = <N extends keyof Kinds>(name: N) => createCollection<Kinds[N]>(transport, kinds[name]);
+    const collection = <N extends keyof Kinds>(name: N) => this.collection(name);
     this.instances = Object.assign(collection("instances"), instanceExtras(transport));
     this.migrations = collection("migrations");
     this.images = Object.assign(collection("images"), imageExtras(transport));
@@ -74,11 +75,17 @@ export class Skerry {
     this.operations = collection("operations");
     this.projects = Object.assign(collection("projects"), projectExtras(transport));
     this.users = Object.assign(collection("users"), userExtras(transport));
+    this.prices = collection("prices");
     this.apiKeys = apiKeyExtras(transport, "/skerry/v1/api-keys");
     this.audit = auditExtras(transport);
     this.atonix = createDialect(transport, dialects.atonix);
     this.services = createDialect(transport, dialects.services);
     this.novacron = createDialect(transport, dialects.novacron);
+  }
+
+  /** The resources of a kind, by the name of its collection: also of one that has no property here. */
+  collection<N extends keyof Kinds>(name: N): CollectionOf<Kinds[N]> {
+    return createCollection<Kinds[N]>(this.transport, kinds[name]);
   }
 
   /** Who the cloud takes the caller for. */

@@ -157,7 +157,13 @@ function answers(route: Route, schemas: Schemas): JsonObject {
       if (!schema) return [status, { description }];
       const shown =
         name === undefined ? schemas.inline(schema, parts ?? {}) : schemas.refer(name, schema, "output");
-      return [status, { description, content: { [contentType ?? "application/json"]: { schema: shown } } }];
+      return [
+        status,
+        {
+          description,
+          content: { [(contentType ?? "application/json").replace(/;.*$/, "")]: { schema: shown } },
+        },
+      ];
     }),
   );
 }

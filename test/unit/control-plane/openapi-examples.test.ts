@@ -1,19 +1,11 @@
 /** The documents of the compatible APIs are valid OpenAPI 3.1, and what they show as an example is one. */
 import t from "tap";
-import { atonixSurface } from "#cp/dialects/atonix/surface.ts";
-import { novacronSurface } from "#cp/dialects/novacron/surface.ts";
-import { servicesSurface } from "#cp/dialects/services/surface.ts";
-import { nativeSurface } from "#cp/http/native.ts";
 import { openApiDocument } from "#cp/http/openapi.ts";
-import { kinds } from "#cp/resources/kinds.ts";
 import { answerSchema, bodySchema } from "#test/support/openapi.ts";
 import { documentProblems } from "#test/support/openapi-grammar.ts";
+import { dialects, native } from "#test/support/surfaces.ts";
 
-/** Documents are made of routes alone: nothing behind them is ever called. */
-const nothing: never = new Proxy({}, { get: () => nothing }) as never;
-const dialects = [atonixSurface({ resources: nothing }), servicesSurface(nothing), novacronSurface(nothing)];
-
-for (const surface of [...dialects, nativeSurface({ kinds, resources: nothing, extras: [] })]) {
+for (const surface of [...dialects, native]) {
   void t.test(`the document of ${surface.name} is valid`, async (t) => {
     t.same(documentProblems(JSON.parse(JSON.stringify(openApiDocument(surface, "1")))), []);
   });

@@ -81,6 +81,52 @@ void t.test("a login ends everywhere with its family; keys rotate under those wh
   t.match(await heir("GET", "/skerry/v1/whoami"), { status: 401, body: { reason: "SESSION_ENDED" } });
 });
 
+void t.test(
+  "the services dialect hands out tokens for what stands in the Authorization header",
+  async (t) => {
+    const user = await signIn(world, { role: "operator" });
+    const path = "/api/auth/token/";
+    const basic = (secret: string) => `Basic ${Buffer.from(`${user.username}:${secret}`).toString("base64")}`;
+    const get = (authorization?: string) => caller(world.url, authorization)("GET", path);
+    const whoami = (token: unknown) => caller(world.url, `Bearer ${String(token)}`);
+
+    const login = await get(basic(password));
+    t.match(login, { status: 200, body: { expires_in: 3600, token_type: "Bearer" } });
+    t.equal(login.headers.get("cache-control"), "no-store");
+    const refreshed = await guest("POST", "/api/auth/refresh/", {
+      refresh_token: login.body["refresh_token"],
+    });
+    t.equal((await whoami(refreshed.body["access_token"])("GET", "/skerry/v1/whoami")).status, 200);
+    t.equal(
+      (await guest("POST", path, { username: user.username, password })).status,
+      200,
+      "by POST as well",
+    );
+
+    const key = await user("POST", "/skerry/v1/api-keys", { name: "reader", read_only: true });
+    const exchanged = await get(`Token ${String(key.body["api_key"])}`);
+    t.equal(exchanged.body["refresh_token"], undefined, "a key needs none");
+    const reader = whoami(exchanged.body["access_token"]);
+    t.equal((await reader("GET", "/skerry/v1/instances")).status, 200);
+    t.equal(
+      (await reader("POST", "/api/v1/services/images/", { name: "x" })).status,
+      403,
+      "no more than the key",
+    );
+    t.equal((await user("DELETE", `/skerry/v1/api-keys/${idOf(key)}`)).status, 204);
+    t.equal((await reader("GET", "/skerry/v1/instances")).status, 401, "and no longer");
+
+    const wrong = [undefined, basic("wrong"), "Basic !", `Basic ${btoa("no colon")}`, "Token sk_unknown"];
+    for (const authorization of wrong) t.equal((await get(authorization)).status, 401, String(authorization));
+    const bearer = await get(`Bearer ${user.pair.access_token}`);
+    t.equal(bearer.status, 401, "a token is not to be had for a token");
+    const asked = `${path}?username=${user.username}&password=${encodeURIComponent(password)}`;
+    t.equal((await guest("GET", asked)).status, 400, "nothing secret stands in a query");
+    const logs = await world.call("GET", "/v1/audit/logs?action=auth.token");
+    t.ok(Number(logs.body["total"]) >= 5, "what was handed out, and what was not, is written down");
+  },
+);
+
 void t.test("a second factor takes each code once", async (t) => {
   const made = await world.call("POST", "/v1/users", {
     username: "newuser",

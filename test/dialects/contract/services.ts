@@ -76,6 +76,14 @@ export const services: readonly Exchange[] = [
     answer: servicesInstance,
     keep: { instance_id: ["instance_id"] },
   },
+  // What the reference's programs in three languages send.
+  {
+    operation: "POST /api/v1/services/instances/",
+    body: { name: "web-server", flavor: "t3-large", image: "ami-ubuntu2204", vpc_id: "vpc-12345678" },
+    status: 201,
+    answer: servicesInstance,
+  },
+  { operation: "GET /api/v1/services/instances/", status: 200, answer: [servicesInstance] },
   {
     operation: "GET /api/v1/services/instances/",
     query: "page=1&page_size=20",

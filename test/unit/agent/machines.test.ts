@@ -455,6 +455,46 @@ await t.test("whatever comes in whatever order, the newest intent is reached", a
   );
 });
 
+await t.test("a copy of a disk gives way to all else", async (t) => {
+  await using host = await Host.start();
+  await host.ensure("vm-1", 1);
+  const copy = (id = "vm-1") =>
+    host.manager.copyDisk(id, join(host.directory, "copy"), () => undefined, never);
+  await copy();
+  t.ok((await readFile(join(host.directory, "copy"))).length > 0);
+
+  let held = false;
+  const copyDisk = async (_plan: object, _path: string, _progress: object, signal: AbortSignal) => {
+    held = true;
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    held = false;
+    throw signal.reason;
+  };
+  Object.assign(host.driver, { diskCopies: { copyDisk } });
+  const copying = reasonOf(copy());
+  await until(() => held);
+  t.equal(await reasonOf(copy()), "CAPTURE_UNDER_WAY");
+  const { ensure } = host.driver;
+  let heldAtStop = true;
+  host.driver.ensure = (...given) => {
+    heldAtStop = held;
+    return ensure.apply(host.driver, given);
+  };
+  t.equal((await host.ensure("vm-1", 2, { power: Power.OFF })).state, STOPPED);
+  t.equal(await copying, "CAPTURE_INTERRUPTED");
+  t.notOk(heldAtStop, "the disk was free before the machine was touched");
+  t.equal(await reasonOf(copy("vm-never")), "NOT_FOUND");
+
+  const kernel: LocalImage = { type: "kernel", kernelPath: "/k", initrdPath: "/i", commandLine: "" };
+  await using other = await Host.start({ images: { ensure: async () => kernel } });
+  await other.ensure("vm-1", 1);
+  const path = join(other.directory, "copy");
+  t.equal(
+    await reasonOf(other.manager.copyDisk("vm-1", path, () => undefined, never)),
+    "CAPTURE_WOULD_NOT_BOOT",
+  );
+});
+
 await t.test("a damaged record takes no other with it", async (t) => {
   await using host = await Host.start();
   await host.ensure("vm-1", 1);

@@ -89,6 +89,42 @@ await t.test("what an image needs next", async (t) => {
   for (const [name, given, expected] of cases) t.match(decideImage(given, now), expected, name);
 });
 
+await t.test("an image that is made of an instance", async (t) => {
+  const source = { type: "instance", instance: "vm-1" } as const;
+  const of = (instance: object | undefined, change: Partial<Image> = {}): View<Image> => ({
+    ...view(change, source),
+    references: instance === undefined ? {} : { instance: instance as View["resource"] },
+  });
+  const cases: readonly [string, View<Image>, object][] = [
+    ["a running one's disk is copied", of({ phase: "running" }), { do: "act", action: "capture" }],
+    ["a stopped one's too", of({ phase: "stopped" }), { do: "act", action: "capture" }],
+    [
+      "of one that moves, later",
+      of({ phase: "migrating" }),
+      { do: "wait", problem: { reason: "INSTANCE_BUSY" } },
+    ],
+    [
+      "one that goes is not waited for",
+      of({ deletingAt: new Date() }),
+      { do: "stick", reason: "INSTANCE_GONE" },
+    ],
+    ["nor one that is gone", of(undefined), { do: "stick", reason: "INSTANCE_GONE" }],
+    ["unless it is copied", of(undefined, { observed: done, observedGeneration: 2 }), { do: "settle" }],
+    ["its progress is shown", of({ phase: "running" }, { observed: reading }), { do: "wait" }],
+  ];
+  for (const [name, given, expected] of cases) t.match(decideImage(given, now), expected, name);
+  const derive = (spec: Image["desired"]) =>
+    image.derive?.(
+      spec,
+      {},
+      { instance: { id: "vm-1", desired: { disk_bytes: 7 } } as View["resource"] },
+      undefined,
+    );
+  const spec = imageSpec.parse({ source: { type: "instance", instance: "web" } });
+  t.match(derive(spec), { source, min_disk_bytes: 7 }, "it is named by its id, and its disk is the least");
+  t.throws(() => derive({ ...spec, type: "kernel" }), /spec.type/);
+});
+
 await t.test("checksums are found in every form that is published", async (t) => {
   const [a, b, long] = ["a".repeat(64), "b".repeat(64), "c".repeat(128)];
   const coreutils = `# comment\n${a}  other.img\n${b} *disk.img\n`;

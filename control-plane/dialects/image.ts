@@ -20,6 +20,7 @@ const phases = {
 const words = ["pending", "available", "deleting", "failed"] as const;
 
 const wire = z.object({
+  id: z.string().describe("the same as image_id"),
   image_id: z.string(),
   name: z.string(),
   description: z.string(),
@@ -56,7 +57,9 @@ const createBody = z.strictObject({
     .min(1)
     .max(255)
     .optional()
-    .describe("an instance whose disk it is made of; with neither of the two, upload_url takes the content"),
+    .describe(
+      "id or name of an instance whose disk it is made of; with neither of the two, upload_url takes the content",
+    ),
 });
 
 /** The kind, at a path of the dialect's own. */
@@ -120,19 +123,26 @@ export function imageKind(at: { readonly path: string; readonly pageSize: number
   });
 }
 
+/** An id with any prefix of the kind; what is no id may be a name. */
+function canonical(idOrName: string): string {
+  const isId = instance.idPrefixes.some((prefix) => idOrName.startsWith(`${prefix}-`));
+  return isId ? withPrefix(idOrName, instance.idPrefixes[0]) : idOrName;
+}
+
 function sourceOf(url: string | undefined, instanceId: string | undefined) {
   if (url !== undefined && instanceId !== undefined) {
     throw invalidField("instance_id", "is not given along with source_url");
   }
-  if (instanceId !== undefined)
-    return { type: "instance", instance: withPrefix(instanceId, instance.idPrefixes[0]) };
+  if (instanceId !== undefined) return { type: "instance", instance: canonical(instanceId) };
   return url === undefined ? { type: "upload" } : { type: "url", url };
 }
 
 function encodeImage({ id, name, project, phase, desired, observed, createdAt, updatedAt }: Image) {
   const waits = desired.source.type === "upload" && phase === "pending";
+  const imageId = withPrefix(id, "img");
   return {
-    image_id: withPrefix(id, "img"),
+    id: imageId,
+    image_id: imageId,
     name,
     description: desired.description,
     status: phases[phase],

@@ -2,8 +2,11 @@
  * A move through the whole product: control plane, two agents and their QEMUs as processes of their own, asked for by
  * the native API; to the other host, and back through the control plane, since the way back is closed.
  */
-import { open, readdir, readFile } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import t, { type Test } from "tap";
 import { machineFiles } from "#agent/drivers/hypervisor/files.ts";
 import { Skerry, type Migration } from "#sdk/index.ts";
@@ -12,6 +15,7 @@ import { findProcessesOf } from "#test/support/processes.ts";
 import { until } from "#test/support/until.ts";
 
 const MiB = 1024 ** 2;
+const run = promisify(execFile);
 const bootLimitMs = 90_000;
 const moveLimitMs = 120_000;
 /** What both hosts give the guest's CPU under emulation is little: a switch-over is never this long. */
@@ -50,7 +54,7 @@ const cloud = await startCloud(t, {
     env: name === "site-2" ? { ...env, SKERRY_AGENT_ADVERTISE: closedAddress } : env,
   }),
 });
-const { instances, migrations, hosts } = new Skerry({ url: cloud.url, apiKey: cloud.apiKey });
+const { instances, migrations, hosts, images } = new Skerry({ url: cloud.url, apiKey: cloud.apiKey });
 const [first, second] = cloud.agents as [TestAgent, TestAgent];
 
 const spec = { image: "micro", memory_bytes: 128 * MiB, disk_bytes: 256 * MiB, user_data: userData };
@@ -151,3 +155,40 @@ await t.test("and back, though the way there is closed", async (t) => {
   await move(t, second, first, sentFirst);
   t.ok((await closedWays(first)) > 0, "what could not go directly was passed on");
 });
+
+await t.test(
+  "an image of a machine that runs starts another on the other host, also after its end",
+  async (t) => {
+    const folder = await mkdtemp(join(tmpdir(), "images-"));
+    t.teardown(() => rm(folder, { recursive: true }));
+    const [raw, disk, back] = ["raw", "qcow2", "back"].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const mark = "written before the image was made";
+    const content = Buffer.alloc(16 * MiB);
+    content.write(mark, 4 * MiB);
+    await writeFile(raw, content);
+    await run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", raw, disk]);
+    const { id: blank } = await images.create({ name: "blank", spec: { source: { type: "upload" } } });
+    await images.upload(blank, await readFile(disk));
+
+    const make = async (name: string, image: string, { host: { provider, region } }: TestAgent) => {
+      const size = { memory_bytes: 64 * MiB, disk_bytes: 64 * MiB, stop_timeout_seconds: 0 };
+      const made = await instances.create({ name, spec: { image, provider, region, ...size } });
+      await instances.waitFor(made.id, { phases: ["running"], timeoutMs: bootLimitMs });
+      return made.id;
+    };
+    const origin = await make("origin", "blank", first);
+    const source = { type: "instance" as const, instance: "origin" };
+    const golden = await images.create({ name: "golden", spec: { source } });
+    const ready = await images.waitFor(golden.id, { phases: ["available", "failed"], timeoutMs: 60_000 });
+    t.match(ready, { phase: "available", problem: null, spec: { min_disk_bytes: 64 * MiB } });
+    await instances.delete(origin);
+    const heir = await make("heir", "golden", second);
+    const { rootDisk } = machineFiles(join(second.dataDirectory, "machines", heir));
+    await run("qemu-img", ["convert", "-U", "-f", "qcow2", "-O", "raw", rootDisk, back]);
+    t.equal((await readFile(back)).indexOf(mark), 4 * MiB, "what the disk held is there");
+  },
+);

@@ -35,6 +35,7 @@ const words = [
 ] as const;
 
 const wire = z.object({
+  id: z.string().describe("the same as resource_id"),
   resource_id: z.string(),
   instance_id: z.string(),
   name: z.string(),
@@ -185,8 +186,10 @@ export const instanceKind = defineKind({
 function encodeInstance(r: Instance): z.infer<typeof wire> {
   const { desired, observed, placement } = r;
   const said = r.problem ?? observed;
+  const resourceId = withPrefix(r.id, "res");
   return {
-    resource_id: withPrefix(r.id, "res"),
+    id: resourceId,
+    resource_id: resourceId,
     instance_id: withPrefix(r.id, "i"),
     name: r.name,
     description: desired.description,

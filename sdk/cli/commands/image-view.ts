@@ -29,7 +29,7 @@ export function fieldsOf(r: Image): readonly Field[] {
     ["architecture", r.spec.architecture],
     ["aliases", r.spec.aliases.join(", ")],
     ["description", r.spec.description],
-    ["source", source.type === "url" ? source.url : source.type],
+    ["source", sourceOf(source)],
     [
       "files",
       (r.status?.files ?? [])
@@ -39,6 +39,11 @@ export function fieldsOf(r: Image): readonly Field[] {
     ["command line", r.spec.command_line],
     ["created", r.created_at],
   ];
+}
+
+function sourceOf(source: Image["spec"]["source"]): string {
+  if (source.type === "url") return source.url;
+  return source.type === "instance" ? `the disk of ${source.instance}` : source.type;
 }
 
 /** Those that are here first, then by name. */

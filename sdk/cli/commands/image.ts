@@ -2,6 +2,7 @@
 import { Command, Option } from "commander";
 import type { Image } from "../../kinds/generated.ts";
 import type { Run, Session } from "../session.ts";
+import { createCommand } from "./image-create.ts";
 import { importCommand } from "./image-import.ts";
 import { byUse, columns, fieldsOf } from "./image-view.ts";
 
@@ -33,6 +34,7 @@ export function imageCommand(run: Run): Command {
       }),
     );
   image.addCommand(importCommand(run));
+  image.addCommand(createCommand(run));
   image.command("rm").description("delete images").argument("<image...>", "names or ids").action(run(remove));
   return image;
 }

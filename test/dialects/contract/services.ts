@@ -1,7 +1,9 @@
 /** What the reference B documents of what is there. */
 import type { Exchange } from "./exchange.ts";
 
+/** What the reference says of every resource, and what of this one. */
 const servicesInstance = {
+  id: "text",
   resource_id: "text",
   instance_id: "text",
   name: "text",
@@ -26,6 +28,9 @@ const flavor = {
   is_gpu: "flag",
 } as const;
 const image = {
+  id: "text",
+  status: "text",
+  created_at: "time",
   name: "text",
   description: "text",
   os_type: "text",

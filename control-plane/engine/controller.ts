@@ -83,6 +83,8 @@ export type Decision =
       readonly do: "wait";
       readonly until: number;
       readonly why: string;
+      /** The host whose connection is needed to go on, where that is not the resource's own. */
+      readonly hostId?: string | undefined;
       /** Shown to the owner meanwhile. */
       readonly problem?: { readonly reason: string; readonly message: string };
     }

@@ -144,7 +144,7 @@ async function follow(
         const problem = toProblem(view, decision.problem, false, effects.now());
         await effects.write((writes) => writes.setProblem(problem));
       }
-      return { go: "rest", until: decision.until };
+      return { go: "rest", until: decision.until, hostId: decision.hostId };
     case "stick":
       await effects.write((writes) => writes.setProblem(toProblem(view, decision, true, effects.now())));
       return { go: "rest", until: undefined };

@@ -48,7 +48,7 @@ function decideCapture(resource: Image, instance: Resource | undefined, now: num
     };
   }
   if (instance.phase === "running" || instance.phase === "stopped")
-    return readFurther(resource, "capture", now);
+    return readFurther(resource, "capture", now, instance.hostId);
   const why = `the instance is ${instance.phase}`;
   const problem = {
     reason: "INSTANCE_BUSY",
@@ -57,8 +57,10 @@ function decideCapture(resource: Image, instance: Resource | undefined, now: num
   return { do: "wait", until: now + instanceAgainMs, why, problem };
 }
 
-function readFurther(resource: Image, action: "resolve" | "capture", now: number): Decision {
+/** @param hostId whose replica reads on */
+function readFurther(resource: Image, action: "resolve" | "capture", now: number, hostId?: string): Decision {
   const progressUntil = resource.observed ? resource.updatedAt.getTime() + progressEveryMs : now;
-  if (now < progressUntil) return { do: "wait", until: progressUntil, why: "the image is being read" };
+  if (now < progressUntil)
+    return { do: "wait", until: progressUntil, why: "the image is being read", hostId };
   return { do: "act", action };
 }

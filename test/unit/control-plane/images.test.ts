@@ -110,7 +110,11 @@ await t.test("an image that is made of an instance", async (t) => {
     ],
     ["nor one that is gone", of(undefined), { do: "stick", reason: "INSTANCE_GONE" }],
     ["unless it is copied", of(undefined, { observed: done, observedGeneration: 2 }), { do: "settle" }],
-    ["its progress is shown", of({ phase: "running" }, { observed: reading }), { do: "wait" }],
+    [
+      "its progress is shown",
+      of({ phase: "running", hostId: "host-1" }, { observed: reading }),
+      { do: "wait", hostId: "host-1" },
+    ],
   ];
   for (const [name, given, expected] of cases) t.match(decideImage(given, now), expected, name);
   const derive = (spec: Image["desired"]) =>

@@ -64,6 +64,7 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   const lease = await Lease.open({ directory: settings.data, log });
   const uplink: Uplink = {};
   const imageCache = createImages(settings, uplink, log);
+  await imageCache.tidy();
   const { registries, imageRanges: allowedRanges } = settings;
   const images = new ContainerImages({ files: imageCache, engine, registries, allowedRanges });
   const changes = new ChangeFeed();

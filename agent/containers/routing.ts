@@ -10,12 +10,13 @@ import { type ContainerDriver, markOf } from "./driver.ts";
 export function withContainers(machines: MachineDriver, containers: ContainerDriver): MachineDriver {
   const driverOf = ({ spec }: MachinePlan) => (spec.container ? containers : machines);
   const ownerOf = (id: string) => (containers.knows(id) ? containers : machines);
-  const { console, liveMigration, foreign } = machines;
+  const { console, liveMigration, foreign, diskCopies } = machines;
   return {
     name: machines.name,
     ...(console && { console }),
     ...(liveMigration && { liveMigration }),
     ...(foreign && { foreign }),
+    ...(diskCopies && { diskCopies }),
     probe: (signal): Promise<DriverFacts> => machines.probe(signal),
     async recover(plans, signal) {
       const ours = (driver: MachineDriver) => plans.filter((plan) => driverOf(plan) === driver);

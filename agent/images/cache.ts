@@ -81,6 +81,11 @@ export class ImageCache {
     }
   }
 
+  /** Deletes what an agent before this one did not finish writing; before anything else is asked of the cache. */
+  async tidy(): Promise<void> {
+    await this.#store.dropUnfinished();
+  }
+
   /** The bytes of a file that is here, from an offset on; throws `notFound`. */
   async *read(sha256: string, offset: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     const file = await this.#store.find(sha256, signal);

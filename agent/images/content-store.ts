@@ -24,6 +24,8 @@ interface Stamp {
   readonly format: string;
 }
 
+/** What is still being fetched is called by its digest, which does not begin like this. */
+const newPrefix = "new-";
 const digestPattern = /^[0-9a-f]{64}$/;
 
 export class ContentStore {
@@ -42,10 +44,18 @@ export class ContentStore {
 
   /** Where a file is written whose digest nobody knows yet; what an earlier attempt left there is deleted. */
   async newPath(name: string): Promise<string> {
-    const path = join(this.#directory, "partial", `new-${name}`);
+    const path = join(this.#directory, "partial", `${newPrefix}${name}`);
     await mkdir(dirname(path), { recursive: true });
     await rm(path, { force: true });
     return path;
+  }
+
+  /** Deletes what was being written here when the agent was killed. */
+  async dropUnfinished(): Promise<void> {
+    const directory = join(this.#directory, "partial");
+    const names = (await readdir(directory).catch(undefinedIfAbsent)) ?? [];
+    for (const name of names)
+      if (name.startsWith(newPrefix)) await rm(join(directory, name), { force: true });
   }
 
   /**

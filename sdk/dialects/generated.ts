@@ -285,8 +285,10 @@ export interface NovacronGetOptimalProviderBody {
     readonly providers?: readonly string[];
     readonly regions?: readonly string[];
     readonly countries?: readonly string[];
-    /** per hour, in the host's currency */
+    /** per hour */
     readonly max_price?: number;
+    /** of max_price; hosts' prices are converted */
+    readonly currency?: string;
   };
 }
 
@@ -367,6 +369,7 @@ export interface Novacron {
       readonly id: string;
       readonly action: string;
       readonly user_id: string;
+      readonly username: string;
       readonly resource: string;
       readonly resource_id: string;
       readonly timestamp: string;
@@ -544,6 +547,8 @@ export interface AtonixFlavor {
 }
 
 export interface AtonixImage {
+  /** the same as image_id */
+  readonly id: string;
   readonly image_id: string;
   readonly name: string;
   readonly description: string;
@@ -573,7 +578,7 @@ export interface AtonixCreateImageBody {
   readonly size_gb?: number;
   /** where its content is */
   readonly source_url?: string;
-  /** an instance whose disk it is made of; with neither of the two, upload_url takes the content */
+  /** id or name of an instance whose disk it is made of; with neither of the two, upload_url takes the content */
   readonly instance_id?: string;
 }
 
@@ -915,6 +920,8 @@ export interface ServicesRefreshBody {
 }
 
 export interface ServicesInstance {
+  /** the same as resource_id */
+  readonly id: string;
   readonly resource_id: string;
   readonly instance_id: string;
   readonly name: string;
@@ -991,6 +998,8 @@ export interface ServicesFlavor {
 }
 
 export interface ServicesImage {
+  /** the same as image_id */
+  readonly id: string;
   readonly image_id: string;
   readonly name: string;
   readonly description: string;
@@ -1020,7 +1029,7 @@ export interface ServicesCreateImageBody {
   readonly size_gb?: number;
   /** where its content is */
   readonly source_url?: string;
-  /** an instance whose disk it is made of; with neither of the two, upload_url takes the content */
+  /** id or name of an instance whose disk it is made of; with neither of the two, upload_url takes the content */
   readonly instance_id?: string;
 }
 

@@ -150,7 +150,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   );
   const system = systemSurface({ checks: options.checks ?? [], documents, signingKeys: keys });
   const server = new HttpServer({
-    surfaces: surfaces.map((surface) => checkedSurface(surface, documents[surface.name])),
+    surfaces: surfaces.map(checkedSurface),
     fallback: system,
     authenticator: tokens,
     audit,

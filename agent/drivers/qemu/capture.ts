@@ -2,6 +2,8 @@
  * One file with all that a machine's disk holds, its image included. Of a machine that runs it is the disk at one
  * moment, as if its plug had been pulled then: QEMU copies what the guest is about to overwrite first.
  */
+import { statfs } from "node:fs/promises";
+import { dirname } from "node:path";
 import { exec } from "#agent/exec.ts";
 import { Fault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";
@@ -18,6 +20,16 @@ const node = movedDisks[0]?.node ?? "";
 const copyLimitMs = 6 * 3_600_000;
 const tidyLimitMs = 20_000;
 const lookMs = 500;
+
+/** What a copy leaves free, for the guests that write meanwhile. */
+const reserveBytes = 512n * 1024n ** 2n;
+
+/** Throws `exhausted` HOST_DISK_FULL when the host has no room for a copy of so much. */
+export async function requireRoom(path: string, bytes: bigint): Promise<void> {
+  const { bavail, bsize } = await statfs(dirname(path), { bigint: true });
+  if (bavail * bsize >= bytes + reserveBytes) return;
+  throw new Fault("exhausted", "the host has no room for a copy of the disk", { reason: "HOST_DISK_FULL" });
+}
 
 export interface CaptureTarget {
   readonly path: string;

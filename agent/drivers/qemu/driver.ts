@@ -20,7 +20,7 @@ import type {
   RemoveOptions,
 } from "../driver.ts";
 import type { KernelImage } from "../hypervisor/accel.ts";
-import { ensureDisk, findDiskBytes, refuseShrinking } from "../hypervisor/disk.ts";
+import { allocatedBytes, ensureDisk, findDiskBytes, refuseShrinking } from "../hypervisor/disk.ts";
 import { connectSocket, machineFiles, type MachineFiles, serialSocketName } from "../hypervisor/files.ts";
 import { ensureForwards } from "../hypervisor/forwards.ts";
 import { hostFault } from "../hypervisor/host-fault.ts";
@@ -29,7 +29,7 @@ import { deriveIdentity } from "../hypervisor/identity.ts";
 import { dropKeptDisks, keepDisk } from "../hypervisor/kept-disk.ts";
 import { type Platform, platformOf } from "../hypervisor/platform.ts";
 import { ensureSeed } from "../hypervisor/seed.ts";
-import { captureRunning, captureStopped } from "./capture.ts";
+import { captureRunning, captureStopped, requireRoom } from "./capture.ts";
 import { growDisk, plugMemory, plugVcpus, reportMemoryUse } from "./hotplug.ts";
 import { deriveShape } from "./launch.ts";
 import { type Entry, Machines, processIdentity } from "./machines.ts";
@@ -263,6 +263,8 @@ class QemuDriver implements MachineDriver {
     const bytes = await findDiskBytes(rootDisk);
     if (bytes === undefined)
       throw new Fault("notFound", "the machine has no disk", { reason: "MACHINE_LOST" });
+    const below = plan.image.type === "disk" ? await allocatedBytes(plan.image.path) : 0n;
+    await requireRoom(path, (await allocatedBytes(rootDisk)) + below);
     if (entry.running) await captureRunning(entry.running, { path, bytes }, progress, signal);
     else await captureStopped(rootDisk, path, signal);
   }

@@ -16,7 +16,7 @@ import { schemaOf, type Exchange } from "./exchange.ts";
 import { exchanges } from "./exchanges.ts";
 
 const golden = new URL("not-yet-built.txt", import.meta.url);
-const patienceMs = 15_000;
+const patienceMs = 30_000;
 
 /** The references' images are a disk of nothing, which will do for guests that are fake. */
 const disk = path.join(tmpdir(), "contract-disk.raw");

@@ -2,11 +2,15 @@
 import { z } from "zod";
 
 /**
- * A type by a word, an object by its fields, a list by its item. A question mark: or null. Fields that are
+ * A type by a word, an object by its fields, a list by its item. A question mark: or null. After `=`, the very text. Fields that are
  * not named here may be there as well.
  */
 export type Shape =
-  keyof typeof words | `${keyof typeof words}?` | readonly [Shape] | { readonly [field: string]: Shape };
+  | keyof typeof words
+  | `${keyof typeof words}?`
+  | `=${string}`
+  | readonly [Shape]
+  | { readonly [field: string]: Shape };
 
 export interface Exchange {
   /** Method and path, as documented. `{name}` stands for what an exchange before has kept, or the world has. */
@@ -36,6 +40,7 @@ const words = {
 /** A schema that takes what has the shape. */
 export function schemaOf(shape: Shape): z.ZodType {
   if (typeof shape === "string") {
+    if (shape.startsWith("=")) return z.literal(shape.slice(1));
     const schema = words[shape.replace("?", "") as keyof typeof words];
     return shape.endsWith("?") ? schema.nullable() : schema;
   }

@@ -21,8 +21,8 @@ const vm = {
 const migration = {
   migration_id: "text",
   vm_id: "text",
-  status: "text",
-  phase: "text",
+  status: "=completed",
+  phase: "=complete",
   source_provider: "text",
   target_provider: "text",
   started_at: "time",
@@ -79,13 +79,11 @@ export const novacron: readonly Exchange[] = [
     answer: vm,
   },
   { operation: "POST /v1/vms/{vm_id}/start", status: 202, answer: vm },
-  { operation: "POST /v1/vms/{vm_id}/restart", status: 202, answer: vm },
   {
-    operation: "GET /v1/vms",
-    query: "status=running",
+    operation: "GET /v1/vms/{vm_id}",
     eventually: true,
     status: 200,
-    answer: { vms: [vm], total: "int", page: "int", limit: "int" },
+    answer: { ...vm, status: "=running" },
   },
   {
     operation: "POST /v1/vms/{vm_id}/migrate",
@@ -132,6 +130,7 @@ export const novacron: readonly Exchange[] = [
       ],
     },
   },
+  { operation: "POST /v1/vms/{vm_id}/restart", status: 202, answer: vm },
   { operation: "POST /v1/vms/{vm_id}/stop", status: 202, answer: vm },
   { operation: "DELETE /v1/vms/{vm_id}", status: 202, answer: vm },
   {

@@ -474,11 +474,11 @@ await t.test("a copy of a disk gives way to all else", async (t) => {
   const copying = reasonOf(copy());
   await until(() => held);
   t.equal(await reasonOf(copy()), "CAPTURE_UNDER_WAY");
-  const { ensure } = host.driver;
+  const ensure = host.driver.ensure.bind(host.driver);
   let heldAtStop = true;
   host.driver.ensure = (...given) => {
     heldAtStop = held;
-    return ensure.apply(host.driver, given);
+    return ensure(...given);
   };
   t.equal((await host.ensure("vm-1", 2, { power: Power.OFF })).state, STOPPED);
   t.equal(await copying, "CAPTURE_INTERRUPTED");

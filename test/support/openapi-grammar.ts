@@ -4,7 +4,7 @@ import { z } from "zod";
 const json = z.unknown();
 const schema = z.union([z.boolean(), z.record(z.string(), json)]);
 const media = z.strictObject({ schema: schema.optional(), example: json.optional() });
-const content = z.record(z.string().regex(/^[\w.+-]+\/[\w.+*-]+$/), media);
+const content = z.record(z.string().regex(/^[\w.+-]+\/[\w.+*-]+(; [\w-]+=[\w-]+)?$/), media);
 const parameter = z
   .strictObject({
     name: z.string().min(1),

@@ -30,6 +30,7 @@ const exampleEvent = {
   id: "audit-1m7zk3q9x4v8c2b6n5d0",
   action: "vm.create",
   user_id: "usr-1m7zk3q9x4v8c2b6n5d0",
+  username: "admin",
   resource: "vm",
   resource_id: "vm-1m7zk3q9x4v8c2b6n5d0",
   timestamp: "2026-01-15T10:30:00Z",

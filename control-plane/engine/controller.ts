@@ -144,6 +144,8 @@ export interface Effects {
    * the host (see ADR 6); one on another host is given back. Throws `exhausted` NO_CAPACITY.
    */
   promise(request: Reserved): Promise<void>;
+  /** What `choose` said was no longer true: the next one looks what has changed. */
+  refreshHosts(): void;
   /** One transaction, refused as `stale` when the claim is lost. */
   write(work: (writes: Writes) => Promise<void>): Promise<void>;
 }

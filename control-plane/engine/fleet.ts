@@ -14,6 +14,7 @@ import { roomOf, type Amounts, type HostSnapshot, type PlacementRequest } from "
 import type { Queryable } from "../store/database.ts";
 import { placeInGroups, type GroupWish } from "./groups.ts";
 import { readAllHosts, readHostChanges, readHosts } from "./host-rows.ts";
+import { Taken, withTaken } from "./taken.ts";
 
 export interface PlaceRequest extends PlacementRequest {
   /** Orders hosts of equal score. */
@@ -39,6 +40,10 @@ export interface Fleet {
   /** All hosts as they were a moment ago. */
   hosts(): Promise<readonly HostSnapshot[]>;
   choose(request: PlaceRequest): Promise<PlaceResult>;
+  /** Has room promised on a host: whoever chooses meanwhile knows, before the view has been read anew. */
+  taking<T>(hostId: string, amounts: Amounts, promise: () => Promise<T>): Promise<T>;
+  /** The next choice first looks what has changed. */
+  refresh(): void;
 }
 
 /** How old the view may be when nobody has said that something changed. */
@@ -52,6 +57,9 @@ export class CachedFleet implements Fleet {
   readonly #database: Queryable;
   readonly #now: () => number;
   readonly #onRoom: (room: Amounts) => void;
+  readonly #taken = new Taken();
+  /** Hosts whose last reading may have missed something. */
+  readonly #again = new Set<string>();
   #hosts = new HostClasses();
   #placer: Placer;
   #position: string | undefined;
@@ -105,10 +113,27 @@ export class CachedFleet implements Fleet {
     }, gatherMs).unref();
   }
 
-  /** The next choice reads all hosts again. */
-  forget(): void {
-    this.#checkedAt = -Infinity;
+  refresh(): void {
     this.#syncedAt = -Infinity;
+  }
+
+  async taking<T>(hostId: string, amounts: Amounts, promise: () => Promise<T>): Promise<T> {
+    const take = this.#taken.begin(hostId, amounts);
+    this.#note(hostId, amounts, 1);
+    try {
+      const promised = await promise();
+      take.promisedAt = this.#now();
+      return promised;
+    } catch (error) {
+      this.#taken.drop(hostId, take);
+      this.#note(hostId, amounts, -1);
+      throw error;
+    }
+  }
+
+  #note(hostId: string, amounts: Amounts, sign: 1 | -1): void {
+    const host = this.#hosts.get(hostId);
+    if (host) this.#hosts.set(withTaken(host, amounts, sign));
   }
 
   async #ensureFresh(): Promise<void> {
@@ -125,25 +150,31 @@ export class CachedFleet implements Fleet {
     const { ids, position } = await readHostChanges(this.#database, this.#position);
     if (startedAt - this.#checkedAt >= checkEveryMs) {
       // Those that are as they were keep their places, and what was worked out about them.
-      const hosts = await readAllHosts(this.#database);
-      this.#apply(new Set([...this.#hosts.hosts()].map(({ id }) => id)), hosts);
+      const looked = new Set([...this.#hosts.hosts()].map(({ id }) => id));
+      for await (const page of readAllHosts(this.#database)) this.#apply(looked, page, startedAt);
+      for (const id of looked) this.#hosts.delete(id);
       this.#checkedAt = startedAt;
-    } else if (ids.length > 0) {
-      this.#apply(new Set(ids), await readHosts(this.#database, ids));
+    } else if (ids.length + this.#again.size > 0) {
+      const looked = new Set([...ids, ...this.#again]);
+      this.#again.clear();
+      this.#apply(looked, await readHosts(this.#database, [...looked]), startedAt);
+      for (const id of looked) this.#hosts.delete(id);
     }
     this.#position = position;
     this.#syncedAt = startedAt;
+    if (this.#again.size > 0) this.poke();
   }
 
-  /** @param looked whatever of these was not found is gone */
-  #apply(looked: Set<string>, found: readonly HostSnapshot[]): void {
-    for (const host of found) {
+  /** @param looked loses those that were found: what is left in the end is gone */
+  #apply(looked: Set<string>, found: readonly HostSnapshot[], readAt: number): void {
+    for (const read of found) {
+      const { host, missed } = this.#taken.addTo(read, readAt);
+      if (missed) this.#again.add(host.id);
       const room = newRoom(this.#hosts.get(host.id), host);
       if (room) this.#onRoom(room);
       this.#hosts.set(host);
       looked.delete(host.id);
     }
-    for (const id of looked) this.#hosts.delete(id);
   }
 
   #toResult(placement: Placement): PlaceResult {

@@ -189,7 +189,8 @@ function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: Ab
     now: deps.now,
     findHost: async (id) => (await deps.fleet.hosts()).find((host) => host.id === id),
     choose: (request) => deps.fleet.choose(request),
-    promise: (request) => promise(database, claim, request),
+    promise: (request) => deps.fleet.taking(request.hostId, request, () => promise(database, claim, request)),
+    refreshHosts: () => deps.fleet.refresh(),
     write: writeRecord,
   };
   return { ...effects, writeRecord };

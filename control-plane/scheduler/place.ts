@@ -25,7 +25,7 @@ export type Placement =
     }
   | { readonly unplaceable: Explanation };
 
-const alternatesKept = 5;
+export const alternatesKept = 5;
 export const bestExplained = 10;
 
 /** Finds the best host for a request among those that will do, or tells why none will. */

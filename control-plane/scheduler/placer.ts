@@ -9,7 +9,14 @@
 import type { Rejection } from "./explain.ts";
 import { addScores, fitFilters, fitScorers, isRefused, type Tally, type WeightedGauge } from "./fitted.ts";
 import { firstIdOf, type HostClass, type HostClasses } from "./host-classes.ts";
-import { bestExplained, place, toPlacement, type PlaceOptions, type Placement } from "./place.ts";
+import {
+  alternatesKept,
+  bestExplained,
+  place,
+  toPlacement,
+  type PlaceOptions,
+  type Placement,
+} from "./place.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { createRanking, type Ranking } from "./ranking.ts";
 import type { HostSnapshot, PlacementRequest } from "./snapshot.ts";
@@ -28,6 +35,8 @@ interface Outline {
   readonly version: number;
   readonly rejected: readonly Rejection[];
   readonly candidates: readonly Candidate[];
+  /** To a request like this; undefined when classes are of no use for it. */
+  readonly fitted: Fitted | undefined;
 }
 
 interface Candidate {
@@ -36,6 +45,8 @@ interface Candidate {
   readonly score: number;
   /** Of an earlier choice; good while the class has not changed. */
   standing: Standing | undefined;
+  /** No host of it scores more, as long as `standing` is good. */
+  most: number;
 }
 
 /** In classes, so that neither many different requests nor many classes fill the memory. */
@@ -62,21 +73,25 @@ export class Placer {
     const only = namedHosts(request);
     if (only) return this.#placeAmong(only, request, seed);
     const fitted = this.#fit(request);
-    if (!fitted) return place([...this.#hosts.hosts()], request, this.#options(seed));
-    const outline = this.#outline(request, fitted);
+    const outline = fitted && this.#outline(request);
+    if (!outline) return place([...this.#hosts.hosts()], request, this.#options(seed));
     const ranking = rank(outline, fitted, seed);
     const { eligible, rejected } = account(outline, fitted);
     const counts = { seed, hosts: this.#hosts.size, eligible, rejected: [...outline.rejected, ...rejected] };
     return toPlacement(counts, ranking, fitted.gauges);
   }
 
-  /** The hosts of that answer alone, best first, up to ten: for whoever will not be asked why. */
+  /** The host of that answer and its alternates alone, best first: for whoever will not be asked why. */
   choose(request: PlacementRequest, seed: string): readonly HostSnapshot[] {
-    const fitted = namedHosts(request) ? undefined : this.#fit(request);
-    if (fitted) return rank(this.#outline(request, fitted), fitted, seed).best.map(({ host }) => host);
+    const outline = namedHosts(request) ? undefined : this.#outline(request);
+    const plain = request.exclude === undefined && request.apart === undefined;
+    // Nothing is counted here, so what was fitted for others of the same shape will do.
+    const fitted = plain ? outline?.fitted : this.#fit(request);
+    if (outline && fitted)
+      return rank(outline, fitted, seed, 1 + alternatesKept).best.map(({ host }) => host);
     const answer = this.place(request, seed);
     if ("unplaceable" in answer) return [];
-    return answer.explain.best.flatMap(({ host_id }) => this.#hosts.get(host_id) ?? []);
+    return [answer.host, ...answer.alternates].flatMap((id) => this.#hosts.get(id) ?? []);
   }
 
   /** Of a request that names its hosts: all others miss by the filter that says so, which comes first. */
@@ -131,11 +146,15 @@ export class Placer {
     return this.#sizes.get(size, 0, () => ({ version: 0, standings: new Standings() })).standings;
   }
 
-  #outline(request: PlacementRequest, fitted: Fitted): Outline {
-    // Exclusions are by id, and no label depends on an id.
-    const asked = { ...request, exclude: undefined, apart: undefined };
+  /** Undefined where `#fit` is. */
+  #outline(request: PlacementRequest): Outline | undefined {
     const { version } = this.#hosts;
-    return this.#outlines.get(JSON.stringify(asked), version, () => {
+    // Exclusions are by id, and no label depends on an id.
+    const plain = request.exclude === undefined && request.apart === undefined;
+    const asked = plain ? request : { ...request, exclude: undefined, apart: undefined };
+    const outline = this.#outlines.get(JSON.stringify(asked), version, () => {
+      const fitted = this.#fit(asked);
+      if (!fitted) return { version, rejected: [], candidates: [], fitted };
       const unsized = {
         ...{ ...asked, cpus: 0, memoryBytes: 0, diskBytes: 0, gpus: 0 },
         ...{ near: undefined, inZones: undefined, gpuModel: undefined, maxPrice: undefined },
@@ -147,9 +166,11 @@ export class Placer {
         hostClass,
         score: addScores(0, hostClass.representative, fitted.labelGauges),
         standing: undefined,
+        most: 0,
       }));
-      return { version, rejected, candidates: candidates.sort((a, b) => b.score - a.score) };
+      return { version, rejected, candidates: candidates.sort((a, b) => b.score - a.score), fitted };
     });
+    return outline.fitted && outline;
   }
 }
 
@@ -181,13 +202,16 @@ function admit(hosts: HostClasses, { labels }: Fitted): Admission {
   return { version: hosts.version, rejected: labels.flatMap((tally) => tally.toRejections()), classes };
 }
 
-function rank({ candidates }: Outline, fitted: Fitted, seed: string): Ranking {
+function rank({ candidates }: Outline, fitted: Fitted, seed: string, limit = bestExplained): Ranking {
   const { host, loadGauges } = fitted;
-  const ranking = createRanking(bestExplained, seed);
-  const share = loadGauges.reduce((sum, { part }) => sum + part, 0);
+  const ranking = createRanking(limit, seed);
+  const share = shareOf(fitted);
   for (const candidate of candidates) {
-    if (candidate.score + share + rounding < ranking.least) break;
-    for (const { twins, score: loadScore } of standingOf(candidate, fitted).ranked) {
+    const { least } = ranking;
+    if (candidate.score + share + rounding < least) break;
+    const { ranked } = standingOf(candidate, fitted, share);
+    if (candidate.most < least) continue;
+    for (const { twins, score: loadScore } of ranked) {
       if (candidate.score + loadScore * share + rounding < ranking.least) break;
       const score = addScores(candidate.score, twins.representative, loadGauges);
       for (const member of twins.members) {
@@ -203,10 +227,13 @@ function rank({ candidates }: Outline, fitted: Fitted, seed: string): Ranking {
 /** Counts every host of the classes that will do. */
 function account({ candidates }: Outline, fitted: Fitted) {
   const { load, host } = fitted;
+  const share = shareOf(fitted);
   let eligible = 0;
   for (const candidate of candidates) {
-    const { ranked, fits, refused } = standingOf(candidate, fitted);
-    for (const [index, entry] of refused.entries()) {
+    const { ranked, fits, refused } = standingOf(candidate, fitted, share);
+    // Without an iterator: this runs for every class of every explained choice.
+    for (let index = 0; index < refused.length; index++) {
+      const entry = refused[index];
       if (entry) load[index]?.refuse(entry.representative, entry.miss, entry.count, () => entry.id);
     }
     eligible += host.length === 0 ? fits : countAdmitted(ranked, host);
@@ -225,8 +252,15 @@ function countAdmitted(ranked: Standing["ranked"], host: readonly Tally[]): numb
   return admitted;
 }
 
-function standingOf(candidate: Candidate, fitted: Fitted): Standing {
+/** The part of a score that follows from load. */
+function shareOf({ loadGauges }: Fitted): number {
+  return loadGauges.reduce((sum, { part }) => sum + part, 0);
+}
+
+function standingOf(candidate: Candidate, fitted: Fitted, share: number): Standing {
   const { hostClass, standing } = candidate;
   if (standing?.changes === hostClass.changes) return standing;
-  return (candidate.standing = fitted.standings.of(hostClass, fitted));
+  const made = fitted.standings.of(hostClass, fitted);
+  candidate.most = candidate.score + (made.ranked[0]?.score ?? -2) * share + rounding;
+  return (candidate.standing = made);
 }

@@ -135,7 +135,7 @@ t.test("what it would be is told without beginning it", async (t) => {
   const plan = async (wish: object) => {
     const moving = await scene.world.find(vm);
     if (!moving) throw new Error("it is gone");
-    replica.engine.fleet.forget();
+    replica.engine.fleet.refresh();
     return planner.plan(testCtx(), moving, migration.spec.parse({ instance: vm, ...wish }));
   };
   const [from, other] = scene.world.hosts.toSorted((a) => (a.holdsAny(vm) ? -1 : 1));
@@ -178,7 +178,7 @@ t.test("what no driver can do is refused before anything is touched", async (t) 
   const planned = async () => {
     const moving = await scene.world.find(vm);
     if (!moving) throw new Error("it is gone");
-    replica.engine.fleet.forget();
+    replica.engine.fleet.refresh();
     return planner.plan(testCtx(), moving, migration.spec.parse({ instance: vm, type: "postcopy" }));
   };
   const refused = await planned();

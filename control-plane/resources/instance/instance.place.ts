@@ -15,6 +15,7 @@ import type { CreateInput, PlacedOutput } from "./instance.decide.ts";
 import { leaseTermsOf } from "./instance.lost.ts";
 import type { Instance } from "./instance.resource.ts";
 
+const choices = 4;
 const pauseMs = { least: 500, most: 60_000 };
 
 /** What an instance that has no host yet asks of one. */
@@ -25,6 +26,7 @@ export function placementRequest(
   const { desired } = resource;
   return {
     ...constraintsOf(resource),
+    capability: leaseTermsOf(desired) > 0 ? "lease" : undefined,
     cpus: desired.cpus,
     memoryBytes: desired.memory_bytes,
     diskBytes: desired.disk_bytes,
@@ -42,10 +44,8 @@ export const place: Step<Instance> = {
     if (adopted) return placeAdopted(effects, resource, adopted);
     const { exclude } = operation.input as unknown as CreateInput;
     const request = placementRequest(resource, references["image"] as Image | undefined);
-    const capability = leaseTermsOf(resource.desired) > 0 ? "lease" : undefined;
-    const choice = await effects.choose({
+    const choice = await choosePromised(effects, {
       ...request,
-      capability,
       exclude: new Set(exclude),
       seed: operation.id,
     });
@@ -57,7 +57,7 @@ export const place: Step<Instance> = {
         detail: { explanation: choice.unplaceable },
       });
     }
-    const host = await promiseFirst(effects, choice.hosts, request);
+    const { host } = choice;
     return {
       done: { host_id: host.id } satisfies PlacedOutput,
       commit: async (writes) => {
@@ -94,12 +94,24 @@ async function awaitRoom(
   return { wait: now + backoffMs(0, { baseMs, capMs: pauseMs.most }), why };
 }
 
-/** Planning was optimistic: the promise is taken from the best host that still has room. */
+/** Planning is optimistic, promising is not: when others were quicker with every host of a choice, it is made afresh. */
+async function choosePromised(effects: Effects, request: PlaceRequest) {
+  for (let attempt = 1; attempt <= choices; attempt++) {
+    const choice = await effects.choose(request);
+    if ("unplaceable" in choice) return choice;
+    const host = await promiseFirst(effects, choice.hosts, request);
+    if (host) return { host, explanation: choice.explanation };
+    effects.refreshHosts();
+  }
+  throw new Fault("unavailable", "the hosts chosen have filled up meanwhile", { reason: "PLACEMENT_RACE" });
+}
+
+/** Takes the promise from the best host that still has room; undefined when none has. */
 async function promiseFirst(
   effects: Effects,
   hosts: readonly HostSnapshot[],
   { cpus, memoryBytes, diskBytes }: Amounts,
-): Promise<HostSnapshot> {
+): Promise<HostSnapshot | undefined> {
   for (const host of hosts) {
     try {
       await effects.promise({ hostId: host.id, cpus, memoryBytes, diskBytes });
@@ -108,7 +120,7 @@ async function promiseFirst(
       if (!isFault(error, "exhausted")) throw error;
     }
   }
-  throw new Fault("unavailable", "the hosts chosen have filled up meanwhile", { reason: "PLACEMENT_RACE" });
+  return undefined;
 }
 
 /** The same for what has a promise elsewhere already. Throws `exhausted` NO_CAPACITY. */

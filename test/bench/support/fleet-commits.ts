@@ -41,14 +41,8 @@ export async function measureCommits(
     if ("unplaceable" in choice) throw new Error(choice.why);
     for (const host of choice.hosts) {
       try {
-        await promise(
-          database,
-          { ...claim, key: id },
-          {
-            hostId: host.id,
-            ...amounts,
-          },
-        );
+        const request = { hostId: host.id, ...amounts };
+        await fleet.taking(host.id, amounts, () => promise(database, { ...claim, key: id }, request));
       } catch (error) {
         if (!isFault(error, "exhausted")) throw error;
         refused++;
@@ -65,7 +59,7 @@ export async function measureCommits(
     }
     // As the engine does: others were quicker with every host of this choice, so it is made afresh.
     if (attempt === 5) throw new Error("every host of five choices was full");
-    fleet.forget();
+    fleet.refresh();
     await commit(index, attempt + 1);
   };
   await timeInFlight(warmUp, inFlight, (index) => commit(index));

@@ -220,7 +220,9 @@ export class HttpServer {
     const decide = (rate: RateState | undefined) => {
       progress.rate = rate;
       if (rate?.allowed === false) throw rateExceeded(rate, this.#now());
-      const effect = route.method === "GET" || route.reads ? "read" : "change";
+      // Whoever joins a console types into the machine.
+      const reads = route.method === "GET" && !route.changes && !route.upgrade;
+      const effect = reads || route.reads ? "read" : "change";
       if (route.role !== "anyone") authorise(context.principal, route.role, "this", effect);
     };
     const counted = this.#options.rates?.take(match.surface.name, principal, context.trail.address);

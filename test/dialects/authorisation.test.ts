@@ -3,9 +3,12 @@
  * that is added is tested without anybody thinking of it.
  */
 import { readFile, writeFile } from "node:fs/promises";
+import { request as httpRequest } from "node:http";
 import t from "tap";
+import { z } from "zod";
 import type { Route } from "#cp/http/route.ts";
 import { roles, type Role } from "#kernel/ctx.ts";
+import { newIdSuffix } from "#kernel/id.ts";
 import {
   caller,
   createInstance,
@@ -39,6 +42,9 @@ await reportRunning(world, instanceId);
 const migration = await owner("POST", `/skerry/v1/instances/${instanceId}/migrate`, {});
 const key = await owner("POST", "/skerry/v1/api-keys", { name: "own" });
 const service = await owner("POST", "/skerry/v1/users", { name: "robot", spec: { type: "service" } });
+const pair = await owner("POST", "/skerry/v1/key-pairs", { name: "victims-key", spec: {} });
+const size = { vcpus: 1, memory_bytes: 2 ** 29, disk_bytes: 2 ** 30 };
+const flavor = await owner("POST", "/skerry/v1/flavors", { name: "victims-flavor", spec: size });
 const idOf = ({ body }: Answered) => String(body["id"]);
 
 /** For each parameter of a path, by the collection before it, something that belongs to the victim. */
@@ -51,26 +57,85 @@ const belongings: Readonly<Record<string, string>> = {
   members: owner.id,
   users: idOf(service),
   "api-keys": idOf(key),
+  "key-pairs": idOf(pair),
+  flavors: idOf(flavor),
 };
 const unknownId = "none-00000000000000000000";
+/** For each of them, an id that looks the same and is nobody's. */
+const strangeIds = Object.fromEntries(
+  Object.entries(belongings).map(([collection, id]) => [collection, id.replace(/[^-]*$/, newIdSuffix())]),
+);
 
-function victimPath(route: Route): string {
+function pathWith(route: Route, ids: Readonly<Record<string, string>>): string {
   const segments = route.path.split("/");
   return segments
-    .map((segment, i) =>
-      segment.startsWith("{") ? (belongings[segments[i - 1] ?? ""] ?? unknownId) : segment,
-    )
+    .map((segment, i) => (segment.startsWith("{") ? (ids[segments[i - 1] ?? ""] ?? unknownId) : segment))
     .join("/");
+}
+const namesVictim = (route: Route) =>
+  Object.keys(belongings).some((collection) => route.path.includes(`/${collection}/{`));
+
+/** An answer without the ids that were asked for, and without what differs each time. */
+const bare = ({ status, body }: Answered) => {
+  const text = JSON.stringify(body, (name, value: unknown) =>
+    /^(request_id|timestamp)$/.test(name) ? null : value,
+  );
+  const ids = [...Object.values(belongings), ...Object.values(strangeIds)].map((id) =>
+    id.replace(/^.*-/, ""),
+  );
+  return { status, text: ids.reduce((cleaned, id) => cleaned.replaceAll(id, "ID"), text) };
+};
+
+/** The status of a WebSocket request. */
+async function joins(path: string, authorization?: string): Promise<number> {
+  const headers = {
+    ...(authorization !== undefined && { authorization }),
+    connection: "Upgrade",
+    upgrade: "websocket",
+    "sec-websocket-version": "13",
+    "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+  };
+  return new Promise((resolve, reject) => {
+    const request = httpRequest(world.url + path, { headers });
+    request.on("error", reject);
+    request.on("response", (response) => {
+      response.resume();
+      resolve(response.statusCode ?? 0);
+    });
+    request.on("upgrade", (_response, socket) => {
+      socket.destroy();
+      resolve(101);
+    });
+    request.end();
+  });
+}
+
+/** What a watch tells until it has told everything that there is. */
+async function present(path: string, authorization: string): Promise<string> {
+  const stop = new AbortController();
+  const response = await fetch(`${world.url}${path}?watch`, {
+    headers: { authorization },
+    signal: stop.signal,
+  });
+  let text = "";
+  for await (const chunk of response.body ?? []) {
+    text += Buffer.from(chunk as Uint8Array).toString();
+    if (response.status !== 200 || text.includes("event: synced")) break;
+  }
+  stop.abort();
+  return `${String(response.status)} ${text}`;
 }
 
 const bodyOf = (route: Route): unknown => {
+  if (route.streams) return "content";
   const schema = route.bodyDoc ?? route.body;
   return schema && route.method !== "GET" ? sampleOf(schema) : undefined;
 };
 
-async function callRoute(call: Call, route: Route): Promise<Answered> {
-  const headers = { accept: "application/problem+json" };
-  return call(route.method, victimPath(route), bodyOf(route), headers);
+async function callRoute(call: Call, route: Route, ids = belongings): Promise<Answered> {
+  const type = route.streams && { "content-type": route.streams.contentType };
+  const headers = { accept: "application/problem+json", ...type };
+  return call(route.method, pathWith(route, ids), bodyOf(route), headers);
 }
 
 /** What the victim has, as its owner sees it. */
@@ -78,6 +143,8 @@ async function belongingsNow(): Promise<unknown> {
   const paths = [
     `instances/${instanceId}`,
     `images/${idOf(image)}`,
+    `flavors/${idOf(flavor)}`,
+    `key-pairs/${idOf(pair)}`,
     `projects/${victim}`,
     `projects/${victim}/members`,
     "users",
@@ -144,14 +211,21 @@ void t.test("what belongs to another project does not exist", async (t) => {
   for (const role of roles) {
     const stranger = await signIn(world, { role, project: thief });
     const allowed = routes.filter((each) => rankOf(each) <= ranks.indexOf(role) && !endsLogin(each));
-    for (const route of allowed.filter(({ streams, role: needed }) => !streams && needed !== "anyone")) {
-      const { status, body } = await callRoute(stranger, route);
+    for (const route of allowed.filter(({ role: needed }) => needed !== "anyone")) {
+      const answered = await callRoute(stranger, route);
+      const { status, body } = answered;
       const what = `${nameOf(route)} as the other project's ${role}`;
       t.ok(status < 500, `${what}: ${String(status)} ${JSON.stringify(body)}`);
-      const named = /\/(instances|vms|images|migrations|projects|members|users|api-keys)\/\{/.test(
-        route.path,
-      );
-      if (named && status !== 426) t.equal(status, 404, `${what}: ${JSON.stringify(body)}`);
+      if (namesVictim(route)) {
+        if (status !== 426) t.equal(status, 404, `${what}: ${JSON.stringify(body)}`);
+        if (role === "admin") {
+          t.same(
+            bare(answered),
+            bare(await callRoute(stranger, route, strangeIds)),
+            `${what}, or what is nowhere`,
+          );
+        }
+      }
       // The audit log repeats the ids that the caller itself has asked for.
       if (status < 300 && route.path !== "/v1/audit/logs") {
         const text = JSON.stringify(body);
@@ -166,12 +240,55 @@ void t.test("what belongs to another project does not exist", async (t) => {
   t.same(await belongingsNow(), before, "nothing has changed");
 });
 
+const canWatch = ({ method, query }: Route) =>
+  method === "GET" && query instanceof z.ZodObject && "watch" in query.shape;
+
+void t.test("nor by a watch, a console, or what a body names", async (t) => {
+  const stranger = await signIn(world, { role: "admin", project: thief });
+  const bearer = `Bearer ${stranger.pair.access_token}`;
+  for (const route of routes.filter((each) => each.upgrade)) {
+    const path = pathWith(route, belongings);
+    t.equal(await joins(path), 401, `${path} as nobody`);
+    t.equal(await joins(path, bearer), 404, `${path} as a stranger`);
+  }
+  const watched = routes.filter(canWatch);
+  t.ok(watched.length > 5, `${String(watched.length)} routes can be watched`);
+  for (const route of watched) {
+    const told = await present(pathWith(route, belongings), bearer);
+    if (namesVictim(route)) t.match(told, /^404/, nameOf(route));
+    const shown = Object.values(belongings).filter((id) => told.includes(id) && !namesVictim(route));
+    t.same(shown, [], `${nameOf(route)}: ${told.slice(0, 200)}`);
+  }
+  const wish = (spec: object) => stranger("POST", "/skerry/v1/instances", { name: "x", spec });
+  for (const [field, id, name] of [
+    ["image", idOf(image), "private"],
+    ["key_pair", idOf(pair), "victims-key"],
+    ["flavor", idOf(flavor), "victims-flavor"],
+  ] as const) {
+    const asked = async (given: string) => {
+      const { status, text } = bare(await wish({ image: "micro", [field]: given }));
+      return {
+        status,
+        text: text.replaceAll(
+          JSON.stringify(given)
+            .slice(1, -1)
+            .replace(/(?<=-).{20}$/, "ID"),
+          "IT",
+        ),
+      };
+    };
+    const unknown = await asked("nothing-of-that-name");
+    t.equal(unknown.status, 400, field);
+    for (const given of [id, name]) t.same(await asked(given), unknown, `${field} ${given}`);
+  }
+});
+
 void t.test("a key that only reads changes nothing, and a key does no more than its role", async (t) => {
   const made = await owner("POST", "/skerry/v1/api-keys", { name: "reader", read_only: true });
   const reader = caller(world.url, `Token ${String(made.body["api_key"])}`);
   const before = await belongingsNow();
   for (const route of routes.filter(
-    (each) => each.method !== "GET" && !each.reads && each.role !== "anyone",
+    (each) => (each.method !== "GET" || each.upgrade) && !each.reads && each.role !== "anyone",
   )) {
     const { status, body } = await callRoute(reader, route);
     t.match({ status, body }, { status: 403, body: { reason: /READ_ONLY_KEY|ROLE_TOO_LOW/ } }, nameOf(route));

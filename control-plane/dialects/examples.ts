@@ -1,6 +1,7 @@
 /** Examples of a kind's requests and answers, by its routes: the kind's own one, told as the dialect tells it. */
 import type { Json } from "#kernel/fault.ts";
-import type { Route, RouteExamples } from "../http/route.ts";
+import { withExamples } from "../http/examples.ts";
+import type { Route } from "../http/route.ts";
 import { exampleOf } from "../resources/example.ts";
 import type { AnyDialectKind, Dialect, ListParameters } from "./dialect.ts";
 
@@ -12,28 +13,19 @@ const asked = {
 };
 
 /** The routes with the examples that the kind gives. */
-export function withExamples(routes: readonly Route[], dialect: Dialect, kind: AnyDialectKind): Route[] {
+export function withKindExamples(routes: readonly Route[], dialect: Dialect, kind: AnyDialectKind): Route[] {
   const resource = exampleOf(kind.definition);
   if (!resource) return [...routes];
   const data = kind.encode(resource);
   const { paging, envelope } = dialect;
   const plural = kind.path.slice(kind.path.lastIndexOf("/") + 1);
   const range = paging.range(asked.query, kind.pageSize);
-  const page = paging.encode({ items: [data], total: 1, plural }, range, asked).body;
-  const one = envelope.wrap(data, asked.ctx);
-  const bodies: Readonly<Record<string, Json | undefined>> = {
-    [`create${kind.type}`]: kind.examples?.create,
-    [`update${kind.type}`]: kind.examples?.update,
-    ...Object.fromEntries(
-      Object.entries(kind.examples?.actions ?? {}).map(([name, body]) => [`${name}${kind.type}`, body]),
-    ),
-  };
-  return routes.map((route) => {
-    const body = bodies[route.operationId];
-    const answer = route.operationId === `list${kind.types}` ? page : one;
-    const statuses = Object.keys(route.answers).filter((status) => route.answers[Number(status)]?.schema);
-    const answers = Object.fromEntries(statuses.map((status) => [status, answer]));
-    const examples: RouteExamples = { ...(body !== undefined && { body }), answers };
-    return { ...route, examples };
+  const { create, update, actions = {} } = kind.examples ?? {};
+  const named = Object.entries({ create, update, ...actions });
+  return withExamples(routes, {
+    one: envelope.wrap(data, asked.ctx),
+    page: paging.encode({ items: [data], total: 1, plural }, range, asked).body,
+    list: `list${kind.types}`,
+    bodies: Object.fromEntries(named.map(([name, body]) => [`${name}${kind.type}`, body])),
   });
 }

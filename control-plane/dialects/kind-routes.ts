@@ -15,7 +15,7 @@ import {
   type DialectAction,
   type ListParameters,
 } from "./dialect.ts";
-import { withExamples } from "./examples.ts";
+import { withKindExamples } from "./examples.ts";
 import { inWordsOf } from "./words.ts";
 
 interface Of {
@@ -35,7 +35,7 @@ export function kindRoutes(dialect: Dialect, kind: AnyDialectKind, resources: Re
     ...(kind.deletes ? [deleteRoute(of)] : []),
     ...Object.entries(kind.actions ?? {}).map(([name, action]) => actionRoute(of, name, action)),
   ];
-  return withExamples(routes, dialect, kind);
+  return withKindExamples(routes, dialect, kind);
 }
 
 /** A list of the kind at its collection. */

@@ -1,8 +1,10 @@
 /** The native API: its routes derive from the kinds and from nothing else; what no kind says is an extra. */
 import type { ResourceApi } from "../app/resource-api.ts";
+import { exampleOf } from "../resources/example.ts";
 import type { AnyDefinition } from "../resources/definition.ts";
 import { problemSchema, problemType, toProblem } from "./faults.ts";
-import { resourceSchema } from "./native-json.ts";
+import { withExamples } from "./examples.ts";
+import { resourceSchema, toNative } from "./native-json.ts";
 import { pascal, type KindRoutes } from "./native-kind.ts";
 import { getRoute, listRoute } from "./native-reads.ts";
 import { createRoute, deleteRoute, updateRoute, verbRoute } from "./native-writes.ts";
@@ -41,7 +43,7 @@ function kindRoutes(kind: AnyDefinition, resources: ResourceApi): Route[] {
     single: `${base}/${kind.plural}/{id}`,
     one,
   };
-  return [
+  const routes = [
     listRoute(shared),
     getRoute(shared),
     ...(kind.access.create ? [createRoute(shared)] : []),
@@ -49,4 +51,14 @@ function kindRoutes(kind: AnyDefinition, resources: ResourceApi): Route[] {
     ...(kind.access.delete ? [deleteRoute(shared)] : []),
     ...Object.keys(kind.verbs).map((verb) => verbRoute(shared, verb)),
   ];
+  const resource = exampleOf(kind);
+  if (!resource || !kind.example) return routes;
+  const item = toNative(resource);
+  const { name, labels = {}, spec } = kind.example;
+  return withExamples(routes, {
+    one: item,
+    page: { items: [item], total: 1, next_cursor: null },
+    list: `list${pascal(kind.plural)}`,
+    bodies: { [`create${one.name}`]: { name, labels, spec } },
+  });
 }

@@ -113,7 +113,7 @@ export interface Example<Status = unknown> {
   readonly name: string;
   readonly labels?: Readonly<Record<string, string>>;
   /** As a caller would give it. */
-  readonly spec: unknown;
+  readonly spec: Json;
   readonly status?: Status;
   readonly placement?: Placement;
 }

@@ -11,7 +11,7 @@ for (const surface of [...dialects, native]) {
   });
 }
 
-for (const surface of dialects) {
+for (const surface of [...dialects, native]) {
   void t.test(`examples of ${surface.name}`, async (t) => {
     const document = openApiDocument(surface, "1");
     const missing: string[] = [];
@@ -30,6 +30,6 @@ for (const surface of dialects) {
       t.same(bodySchema(document, method, path)?.safeParse(examples.body).error?.issues ?? [], [], name);
       t.same(body?.safeParse(examples.body).error?.issues ?? [], [], `${name}: the server takes it`);
     }
-    t.same(missing, [], "nothing is without an example");
+    if (surface !== native) t.same(missing, [], "nothing is without an example");
   });
 }

@@ -1,5 +1,4 @@
 /** Examples of a kind's requests and answers, by its routes: the kind's own one, told as the dialect tells it. */
-import type { Json } from "#kernel/fault.ts";
 import { withExamples } from "../http/examples.ts";
 import type { Route } from "../http/route.ts";
 import { exampleOf } from "../resources/example.ts";

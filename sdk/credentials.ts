@@ -29,14 +29,22 @@ interface TokenAnswer {
   readonly expires_in: number;
 }
 
+export interface PasswordLogin {
+  readonly username: string;
+  readonly password: string;
+  readonly mfaCode?: string;
+  /** Name or id of the project to work in. Default: the user's own. */
+  readonly project?: string;
+}
+
 /** Logs in with a password. */
 export async function login(
   transport: Transport,
-  given: { readonly username: string; readonly password: string; readonly mfaCode?: string },
+  given: PasswordLogin,
   signal?: AbortSignal,
 ): Promise<Tokens> {
-  const { username, password, mfaCode } = given;
-  const body = { username, password, ...(mfaCode && { mfa_code: mfaCode }) };
+  const { username, password, mfaCode, project } = given;
+  const body = { username, password, ...(mfaCode && { mfa_code: mfaCode }), ...(project && { project }) };
   return toTokens(
     await transport.json<TokenAnswer>({ method: "POST", path: "/v1/auth/login", body, signal }),
   );

@@ -11,6 +11,8 @@ import type { Tokens, TokenStore } from "../credentials.ts";
 export interface Profile {
   readonly url: string;
   readonly username?: string | undefined;
+  /** As it was named at the login; the user's own when it was not. */
+  readonly project?: string | undefined;
   readonly api_key?: string | undefined;
   readonly tokens?: Tokens | undefined;
 }

@@ -7,6 +7,9 @@ import { completionCommand } from "./commands/completion.ts";
 import { directoryCommands } from "./commands/directory.ts";
 import { doctorCommand } from "./commands/doctor.ts";
 import { hostCommand } from "./commands/host.ts";
+import { flavorCommand } from "./commands/flavor.ts";
+import { keyPairCommand } from "./commands/keypair.ts";
+import { profileCommand } from "./commands/profile.ts";
 import { imageCommand } from "./commands/image.ts";
 import { migrationCommand } from "./commands/migration.ts";
 import { operationCommand } from "./commands/operation.ts";
@@ -30,11 +33,14 @@ export function createProgram(terminal: Terminal): Command {
     .helpCommand("help [command]", "show the help of a command")
     .addHelpText("after", exitCodeHelp);
   for (const command of authCommands(run)) program.addCommand(command);
+  program.addCommand(profileCommand(run));
   program
     .addCommand(vmCommand(run))
     .addCommand(explainCommand(run, "explain"))
     .addCommand(migrationCommand(run))
     .addCommand(imageCommand(run))
+    .addCommand(flavorCommand(run))
+    .addCommand(keyPairCommand(run))
     .addCommand(hostCommand(run))
     .addCommand(operationCommand(run))
     .addCommand(agentCommand(run))

@@ -66,6 +66,8 @@ import { withPrefix } from "../dialect.ts";
 
 const phases = { available: "available", deleting: "deleting" } as const satisfies Record<${of.pascal}Phase, string>;
 
+const { description } = ${of.camel}Spec.shape;
+
 const wire = z.object({
   ${of.kind}_id: z.string(),
   name: z.string(),
@@ -74,8 +76,6 @@ const wire = z.object({
   created_at: z.iso.datetime(),
   updated_at: z.iso.datetime(),
 });
-
-const { description } = ${of.camel}Spec.shape;
 
 export const ${of.camel}Kind = defineKind({
   definition: ${of.camel},

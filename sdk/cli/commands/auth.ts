@@ -14,6 +14,7 @@ interface LoginOptions {
   readonly passwordStdin?: true;
   readonly mfaCode?: string;
   readonly apiKey?: string;
+  readonly project?: string;
 }
 
 /** The commands about who is asking. */
@@ -24,6 +25,7 @@ export function authCommands(run: Run): Command[] {
       .option("-u, --username <name>", "user name; asked for when missing")
       .option("--password-stdin", "read the password from standard input")
       .option("--mfa-code <code>", "one-time code, when the user has a second factor")
+      .option("--project <project>", "name or id of the project to work in; default: your own")
       .option("--api-key <key>", "remember an API key instead of logging in")
       .action(run(logIn)),
     new Command("logout").description("forget a profile's login").action(run(logOut)),
@@ -45,9 +47,10 @@ async function logIn(session: Session, options: LoginOptions): Promise<void> {
     const password = options.passwordStdin
       ? await readLine(session)
       : await askSecretly(session, "Password: ");
-    const given = { username, password, ...(options.mfaCode && { mfaCode: options.mfaCode }) };
+    const { mfaCode, project } = options;
+    const given = { username, password, ...(mfaCode && { mfaCode }), ...(project && { project }) };
     const tokens = await login(new Transport({ url }), given, signal);
-    await setProfile(path, name, { url, username, tokens });
+    await setProfile(path, name, { url, username, ...(project && { project }), tokens });
   }
   await updateConfig(path, (config) => ({ ...config, current: name }));
   session.out.done(`Logged in to ${url} (profile ${name}).`, { url, profile: name });

@@ -1,15 +1,16 @@
 /** `skerry vm create`. */
-import { readFile } from "node:fs/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { Fault } from "#kernel/fault.ts";
 import type { InstanceInput } from "../../kinds/generated.ts";
 import type { Run, Session } from "../session.ts";
+import { readKey, readText } from "../text-file.ts";
 import { collect, collectPair, parseDuration, parseInteger, parseSize } from "../units.ts";
 import { withWaiting, type WaitFlags } from "../waiting.ts";
 import { settleInstance } from "./vm-lifecycle.ts";
 
 interface CreateOptions extends WaitFlags {
   readonly image: string;
+  readonly flavor?: string;
+  readonly keyPair?: string;
   readonly cpus?: number;
   readonly memory?: number;
   readonly disk?: number;
@@ -44,6 +45,7 @@ export function createCommand(run: Run): Command {
     .description("create a virtual machine and start it")
     .argument("<name>", "its name")
     .requiredOption("--image <image>", "id, name or alias of an image, such as micro or ubuntu-22.04")
+    .option("--flavor <flavor>", "size that has a name; --cpus, --memory and --disk say it otherwise")
     .option("--cpus <count>", "virtual CPUs", parseInteger(1, 512))
     .option("--memory <size>", "memory, such as 512m or 2g", parseSize)
     .option("--disk <size>", "root disk, such as 20g", parseSize)
@@ -57,6 +59,7 @@ export function createCommand(run: Run): Command {
     .option("--group <name:rule>", `group with the rule ${groupRules.join(", ")}; repeatable`, collectGroup)
     .option("--network <name>", "network to join")
     .option("--hostname <name>", "host name in the guest")
+    .option("--key-pair <keypair>", "key pair to let in, by name")
     .option("--ssh-key <file|key>", "public key to let in; repeatable", collect)
     .option("--user-data <file>", "script or cloud-config that runs at first boot")
     .option(
@@ -86,12 +89,27 @@ async function create(session: Session, name: string, options: CreateOptions): P
 }
 
 async function toSpec(options: CreateOptions): Promise<InstanceInput> {
-  const { image, cpus, memory, disk, provider, region, network, hostname, forward, restartPolicy } = options;
+  const {
+    image,
+    flavor,
+    keyPair,
+    cpus,
+    memory,
+    disk,
+    provider,
+    region,
+    network,
+    hostname,
+    forward,
+    restartPolicy,
+  } = options;
   const keys = await Promise.all((options.sshKey ?? []).map(readKey));
   const userData = options.userData === undefined ? undefined : await readText(options.userData);
   const constraints = toConstraints(options);
   return {
     image,
+    ...(flavor !== undefined && { flavor }),
+    ...(keyPair !== undefined && { key_pair: keyPair }),
     ...(constraints && { constraints }),
     ...(cpus !== undefined && { cpus }),
     ...(memory !== undefined && { memory_bytes: memory }),
@@ -151,19 +169,6 @@ function collectGroup(text: string, previous: readonly Group[] = []): readonly G
   if (end < 1 || !rule)
     throw new InvalidArgumentError(`It must be name:rule, with one of ${groupRules.join(", ")}.`);
   return [...previous, { name: text.slice(0, end), rule }];
-}
-
-/** A key is one line with a type and a blank; anything else is the name of a file with one. */
-const readKey = async (text: string): Promise<string> =>
-  /^[a-z0-9@.-]+ \S/.test(text) ? text : (await readText(text)).trim();
-
-async function readText(path: string): Promise<string> {
-  return readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
-    throw new Fault("invalid", `cannot read ${path}: ${error.code ?? error.message}`, {
-      reason: "FILE_UNREADABLE",
-      cause: error,
-    });
-  });
 }
 
 /** Reads `[host:]guest[/udp]`; without a host port, the host chooses one. */

@@ -16,6 +16,7 @@ import { Enrolment } from "./app/enrolment.ts";
 import { AuditChain } from "./app/audit-chain.ts";
 import { AuditLog } from "./app/audit.ts";
 import { IdentityStore } from "./app/identity-store.ts";
+import { FleetOverview } from "./app/fleet-overview.ts";
 import { ImageContent } from "./app/image-content.ts";
 import { seedFlavors } from "./app/flavor-seeds.ts";
 import { seedImages } from "./app/image-seeds.ts";
@@ -50,6 +51,7 @@ import { adoptionRoutes } from "./http/adoptions.ts";
 import { auditVerificationRoute } from "./http/audit.ts";
 import { directoryRoutes } from "./http/directory.ts";
 import { extraRoutes } from "./http/extras.ts";
+import { fleetRoutes } from "./http/fleet.ts";
 import { migrationRoutes } from "./http/migrations.ts";
 import { nativeSurface } from "./http/native.ts";
 import { openApiDocument } from "./http/openapi.ts";
@@ -223,6 +225,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
         apiKeys: new ApiKeys({ database, store, tokens, sealer }),
       }),
       ...migrationRoutes({ resources, planner }),
+      ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
         resources,

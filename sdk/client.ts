@@ -7,6 +7,7 @@ import { apiKeyExtras, projectExtras, userExtras } from "./directory.ts";
 import { createDialect } from "./dialects/client.ts";
 import { dialects, type Dialects } from "./dialects/generated.ts";
 import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras, keyPairExtras } from "./extras.ts";
+import { fleetExtras } from "./fleet.ts";
 import { kinds, type Kinds } from "./kinds/generated.ts";
 import { Transport, type CallOptions, type Credentials, type TransportOptions } from "./transport.ts";
 
@@ -53,6 +54,7 @@ export class Skerry {
   readonly prices: CollectionOf<Kinds["prices"]>;
   readonly apiKeys: ReturnType<typeof apiKeyExtras>;
   readonly audit: ReturnType<typeof auditExtras>;
+  readonly fleet: ReturnType<typeof fleetExtras>;
   /** The compatible APIs, for what speaks them already: an operation each method. */
   readonly atonix: Dialects["atonix"];
   readonly services: Dialects["services"];
@@ -78,6 +80,7 @@ export class Skerry {
     this.prices = collection("prices");
     this.apiKeys = apiKeyExtras(transport, "/skerry/v1/api-keys");
     this.audit = auditExtras(transport);
+    this.fleet = fleetExtras(transport);
     this.atonix = createDialect(transport, dialects.atonix);
     this.services = createDialect(transport, dialects.services);
     this.novacron = createDialect(transport, dialects.novacron);

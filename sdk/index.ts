@@ -15,6 +15,7 @@ export type { Console, ConsoleOptions } from "./console.ts";
 export { login, memoryStore, type TokenStore, type Tokens } from "./credentials.ts";
 export type { ChangeOptions } from "./dialects/client.ts";
 export type * from "./dialects/generated.ts";
+export type { HostUsage, Relocation } from "./fleet.ts";
 export type {
   ConsoleLog,
   GeneratedKeyPair,

@@ -126,5 +126,6 @@ function toPrices({ prices }: HostSpec, sheet: PriceSpec | null): HourlyPrices |
   if (!known) return undefined;
   const { cpu_per_hour: cpuPerHour, memory_per_gb: memoryGibPerHour, currency } = known;
   const diskGibPerMonth = sheet?.currency === currency ? sheet.disk_gib_per_month : 0;
-  return { cpuPerHour, memoryGibPerHour, diskGibPerMonth, currency };
+  const egressPerGib = sheet?.currency === currency ? sheet.egress_per_gib : 0;
+  return { cpuPerHour, memoryGibPerHour, diskGibPerMonth, egressPerGib, currency };
 }

@@ -20,6 +20,8 @@ export interface HourlyPrices {
   readonly memoryGibPerHour: number;
   /** Absent: disks cost nothing. */
   readonly diskGibPerMonth?: number | undefined;
+  /** Traffic out; absent: it costs nothing. */
+  readonly egressPerGib?: number | undefined;
   /** ISO 4217. */
   readonly currency: string;
 }

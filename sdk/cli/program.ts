@@ -6,6 +6,7 @@ import { authCommands } from "./commands/auth.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { directoryCommands } from "./commands/directory.ts";
 import { doctorCommand } from "./commands/doctor.ts";
+import { fleetCommands } from "./commands/fleet.ts";
 import { hostCommand } from "./commands/host.ts";
 import { flavorCommand } from "./commands/flavor.ts";
 import { keyPairCommand } from "./commands/keypair.ts";
@@ -48,6 +49,7 @@ export function createProgram(terminal: Terminal): Command {
   program.addCommand(completionCommand(run, program));
   for (const command of directoryCommands(run)) program.addCommand(command);
   program.addCommand(auditCommand(run));
+  for (const command of fleetCommands(run)) program.addCommand(command);
   for (const command of commandsBelow(program)) {
     command.exitOverride();
     command.configureOutput({

@@ -1,4 +1,5 @@
 import t from "tap";
+import { instanceSpec } from "#cp/resources/instance/instance.resource.ts";
 import { z } from "zod";
 import { startApi } from "#test/support/api-world.ts";
 
@@ -27,7 +28,7 @@ const documentedOptimal = z.object({
 });
 
 await t.test("providers, the price sheet and advice", async (t) => {
-  const { call, database } = await startApi(t);
+  const { call, database, pair, url } = await startApi(t);
   await database.query("delete from resource where kind = 'host'");
   const addHost = (id: string, provider: string, region: string, latitude: number, longitude: number) =>
     database.query(
@@ -95,4 +96,39 @@ await t.test("providers, the price sheet and advice", async (t) => {
   t.match(JSON.stringify(tooDear.body), /3 too dear \(0.290 USD\/h, at most 0.001 USD\/h was asked for\)/);
   t.match(JSON.stringify((await optimal({ cpu: 100 })).body), /3 full/);
   t.strictSame(await database.query("select 1 from reservation"), [], "nothing was reserved");
+
+  const usage = await call("GET", "/skerry/v1/fleet/usage?limit=2");
+  t.equal(usage.status, 200);
+  t.match(usage.body, { total: 3, items: [{ online: true, instances: 0, used: { cpus: 0 } }, {}] });
+  const [dear] = await database.query<{ id: string }>(
+    "select id from resource where desired ->> 'provider' = 'azure' limit 1",
+  );
+  const at = dear?.id ?? "";
+  await database.query(
+    `insert into resource (id, kind, project, name, desired, observed, phase, host_id, created_at)
+     values ('vm-0000000000000000000a', 'instance', 'root', 'old', $2, '{}', 'running', $1, now() - interval '3 days')`,
+    [at, JSON.stringify(instanceSpec.parse({ image: "micro" }))],
+  );
+  await database.query(
+    `update resource set observed = observed || '{"capabilities": ["migration"]}' where kind = 'host'`,
+  );
+  const advised = await call("GET", "/skerry/v1/placement/advice");
+  t.equal(advised.status, 200);
+  t.match(advised.body, {
+    total: 1,
+    items: [{ name: "old", from: at, currency: "USD", saves_per_hour: Number }],
+  });
+  const metrics = await fetch(`${url}/skerry/v1/metrics`, {
+    headers: { authorization: `Bearer ${pair.access_token}` },
+  });
+  t.match(metrics.headers.get("content-type"), /^text\/plain/);
+  const lines = (await metrics.text()).split("\n");
+  t.ok(lines.includes('skerry_resources{kind="instance",phase="running"} 1'));
+  t.ok(lines.some((line) => /^skerry_fleet_capacity\{of="cpus"\} \d+$/.test(line)));
+  t.ok(
+    lines.every(
+      (line) => line === "" || line.startsWith("# ") || /^[a-z_]+(\{[^}]*\})? [\d.e+-]+$/.test(line),
+    ),
+    "each line is one that Prometheus reads",
+  );
 });

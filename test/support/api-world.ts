@@ -6,6 +6,7 @@ import { Adoption } from "#cp/app/adoption.ts";
 import { ApiKeys } from "#cp/app/api-keys.ts";
 import { AuditChain } from "#cp/app/audit-chain.ts";
 import { AuditLog } from "#cp/app/audit.ts";
+import { FleetOverview } from "#cp/app/fleet-overview.ts";
 import { IdentityStore } from "#cp/app/identity-store.ts";
 import { seedFlavors } from "#cp/app/flavor-seeds.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
@@ -34,6 +35,7 @@ import { consoleRoutes } from "#cp/http/console.ts";
 import { auditVerificationRoute } from "#cp/http/audit.ts";
 import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
+import { fleetRoutes } from "#cp/http/fleet.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import { openApiDocument } from "#cp/http/openapi.ts";
@@ -134,6 +136,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         apiKeys: new ApiKeys({ database, store, tokens, sealer, now }),
       }),
       ...migrationRoutes({ resources, planner }),
+      ...fleetRoutes(new FleetOverview({ database, fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({
         resources,

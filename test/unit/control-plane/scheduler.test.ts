@@ -11,7 +11,6 @@ import { image } from "#cp/scheduler/filters/image.ts";
 import { online } from "#cp/scheduler/filters/online.ts";
 import { provider } from "#cp/scheduler/filters/provider.ts";
 import { region } from "#cp/scheduler/filters/region.ts";
-import { narrate } from "#cp/scheduler/narrate.ts";
 import { place } from "#cp/scheduler/place.ts";
 import type { Filter, Scorer } from "#cp/scheduler/policy.ts";
 import { defaultCostScale } from "#cp/scheduler/prices.ts";
@@ -322,59 +321,6 @@ await t.test("what cannot be placed is explained", async (t) => {
   const unweighted = place([host("a"), host("b")], request(), { ...options, scorers: [] });
   if ("unplaceable" in unweighted) return t.fail("there is room");
   t.equal(summarise(unweighted.explain), "one of 2 hosts that will do");
-});
-
-await t.test("an explanation reads like a colleague's answer", async (t) => {
-  const full = { used: { ...idle, memoryBytes: 15 * GiB } };
-  const hosts = [
-    host("a", { prices: usd(0.05, 0.01), location: mainz }),
-    host("b", { prices: usd(0.03, 0.005), location: sydney, region: "south" }),
-    host("c", { cordoned: true }),
-    host("d", { online: false }),
-    host("e", full),
-    host("f", { provider: "aws" }),
-  ];
-  const placed = place(hosts, request({ near: frankfurt, provider: "acme" }), {
-    ...defaultPolicy(),
-    seed: "op-1",
-  });
-  if ("unplaceable" in placed) return t.fail("there is room");
-  const { explain } = placed;
-  const nameOf = (id: string) => `host-${id}`;
-  t.strictSame(narrate(explain, "a", nameOf), {
-    verdict: "It went to host-a (acme/north), the best of 2 that would do, of 6 hosts.",
-    reasons: [
-      "0.070 USD/h, 75 % more than 0.040 USD/h on host-b.",
-      "32 km away, against 16483 km away on host-b.",
-      "10 % full, as on the next best.",
-      "In all it scores 0.664 against 0.319 of host-b: cost 0.50 with weight 1, distance 0.97 with weight 1, " +
-        "packing 0.10 with weight 0.25.",
-    ],
-    refused: [
-      "1 offline (host-d)",
-      "1 cordoned (host-c)",
-      "1 of another provider (host-f: aws, not acme)",
-      "1 full (host-e: memory: 1.0 GiB short)",
-    ],
-    would_change: [
-      "users within 200 km of host-b (now 16483 km away)",
-      "only cost counting: then host-b (0.040 USD/h)",
-    ],
-  });
-  t.match(narrate(explain, "b", nameOf).verdict, /host-a scored better, but had filled up/);
-  t.match(narrate(explain, "x", nameOf).verdict, /the scheduler did not choose that/);
-  const nowhere = place(hosts, request({ cpus: 9 }), { ...defaultPolicy(), seed: "op-1" });
-  if (!("unplaceable" in nowhere)) return t.fail("there is no room");
-  t.strictSame(narrate(nowhere.unplaceable, undefined, nameOf), {
-    verdict: "None of 6 hosts will do.",
-    reasons: [],
-    refused: ["1 offline (host-d)", "1 cordoned (host-c)", "4 full (nearest host-a: CPUs: 1 short)"],
-    would_change: [
-      "host-d coming back",
-      "host-c being uncordoned",
-      "room on one of the 4 that are full (host-a: CPUs: 1 short)",
-    ],
-  });
 });
 
 await t.test("weights are numbers of 0 or more", async (t) => {

@@ -1,0 +1,163 @@
+/** What the cloud's hosts give and cost as a whole: for `skerry top`, for Prometheus, and as advice on moves. */
+import type { CachedFleet } from "../engine/fleet.ts";
+import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
+import { placementRequest } from "../resources/instance/instance.place.ts";
+import type { Instance } from "../resources/instance/instance.resource.ts";
+import type { Image } from "../resources/image/image.resource.ts";
+import { perHour } from "../scheduler/prices.ts";
+import { planRelocation, type Move } from "../scheduler/relocate.ts";
+import type { Amounts } from "../scheduler/snapshot.ts";
+import type { Queryable } from "../store/database.ts";
+
+export interface HostUsage {
+  readonly id: string;
+  readonly name: string;
+  readonly provider: string;
+  readonly region: string;
+  readonly online: boolean;
+  readonly cordoned: boolean;
+  readonly instances: number;
+  readonly capacity: Amounts;
+  readonly used: Amounts;
+  /** What is promised of it costs this per hour. */
+  readonly cost: { readonly amount: number; readonly currency: string } | null;
+}
+
+export interface Relocation extends Move {
+  readonly instance: Pick<Instance, "id" | "name">;
+  readonly from: string;
+  readonly to: string;
+}
+
+/** Each takes a choice; who has more asks by project. */
+const advised = 500;
+
+export class FleetOverview {
+  readonly #database: Queryable;
+  readonly #fleet: Pick<CachedFleet, "hosts" | "choose" | "find">;
+
+  constructor(deps: {
+    readonly database: Queryable;
+    readonly fleet: Pick<CachedFleet, "hosts" | "choose" | "find">;
+  }) {
+    this.#database = deps.database;
+    this.#fleet = deps.fleet;
+  }
+
+  /** All hosts, the fullest first. */
+  async usage(): Promise<readonly HostUsage[]> {
+    const rows = await this.#database.query<{ id: string; name: string; instances: number }>(
+      `select h.id, h.name, (select count(*) from resource r where r.host_id = h.id) as instances
+       from resource h where h.kind = 'host'`,
+      [],
+      "fleet_names",
+    );
+    const known = new Map(rows.map((row) => [row.id, row]));
+    const usage = (await this.#fleet.hosts()).map((host): HostUsage => {
+      const { name = host.id, instances = 0 } = known.get(host.id) ?? {};
+      const { id, provider, region, online, cordoned, capacity, used, prices } = host;
+      const cost = prices ? { amount: perHour(prices, used), currency: prices.currency } : null;
+      return { id, name, provider, region, online, cordoned, instances, capacity, used, cost };
+    });
+    return usage.sort((a, b) => fullness(b) - fullness(a) || (a.name < b.name ? -1 : 1));
+  }
+
+  /** In Prometheus' text format. As many lines whatever the number of hosts, instances and projects. */
+  async prometheus(): Promise<string> {
+    const hosts = await this.#fleet.hosts();
+    const phases = await this.#database.query<{ kind: string; phase: string; count: number }>(
+      "select kind, phase, count(*) as count from resource where kind in ('host', 'instance') group by 1, 2 order by 1, 2",
+      [],
+      "metrics_phases",
+    );
+    const [work] = await this.#database.query<{ due: number; oldest: number; waiting: number }>(
+      `select count(*) filter (where run_at <= now()) as due,
+         coalesce(extract(epoch from now() - min(run_at) filter (where run_at <= now())), 0)::float8 as oldest,
+         (select count(*) from resource where problem ->> 'reason' = 'NO_HOST' and host_id is null) as waiting
+       from work where run_at is not null`,
+      [],
+      "metrics_work",
+    );
+    const sum = (of: "capacity" | "used", amount: "cpus" | "memoryBytes" | "diskBytes") =>
+      hosts.reduce((total, host) => total + host[of][amount], 0);
+    const { user, system } = process.cpuUsage();
+    return [
+      ...family("skerry_resources", "gauge", "Hosts and instances by phase.", [
+        ...phases.map(({ kind, phase, count }) => [`{kind="${kind}",phase="${phase}"}`, count] as const),
+      ]),
+      ...(["capacity", "used"] as const).flatMap((of) =>
+        family(
+          `skerry_fleet_${of}`,
+          "gauge",
+          `What all hosts ${of === "used" ? "have promised" : "may promise"}.`,
+          [
+            ['{of="cpus"}', sum(of, "cpus")],
+            ['{of="memory_bytes"}', sum(of, "memoryBytes")],
+            ['{of="disk_bytes"}', sum(of, "diskBytes")],
+          ],
+        ),
+      ),
+      ...family("skerry_work_due", "gauge", "Keys that wait for a pass.", [["", work?.due ?? 0]]),
+      ...family("skerry_work_oldest_seconds", "gauge", "How long the oldest of them has waited.", [
+        ["", work?.oldest ?? 0],
+      ]),
+      ...family("skerry_waiting_for_host", "gauge", "Instances that no host can take.", [
+        ["", work?.waiting ?? 0],
+      ]),
+      ...family("process_cpu_seconds_total", "counter", "Of this replica.", [["", (user + system) / 1e6]]),
+      ...family("process_resident_memory_bytes", "gauge", "Of this replica.", [
+        ["", process.memoryUsage.rss()],
+      ]),
+      "",
+    ].join("\n");
+  }
+
+  /** Moves that would save the project money or distance; the greatest saving first. Carries out nothing. */
+  async advice(project: string, now: number): Promise<readonly Relocation[]> {
+    const rows = await this.#database.query<ResourceRow & { image: ResourceRow | null; since: Date }>(
+      `select ${resourceColumns},
+         (select to_jsonb(i) from resource i where i.id = resource.refs ->> 'image') as image,
+         greatest(created_at, (select max(m.updated_at) from resource m where m.kind = 'migration'
+           and m.refs @> jsonb_build_object('instance', resource.id))) as since
+       from resource where kind = 'instance' and project = $1 and phase = 'running'
+         and desired ->> 'adopted' is null order by created_at limit $2`,
+      [project, advised],
+      "advice_instances",
+    );
+    const found: Relocation[] = [];
+    for (const row of rows) {
+      const instance = toResource(row) as Instance;
+      const from = await this.#fleet.find(instance.hostId ?? "");
+      if (!from) continue;
+      const image = row.image as unknown as Image | undefined;
+      const request = { ...placementRequest(instance, image ?? undefined), capability: "migration" };
+      const choice = await this.#fleet.choose({
+        ...request,
+        exclude: new Set([from.id]),
+        seed: instance.id,
+      });
+      if ("unplaceable" in choice) continue;
+      const [to] = choice.hosts;
+      const stayedMs = now - new Date(row.since).getTime();
+      const bytes = request.memoryBytes + request.diskBytes;
+      const move = to && planRelocation({ host: from, request, bytes, stayedMs }, to);
+      if (move) found.push({ instance, from: from.id, to: to.id, ...move });
+    }
+    return found.sort((a, b) => (b.savesPerHour ?? 0) - (a.savesPerHour ?? 0));
+  }
+}
+
+function fullness({ capacity, used }: HostUsage): number {
+  const share = (amount: "cpus" | "memoryBytes") => used[amount] / Math.max(1, capacity[amount]);
+  return Math.max(share("cpus"), share("memoryBytes"));
+}
+
+type Sample = readonly [labels: string, value: number];
+
+function family(name: string, type: "gauge" | "counter", help: string, samples: readonly Sample[]): string[] {
+  return [
+    `# HELP ${name} ${help}`,
+    `# TYPE ${name} ${type}`,
+    ...samples.map(([labels, value]) => `${name}${labels} ${String(value)}`),
+  ];
+}

@@ -23,6 +23,8 @@ import { seedImages } from "./app/image-seeds.ts";
 import { MigrationPlanner } from "./app/migration-planner.ts";
 import { MetricsQuery } from "./app/metrics-query.ts";
 import { PlacementReports } from "./app/placement-reports.ts";
+import { OidcLogin, type OidcLoginOptions } from "./app/oidc-login.ts";
+import { OidcProvider } from "./app/oidc-provider.ts";
 import { Passwords } from "./app/passwords.ts";
 import { Providers } from "./app/providers.ts";
 import { ResourceService } from "./app/resource-service.ts";
@@ -54,7 +56,9 @@ import { extraRoutes } from "./http/extras.ts";
 import { fleetRoutes } from "./http/fleet.ts";
 import { migrationRoutes } from "./http/migrations.ts";
 import { nativeSurface } from "./http/native.ts";
+import { oidcRoutes } from "./http/oidc.ts";
 import { openApiDocument } from "./http/openapi.ts";
+import type { Route } from "./http/route.ts";
 import { HttpServer } from "./http/server.ts";
 import { systemSurface } from "./http/system.ts";
 import { hostController } from "./resources/host/host.controller.ts";
@@ -224,6 +228,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
         quotas: new Quotas(database),
         apiKeys: new ApiKeys({ database, store, tokens, sealer }),
       }),
+      ...oidcOf(settings, { database, accounts, sealer }),
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
@@ -258,6 +263,14 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
 
   log.info("stopping", { why: await stopped });
   await http.stop(stopGraceMs);
+}
+
+/** The login by way of the operator's identity provider, if there is one. */
+function oidcOf(settings: ControlPlaneSettings, deps: Omit<OidcLoginOptions, "provider">): Route[] {
+  const { oidcIssuer: issuer, oidcClientId: clientId, oidcClientSecret: clientSecret } = settings;
+  if (issuer === "") return [];
+  const provider = new OidcProvider({ issuer, clientId, clientSecret });
+  return oidcRoutes(new OidcLogin({ ...deps, provider }));
 }
 
 /** The operator's names for images: name -> another image's name, a file or a URL. */

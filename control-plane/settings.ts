@@ -197,6 +197,22 @@ export const controlPlaneSettings = {
     max: 100,
     help: "How many times its disk a host that joins may promise; disks are thin.",
   }),
+  oidcIssuer: text({
+    env: "SKERRY_OIDC_ISSUER",
+    default: "",
+    help: "Identity provider (OpenID Connect) that people may log in with, by its issuer URL; none when empty.",
+  }),
+  oidcClientId: text({
+    env: "SKERRY_OIDC_CLIENT_ID",
+    default: "skerry",
+    help: "What the identity provider calls this cloud.",
+  }),
+  oidcClientSecret: text({
+    env: "SKERRY_OIDC_CLIENT_SECRET",
+    default: "",
+    secret: true,
+    help: "The secret that goes with it; empty for a public client.",
+  }),
   auditDays: integer({
     env: "SKERRY_AUDIT_DAYS",
     default: 400,

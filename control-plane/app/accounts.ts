@@ -74,6 +74,11 @@ export class Accounts {
     return this.#begin(account, credentials.project);
   }
 
+  /** Tokens for an account that somebody else has identified. */
+  async loginAs(accountId: string, project: string | undefined): Promise<TokenPair> {
+    return this.#begin({ id: accountId }, project);
+  }
+
   async #authenticate({ username, password, mfaCode, address = "" }: Credentials): Promise<Account> {
     const { store, passwords, secondFactor } = this.#options;
     const account = await store.findByUsername(username, networkOf(address));
@@ -95,7 +100,10 @@ export class Accounts {
     throw invalidCredentials();
   }
 
-  async #begin({ id, passwordHash }: Account, project: string | undefined): Promise<TokenPair> {
+  async #begin(
+    { id, passwordHash }: { readonly id: string; readonly passwordHash?: string | null },
+    project: string | undefined,
+  ): Promise<TokenPair> {
     const { identities, sessions } = this.#options;
     const principal = await identities.findMember(id, project);
     if (!principal) throw invalidCredentials();

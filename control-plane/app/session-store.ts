@@ -25,13 +25,13 @@ export class SessionStore {
 
   /**
    * Stores the first token of a login.
-   * @param passwordHash what the login was checked against; false when it is another by now
+   * @param passwordHash what the login was checked against, if it was by password; false when it is another by now
    */
-  async begin(token: RefreshToken, passwordHash: string | null): Promise<boolean> {
+  async begin(token: RefreshToken, passwordHash: string | null | undefined): Promise<boolean> {
     return this.#database.transaction(async (tx) => {
       const sql = "select password_hash as hash from account where id = $1 for no key update";
       const [account] = await tx.query<{ hash: string | null }>(sql, [token.accountId]);
-      if (account?.hash !== passwordHash) return false;
+      if (!account || (passwordHash !== undefined && account.hash !== passwordHash)) return false;
       insertToken(tx, token);
       return true;
     });

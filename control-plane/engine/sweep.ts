@@ -82,6 +82,7 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
       and $1::text[] is not null returning 1`,
   },
   { name: "tombstone_old", sql: retention("tombstone", "erased_at", "30 days") },
+  { name: "oidc_login_old", sql: retention("oidc_login", "expires_at", "0 hours") },
   { name: "login_address_old", sql: retention("login_address", "at", "40 days") },
   { name: "refresh_token_old", sql: retention("refresh_token", "expires_at", "7 days") },
   { name: "operation_old", sql: retention("operation", "ended_at", "30 days") },

@@ -246,7 +246,7 @@ const canWatch = ({ method, query }: Route) =>
 void t.test("nor by a watch, a console, or what a body names", async (t) => {
   const stranger = await signIn(world, { role: "admin", project: thief });
   const bearer = `Bearer ${stranger.pair.access_token}`;
-  for (const route of routes.filter((each) => each.upgrade)) {
+  for (const route of routes.filter((each) => "upgrade" in each)) {
     const path = pathWith(route, belongings);
     t.equal(await joins(path), 401, `${path} as nobody`);
     t.equal(await joins(path, bearer), 404, `${path} as a stranger`);

@@ -12,6 +12,8 @@ import { seedFlavors } from "#cp/app/flavor-seeds.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
 import { MigrationPlanner } from "#cp/app/migration-planner.ts";
 import { PlacementReports } from "#cp/app/placement-reports.ts";
+import { OidcLogin } from "#cp/app/oidc-login.ts";
+import { OidcProvider, type OidcClient } from "#cp/app/oidc-provider.ts";
 import { Passwords } from "#cp/app/passwords.ts";
 import { Providers } from "#cp/app/providers.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
@@ -38,6 +40,7 @@ import { extraRoutes } from "#cp/http/extras.ts";
 import { fleetRoutes } from "#cp/http/fleet.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
+import { oidcRoutes } from "#cp/http/oidc.ts";
 import { openApiDocument } from "#cp/http/openapi.ts";
 import type { Locate } from "#cp/http/relay.ts";
 import { HttpServer } from "#cp/http/server.ts";
@@ -70,6 +73,8 @@ export interface WorldOptions {
   readonly deadlineMs?: number;
   readonly headersTimeoutMs?: number;
   readonly rates?: RateTable;
+  /** Default: there is no identity provider. */
+  readonly oidc?: OidcClient;
   /** Default: secrets are not sealed. */
   readonly secretKeyFile?: string;
 }
@@ -106,6 +111,10 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const audit = new AuditLog(database);
   const auditChain = new AuditChain({ database, keys, keepMs: auditKeptMs, now });
   const users = new Users({ database, resources, store, sessions, passwords, secondFactor, tokens });
+  const oidcRoutesOf = (client: OidcClient | undefined) => {
+    const provider = client && new OidcProvider(client, now);
+    return provider ? oidcRoutes(new OidcLogin({ database, accounts, sealer, provider, now })) : [];
+  };
   const native = nativeSurface({
     kinds,
     resources,
@@ -135,6 +144,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         quotas: new Quotas(database),
         apiKeys: new ApiKeys({ database, store, tokens, sealer, now }),
       }),
+      ...oidcRoutesOf(options.oidc),
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),

@@ -8,6 +8,7 @@
 import path from "node:path";
 import { buildMicro } from "./setup/micro.mjs";
 import { buildSources, runBuilt, runSource } from "./setup/build.mjs";
+import { buildTests, builtTests } from "./setup/build-tests.mjs";
 import { ensureNpmPackages } from "./setup/npm-packages.mjs";
 import { requireNode } from "./setup/node-version.mjs";
 import {
@@ -53,11 +54,10 @@ const modes = {
   "--test": async () => {
     await ensureTapPlugins();
     await buildSources();
+    await buildTests();
     const micro = await buildMicro(testMicro, runBuilt);
-    return runToEnd(runSource("test/support/run", rest), {
-      SKERRY_MICRO_DIR: micro,
-      SKERRY_TEST_BUILT: "yes",
-    });
+    const [node, ...run] = runBuilt("test/support/run", rest);
+    return runToEnd([node, `--conditions=${builtTests}`, ...run], { SKERRY_MICRO_DIR: micro });
   },
   "--setup-only": async () => {
     await ensureTapPlugins();

@@ -4,9 +4,11 @@
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { request as httpRequest } from "node:http";
+import path from "node:path";
 import t from "tap";
 import { z } from "zod";
 import type { Route } from "#cp/http/route.ts";
+import { root } from "#cp/local/programs.ts";
 import { roles, type Role } from "#kernel/ctx.ts";
 import { newIdSuffix } from "#kernel/id.ts";
 import {
@@ -173,7 +175,7 @@ void t.test("every route has a rule, and the unusual ones are those that were th
         : rankOf(route) < ranks.indexOf("operator"),
     );
   const lines = unusual.map((route) => `${nameOf(route)} takes ${route.role}`).sort();
-  const file = new URL("../golden/unusual-access.txt", import.meta.url);
+  const file = path.join(root, "test/golden/unusual-access.txt");
   if (process.env["SKERRY_UPDATE_GOLDEN"]) await writeFile(file, `${lines.join("\n")}\n`);
   const golden = await readFile(file, "utf8");
   t.strictSame(

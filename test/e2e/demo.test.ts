@@ -5,8 +5,7 @@ import path from "node:path";
 import t from "tap";
 import { Child, type Environment } from "#cp/local/child.ts";
 import { CountObserver } from "#cp/local/demo/observer.ts";
-import { root } from "#cp/local/programs.ts";
-import { programOf } from "#test/support/programs.ts";
+import { nodeProgram, root } from "#cp/local/programs.ts";
 import { findProcessesOf, killProcessesOf } from "#test/support/processes.ts";
 import { until } from "#test/support/until.ts";
 
@@ -64,7 +63,7 @@ void t.test("the demo moves a machine there and back and leaves nothing", async 
     process.env["SKERRY_MICRO_DIR"] ?? path.join(root, "node_modules", ".cache", "skerry", "micro");
   const demo = await Child.spawn({
     name: "the demo",
-    argv: programOf("control-plane/local/demo/main"),
+    argv: nodeProgram("control-plane/local/demo/main"),
     env: { ...Object.fromEntries(clean), SKERRY_MICRO_DIR: micro, TMPDIR: home },
     directory: root,
     logFile: path.join(home, "screen.log"),

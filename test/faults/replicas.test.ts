@@ -4,8 +4,7 @@
  */
 import { join } from "node:path";
 import t from "tap";
-import { root } from "#cp/local/programs.ts";
-import { programOf } from "#test/support/programs.ts";
+import { nodeProgram, root } from "#cp/local/programs.ts";
 import type { Skerry } from "#sdk/client.ts";
 import { startCloud } from "#test/support/cloud.ts";
 import { pickPort } from "#test/support/ports.ts";
@@ -37,7 +36,7 @@ const cloud = await startCloud(t, {
 });
 const second = new Program({
   name: "the second control plane",
-  argv: programOf("control-plane/main"),
+  argv: nodeProgram("control-plane/main"),
   env: {
     PATH: process.env["PATH"] ?? "",
     DATABASE_URL: cloud.databaseUrl,

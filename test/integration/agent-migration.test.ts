@@ -5,9 +5,9 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { connect, type IncomingHttpHeaders } from "node:http2";
 import { join } from "node:path";
 import t from "tap";
+import { nodeProgram } from "#cp/local/programs.ts";
 import { create } from "@bufbuild/protobuf";
 import { pullPath } from "#agent/migration/protocol.ts";
-import { programOf } from "#test/support/programs.ts";
 import {
   type Machine,
   type MachineSpec,
@@ -218,7 +218,7 @@ class AgentProcess implements Host, AsyncDisposable {
     this.#knobs = join(world.directory, `${name}-knobs.json`);
     this.#program = new Program({
       name,
-      argv: programOf("agent/main"),
+      argv: nodeProgram("agent/main"),
       env: {
         PATH: process.env["PATH"] ?? "",
         SKERRY_AGENT_DATA: this.#data,

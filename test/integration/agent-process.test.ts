@@ -6,8 +6,7 @@ import { promisify } from "node:util";
 import t from "tap";
 import { create } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
-import { root } from "#cp/local/programs.ts";
-import { programOf } from "#test/support/programs.ts";
+import { nodeProgram, root } from "#cp/local/programs.ts";
 import {
   type Machine,
   type MachineSpec,
@@ -51,7 +50,7 @@ const environment = {
 };
 const agent = new Program({
   name: "agent",
-  argv: programOf("agent/main"),
+  argv: nodeProgram("agent/main"),
   env: environment,
   logFile: join(world.directory, "agent.log"),
   announcesReady: false,
@@ -85,7 +84,7 @@ const connected = (holds = true) => until(() => world.agents.connected().include
 const full = () => world.reports.some(({ report }) => report.full);
 
 await t.test("a host without a token, or with a wrong one, says so and ends", async (t) => {
-  const [program, ...args] = programOf("agent/main");
+  const [program, ...args] = nodeProgram("agent/main");
   for (const [token, reason] of [
     [{}, "NOT_ENROLLED"],
     [{ SKERRY_AGENT_TOKEN: "nonsense" }, "TOKEN_MALFORMED"],
@@ -225,7 +224,7 @@ await t.test("a clean stop leaves machines, or turns them off until the next sta
 });
 
 await t.test("one agent per folder", async (t) => {
-  const [program, ...args] = programOf("agent/main");
+  const [program, ...args] = nodeProgram("agent/main");
   const second = promisify(execFile)(program, args, { cwd: root, env: environment });
   const failed = await second.catch((error: { stderr: string }) => error.stderr);
   t.match(failed, /AGENT_ALREADY_RUNNING/);

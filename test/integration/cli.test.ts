@@ -5,13 +5,12 @@ import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import t, { type Test } from "tap";
 import { parse } from "yaml";
-import { root } from "#cp/local/programs.ts";
+import { nodeProgram, root } from "#cp/local/programs.ts";
 import { createAgentClients } from "#sdk/agent.ts";
 import type { Host } from "#sdk/index.ts";
 import { runCommand } from "#sdk/cli/run.ts";
 import type { Terminal } from "#sdk/cli/session.ts";
 import { startCloud } from "#test/support/cloud.ts";
-import { programOf } from "#test/support/programs.ts";
 import { until } from "#test/support/until.ts";
 import { anInstance, events, page, problem, ScriptedCloud } from "#test/unit/sdk/scripted-cloud.ts";
 
@@ -69,7 +68,7 @@ async function inProcess(args: readonly string[], env: NodeJS.ProcessEnv, input 
 
 /** Runs the program. */
 function start(t: Test, args: readonly string[], env: NodeJS.ProcessEnv) {
-  const [node, ...program] = programOf("sdk/cli/main");
+  const [node, ...program] = nodeProgram("sdk/cli/main");
   const path = { PATH: process.env["PATH"] };
   const child = spawn(node, [...program, ...args], { env: { ...path, ...env }, cwd: root });
   t.teardown(() => child.kill("SIGKILL"));

@@ -4,8 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import t from "tap";
 import { Child, type Environment } from "#cp/local/child.ts";
-import { root } from "#cp/local/programs.ts";
-import { programOf } from "#test/support/programs.ts";
+import { nodeProgram, root } from "#cp/local/programs.ts";
 import { pickPort } from "#test/support/ports.ts";
 import { findProcessesOf, killProcessesOf } from "#test/support/processes.ts";
 import { until } from "#test/support/until.ts";
@@ -40,7 +39,7 @@ async function launch(changes: Environment = {}): Promise<Launched> {
   const screen: string[] = [];
   const child = await Child.spawn({
     name: "the launcher",
-    argv: programOf("control-plane/local/main"),
+    argv: nodeProgram("control-plane/local/main"),
     env: { ...env, ...changes },
     directory: root,
     logFile: path.join(home, "launcher.log"),

@@ -9,8 +9,7 @@ import path from "node:path";
 import type { Argv, Environment } from "#cp/local/child.ts";
 import { loadCredentials, type Credentials } from "#cp/local/credentials.ts";
 import { NativeApi } from "#cp/local/native-api.ts";
-import { agentEnvironment, controlPlaneEnvironment, root } from "#cp/local/programs.ts";
-import { programOf } from "./programs.ts";
+import { agentEnvironment, controlPlaneEnvironment, nodeProgram, root } from "#cp/local/programs.ts";
 import type { LocalSettings } from "#cp/local/settings.ts";
 import { parseTopology, toHostLabels, type TopologyHost } from "#cp/local/topology.ts";
 import { pickPort } from "./ports.ts";
@@ -208,7 +207,7 @@ async function prepareControlPlane(
   const given = { settings, databaseUrl, microDirectory, credentials, imageOverridesFile };
   return new Program({
     name: "the control plane",
-    argv: programOf("control-plane/main"),
+    argv: nodeProgram("control-plane/main"),
     env: { ...controlPlaneEnvironment(inheritedEnvironment(), given), ...controlPlaneEnv },
     logFile: path.join(settings.home, "control-plane.log"),
     announcesReady: true,
@@ -234,7 +233,7 @@ async function prepareAgent(options: {
   const program = new Program({
     name: `the agent of ${host.name}`,
     ...options.place(host, {
-      argv: programOf("agent/main"),
+      argv: nodeProgram("agent/main"),
       env: { ...agentEnvironment(inheritedEnvironment(), given), ...options.env },
     }),
     logFile: path.join(home, `${host.name}.log`),

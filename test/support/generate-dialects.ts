@@ -1,13 +1,12 @@
 /** The SDK's clients of the dialects, made of their OpenAPI documents: see generate-sdk.ts, which writes them. */
-import { fileURLToPath } from "node:url";
+import path from "node:path";
 import { format } from "prettier";
 import { openApiDocument } from "#cp/http/openapi.ts";
+import { root } from "#cp/local/programs.ts";
 import { dialects } from "./surfaces.ts";
 import { camel, declare, doc, pascal, typeOf, union, type Refer, type Schema } from "./typescript-of.ts";
 
-export const generatedDialectsPath = fileURLToPath(
-  new URL("../../sdk/dialects/generated.ts", import.meta.url),
-);
+export const generatedDialectsPath = path.join(root, "sdk/dialects/generated.ts");
 
 interface Content {
   readonly content?: Readonly<Record<string, { readonly schema?: Schema }>>;

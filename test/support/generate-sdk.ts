@@ -8,16 +8,17 @@
  * A test regenerates and compares.
  */
 import { writeFile } from "node:fs/promises";
+import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { format } from "prettier";
 import { z } from "zod";
+import { root } from "#cp/local/programs.ts";
 import { kinds } from "#cp/resources/kinds.ts";
 import type { AnyDefinition } from "#cp/resources/definition.ts";
 import { generateDialects, generatedDialectsPath } from "./generate-dialects.ts";
 import { camel, declare, doc, pascal, quote, typeOf, union, type Schema } from "./typescript-of.ts";
 
-const root = new URL("../../", import.meta.url);
-export const generatedPath = fileURLToPath(new URL("sdk/kinds/generated.ts", root));
+export const generatedPath = path.join(root, "sdk/kinds/generated.ts");
 
 const schemaOf = (type: z.ZodType, io: "input" | "output") =>
   z.toJSONSchema(type, { io, unrepresentable: "any" }) as Schema;

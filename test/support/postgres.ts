@@ -6,8 +6,10 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import pg from "pg";
 import { EmbeddedPostgres } from "#cp/local/postgres.ts";
+import { root } from "#cp/local/programs.ts";
 import { Database } from "#cp/store/database.ts";
 import { migrate } from "#cp/store/migrate.ts";
 import { silentLogger } from "#kernel/log.ts";
@@ -15,7 +17,7 @@ import { silentLogger } from "#kernel/log.ts";
 /** Names the template's URL to the test files of a run. */
 export const serverVariable = "SKERRY_TEST_DATABASE_URL";
 
-const migrations = new URL("../../control-plane/store/migrations/", import.meta.url);
+const migrations = pathToFileURL(path.join(root, "control-plane/store/migrations/"));
 
 /** What the helpers need of tap's `t`. */
 export interface Teardown {

@@ -1,6 +1,6 @@
 /**
  * `npm test`: one database server and one folder for all files, some of which run at a time, then a look for anything
- * left running. The last line is `N passed, N failed`.
+ * left running. The last line is `N passed, N failed`. It runs what the set-up has built, product and tests.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -12,7 +12,6 @@ import { inspect } from "node:util";
 import { root } from "#cp/local/programs.ts";
 import { serverVariable, startTestServer } from "./postgres.ts";
 import { killProcessesOf } from "./processes.ts";
-import { builtVariable } from "./programs.ts";
 import { TapReport, type Counts } from "./tap-report.ts";
 
 /** More than there are cores of: much of their time tests wait. */
@@ -61,14 +60,7 @@ async function listTests(given: readonly string[]): Promise<string[]> {
 }
 
 /** What a run of the tests may be told: where the guest is, how many faults, and the seed that repeats a run. */
-const told = [
-  builtVariable,
-  "SKERRY_MICRO_DIR",
-  "SKERRY_FAULTS",
-  "SKERRY_ONLY",
-  "SKERRY_SEED",
-  "SKERRY_TEST_SEED",
-];
+const told = ["SKERRY_MICRO_DIR", "SKERRY_FAULTS", "SKERRY_ONLY", "SKERRY_SEED", "SKERRY_TEST_SEED"];
 
 /** Nobody's other settings change what a test does; everything temporary is below the run's folder. */
 function testEnvironment(directory: string): NodeJS.ProcessEnv {
@@ -88,9 +80,10 @@ async function runTap(
     "--reporter=tap",
     "--fail-skip",
     "--fail-todo",
+    "--node-arg=--conditions=built-tests",
     `--jobs=${String(jobs)}`,
   ];
-  const child = spawn(tap, ["run", ...flags, ...files], {
+  const child = spawn(tap, ["run", ...flags, ...files.map(builtOf)], {
     cwd: root,
     env,
     stdio: ["ignore", "pipe", "inherit"],
@@ -100,11 +93,21 @@ async function runTap(
   const ended = once(child, "close") as Promise<[number | null]>;
   const report = new TapReport();
   for await (const line of createInterface({ input: child.stdout, crlfDelay: Infinity })) {
-    for (const shown of report.take(line)) say(shown);
+    for (const shown of report.take(nameSources(line))) say(shown);
   }
   const [exitCode] = await ended;
   signal.removeEventListener("abort", stop);
   return report.close(signal.aborted ? 1 : (exitCode ?? 1));
+}
+
+/** Where the set-up has put the translation of a test. */
+function builtOf(file: string): string {
+  return path.join("dist", file.replace(/\.ts$/, ".js"));
+}
+
+/** Names tests as whoever mends them knows them. */
+function nameSources(line: string): string {
+  return line.replaceAll(/\bdist\/(test\/\S+)\.js\b/g, "$1.ts");
 }
 
 /** A process that a test forgot is a failure of its own: it would be a leak in the product as well. */

@@ -7,6 +7,7 @@ import path from "node:path";
 import { tmpdir } from "node:os";
 import t from "tap";
 import type { z } from "zod";
+import { root } from "#cp/local/programs.ts";
 import { builtInTopology } from "#cp/local/topology.ts";
 import { startCloud } from "#test/support/cloud.ts";
 import { answerSchema, errorSchemaOf, hasOperation } from "#test/support/openapi.ts";
@@ -15,7 +16,7 @@ import { dialectNames, documented, type DialectName } from "./documented.ts";
 import { schemaOf, type Exchange } from "./exchange.ts";
 import { exchanges } from "./exchanges.ts";
 
-const golden = new URL("not-yet-built.txt", import.meta.url);
+const golden = path.join(root, "test/dialects/contract/not-yet-built.txt");
 const patienceMs = 30_000;
 
 /** The references' images are a disk of nothing, which will do for guests that are fake. */

@@ -2,12 +2,13 @@ import { readFile, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { once } from "node:events";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import t from "tap";
 import { Child } from "#cp/local/child.ts";
 import { loadCredentials, saveCredentials } from "#cp/local/credentials.ts";
 import { lockHome } from "#cp/local/home-lock.ts";
 import { requireFreePort } from "#cp/local/ports.ts";
-import { agentEnvironment, controlPlaneEnvironment } from "#cp/local/programs.ts";
+import { agentEnvironment, controlPlaneEnvironment, root } from "#cp/local/programs.ts";
 import { watchLines } from "#cp/local/screen.ts";
 import { readLocalSettings } from "#cp/local/settings.ts";
 import { Supervisor } from "#cp/local/supervisor.ts";
@@ -330,7 +331,7 @@ await t.test("a run's report counts, shows failures, and does not trust silence"
 });
 
 await t.test("a machine is set up with what it lacks", async (t) => {
-  const setup = new URL("../../../control-plane/local/setup/", import.meta.url);
+  const setup = pathToFileURL(path.join(root, "control-plane/local/setup/"));
   const { findDifference } = (await import(new URL("npm-packages.mjs", setup).href)) as {
     findDifference: (wanted: object, installed: object) => string | undefined;
   };

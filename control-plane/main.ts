@@ -64,6 +64,7 @@ import { systemSurface } from "./http/system.ts";
 import { hostController } from "./resources/host/host.controller.ts";
 import { createImageController } from "./resources/image/image.actions.ts";
 import { instanceController } from "./resources/instance/instance.controller.ts";
+import { workloadController } from "./resources/workload/workload.controller.ts";
 import { kinds } from "./resources/kinds.ts";
 import { createRegistry } from "./resources/registry.ts";
 import { defaultPolicy } from "./scheduler/default-policy.ts";
@@ -126,7 +127,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     maxBytes,
     store: (...given) => blobs.writeStream(...given),
   });
-  const controllers = [instanceController, hostController, images];
+  const controllers = [instanceController, workloadController, hostController, images];
   const policy = defaultPolicy({
     cost: settings.weightCost,
     distance: settings.weightDistance,

@@ -27,6 +27,7 @@ export async function resolveReferences(
     if (typeof wanted !== "string" || wanted === (previous && referredIn(previous, reference))) continue;
     const projects = reference.own ? [project] : [project, rootProject];
     const resource = await findByName(on, projects, reference.kind, wanted);
+    if (reference.takes && !(resource && reference.takes(resource))) continue;
     if (!resource) {
       throw invalidField(
         `spec.${[reference.field, reference.within].filter((name) => name !== undefined).join(".")}`,

@@ -1,14 +1,22 @@
 /** Takes the upload that an image of source `upload` waits for. */
 import type { Ctx } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
-import { diskHeaderBytes, inspectDisk, type DiskFormat } from "#kernel/qcow2.ts";
+import { diskHeaderBytes, inspectDisk } from "#kernel/qcow2.ts";
 import { changeResource, lockResource } from "../engine/rows.ts";
 import { enqueue } from "../engine/work.ts";
-import { image, type Image, type ImageFile, type ImageStatus } from "../resources/image/image.resource.ts";
+import {
+  image,
+  type Image,
+  type ImageFile,
+  type ImageSpec,
+  type ImageStatus,
+} from "../resources/image/image.resource.ts";
 import type { BlobStore } from "../store/blobs.ts";
 import type { Database } from "../store/database.ts";
 import { authorise } from "./authorisation.ts";
 import { readResource } from "./resource-queries.ts";
+
+const tarHeaderBytes = 512;
 
 export interface ImageContentOptions {
   readonly database: Database;
@@ -26,7 +34,7 @@ export class ImageContent {
   }
 
   /**
-   * Stores the stream as the image's disk. What is no disk, or reaches outside itself, is refused before
+   * Stores the stream as the image's disk or archive. What is none, or a disk that reaches outside itself, is refused before
    * more than its first bytes are read. An interrupted upload leaves the image waiting for another.
    */
   async upload(ctx: Ctx, id: string, content: AsyncIterable<Uint8Array>): Promise<void> {
@@ -37,9 +45,9 @@ export class ImageContent {
       throw new Fault("denied", "the image belongs to another project", { reason: "OTHER_PROJECT" });
     }
     requireWaiting(found);
-    const disk = await inspected(content);
-    const { sha256, sizeBytes } = await blobs.writeStream(disk.content, maxBytes, ctx.signal);
-    const file: ImageFile = { role: "disk", sha256, size_bytes: sizeBytes, url: "", format: disk.format };
+    const { stream, ...kept } = await inspected(content, found.desired.type);
+    const { sha256, sizeBytes } = await blobs.writeStream(stream, maxBytes, ctx.signal);
+    const file: ImageFile = { ...kept, sha256, size_bytes: sizeBytes, url: "" };
     await this.#store(ctx, id, file);
     this.#options.onChange();
   }
@@ -70,7 +78,7 @@ function requireWaiting({ desired, observed, deletingAt }: Image): void {
   if (desired.source.type !== "upload") {
     throw refuse("NOT_AN_UPLOAD", "the content of this image does not come from an upload");
   }
-  if (desired.type !== "disk") throw refuse("NOT_A_DISK", "only disks can be uploaded");
+  if (desired.type === "kernel") throw refuse("NOT_A_DISK", "only disks and archives can be uploaded");
   if (observed && observed.files.length > 0) {
     throw refuse("HAS_CONTENT", "the image has its content already; create another one");
   }
@@ -79,18 +87,27 @@ function requireWaiting({ desired, observed, deletingAt }: Image): void {
 /** Judges the first bytes; gives back the whole stream. */
 async function inspected(
   content: AsyncIterable<Uint8Array>,
-): Promise<{ readonly format: DiskFormat; readonly content: AsyncIterable<Uint8Array> }> {
+  type: ImageSpec["type"],
+): Promise<Pick<ImageFile, "role" | "format"> & { readonly stream: AsyncIterable<Uint8Array> }> {
   const iterator = content[Symbol.asyncIterator]();
   let head = Buffer.alloc(0);
-  while (head.length < diskHeaderBytes) {
+  while (head.length < Math.max(diskHeaderBytes, tarHeaderBytes)) {
     const next = await iterator.next();
     if (next.done) break;
     head = Buffer.concat([head, next.value]);
   }
   if (head.length === 0) throw new Fault("invalid", "the upload is empty", { reason: "IMAGE_EMPTY" });
-  const { format } = inspectDisk(head);
-  return { format, content: rejoin(head, iterator) };
+  const stream = rejoin(head, iterator);
+  if (type !== "container") return { role: "disk", format: inspectDisk(head).format, stream };
+  if (isArchive(head)) return { role: "archive", format: "", stream };
+  throw new Fault("invalid", "the upload is no OCI archive: it must be a tar file", {
+    reason: "NOT_AN_ARCHIVE",
+  });
 }
+
+/** Every tar file says so at this place, unless it is compressed. */
+const isArchive = (head: Buffer) =>
+  head.subarray(257, 262).toString() === "ustar" || head.readUInt16BE(0) === 0x1f8b;
 
 async function* rejoin(
   head: Uint8Array,

@@ -56,6 +56,12 @@ export function toObservation(machine: Machine): MachineObservation {
       }),
       ...(machine.leaseTerms > 0n && { lease_terms: Number(machine.leaseTerms) }),
       ...(machine.diskBaseline && { disk_baseline: machine.diskBaseline }),
+      ...(machine.container && {
+        container: {
+          health: machine.container.health,
+          exit_code: machine.container.exited ? machine.container.exitCode : null,
+        },
+      }),
       ...(machine.move && { move: toMoveObservation(machine.move) }),
     },
   };

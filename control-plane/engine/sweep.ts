@@ -36,7 +36,7 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
         and (r.deleting_at is not null
           or exists (select 1 from operation o where o.resource_id = r.id and o.status in ('running', 'undoing'))
           or exists (select 1 from resource q where q.request_of = r.id)
-          or (r.kind = 'instance' and r.observed_generation < r.generation
+          or (r.kind in ('instance', 'workload') and r.observed_generation < r.generation
               and not coalesce((r.problem ->> 'stuck')::boolean, false)))
       returning 1`,
   },
@@ -49,6 +49,18 @@ const statements: readonly { readonly name: string; readonly sql: string }[] = [
         and (w.host_id is distinct from r.host_id or exists (select 1 from resource q where q.request_of = r.id))
         and not exists (select 1 from resource h
           where h.id = w.host_id and coalesce((h.observed ->> 'connected')::boolean, false))
+      returning 1`,
+  },
+  {
+    // What is cut off for longer than its owner bears is given to another host, which takes no connection to its own.
+    name: "workload_cut_off",
+    sql: `update work w set host_id = null, run_at = now(), dirty_seq = dirty_seq + 1 from resource r
+      join host_session s on s.host_id = r.host_id
+      where r.id = w.key and r.kind = 'workload' and 'workload' = any($1) and w.host_id is not null
+        and w.lease_until is null and s.replica_id is null
+        and s.last_seen < now() - (r.desired ->> 'replace_after_seconds')::numeric * interval '1 second'
+        and (r.desired ->> 'on_disconnect' = 'replace' or not exists (
+          select 1 from incarnation i where i.resource_id = r.id and i.host_id = r.host_id))
       returning 1`,
   },
   {

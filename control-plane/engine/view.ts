@@ -39,7 +39,7 @@ const incarnationsJson = `(
   select jsonb_agg(jsonb_build_object('hostId', i.host_id, 'seq', i.seq, 'epoch', i.epoch,
       'acceptedGeneration', i.accepted_generation, 'generation', i.generation, 'state', i.state,
       'observed', i.observed, 'updatedAt', i.updated_at,
-      'connected', i.host_id = r.host_id
+      'connected', (i.host_id = r.host_id and r.kind <> 'workload')
         or (select coalesce((h.observed ->> 'connected')::boolean, false) from resource h where h.id = i.host_id)))
   from incarnation i where i.resource_id = r.id)`;
 

@@ -82,6 +82,8 @@ export interface Reference {
   readonly own?: true;
   /** True: it may go away all the same; the engine sees it for as long as it is there. */
   readonly weak?: true;
+  /** Present: a name that nothing has, or only what this does not take, stands for itself. */
+  readonly takes?: (resource: Resource) => boolean;
   /** True: `derive` takes over what it holds, so nothing keeps it from going away afterwards. */
   readonly copied?: true;
 }

@@ -9,12 +9,14 @@ import { migration } from "./migration/migration.resource.ts";
 import { operation } from "./operation/operation.resource.ts";
 import { project } from "./project/project.resource.ts";
 import { user } from "./user/user.resource.ts";
+import { workload } from "./workload/workload.resource.ts";
 import { price } from "./price/price.resource.ts";
 
 /** Every kind there is; the native API, OpenAPI, SDK and command line follow this list. */
 export const kinds: readonly AnyDefinition[] = [
   instance,
   migration,
+  workload,
   image,
   flavor,
   keyPair,

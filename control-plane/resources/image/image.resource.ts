@@ -6,7 +6,7 @@ import type { InstanceSpec } from "../instance/instance.resource.ts";
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "must be a lower-case hexadecimal SHA-256");
 
 export const imageFile = z.strictObject({
-  role: z.enum(["disk", "kernel", "initrd"]),
+  role: z.enum(["disk", "kernel", "initrd", "archive"]),
   sha256,
   size_bytes: z.int().min(0),
   /** Empty: fetched from the control plane by its digest. */
@@ -49,7 +49,10 @@ export const imageOs = z.strictObject({
 });
 
 export const imageSpec = z.strictObject({
-  type: z.enum(["disk", "kernel"]).default("disk"),
+  type: z
+    .enum(["disk", "kernel", "container"])
+    .default("disk")
+    .describe("what it is; a container's is an OCI archive, for workloads"),
   architecture: z.enum(["x86_64", "aarch64"]).default("x86_64"),
   aliases: z.array(z.string().min(1).max(255)).max(64).default([]),
   description: z.string().max(1024).default(""),
@@ -86,7 +89,8 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   kind: "image",
   plural: "images",
   idPrefixes: ["img"],
-  summary: "What an instance boots from: a disk, or a kernel with its initrd",
+  summary:
+    "What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image",
   scope: "shared",
   spec: imageSpec,
   status: imageStatus,
@@ -107,7 +111,7 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   },
   filters: {
     architecture: { summary: "x86_64 or aarch64", path: ["desired", "architecture"] },
-    type: { summary: "disk or kernel", path: ["desired", "type"] },
+    type: { summary: "disk, kernel or container", path: ["desired", "type"] },
   },
   quota: { images: 1 },
   access: { read: "viewer", create: "operator", update: "operator", delete: "operator" },
@@ -141,6 +145,15 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
     const builtInBefore = previous?.source.type === "built-in";
     if (next.source.type === "built-in" && previous && !builtInBefore) {
       throw new Fault("invalid", "an image cannot become built-in", { detail: { field: "source" } });
+    }
+    if (next.type === "container" && next.source.type !== "upload") {
+      throw new Fault(
+        "invalid",
+        "spec.source: a container's image is uploaded; workloads name registries themselves",
+        {
+          detail: { field: "spec.source" },
+        },
+      );
     }
   },
 });

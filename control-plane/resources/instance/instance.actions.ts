@@ -38,7 +38,7 @@ export function specOf({ resource, references }: View<Instance>): MachineSpec {
 /** Hands a host an intent, above all that came before, and gives its answer. */
 export async function sendSpec(
   effects: Effects,
-  { resource }: View<Instance>,
+  { resource }: Pick<View, "resource">,
   hostId: string,
   spec: MachineSpec,
   waitMs: number,
@@ -53,7 +53,7 @@ export async function sendSpec(
  */
 export function removeFromHost(
   effects: Effects,
-  { resource }: View<Instance>,
+  { resource }: Pick<View, "resource">,
   hostId: string,
   how: { readonly keepDisksSeconds?: number; readonly adoptionEnd?: AdoptionEnd } = {},
 ): Promise<boolean> {

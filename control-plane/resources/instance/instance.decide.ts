@@ -170,12 +170,12 @@ export function neededFor(
 }
 
 /** Every host that may hold something of it. */
-export function hostsOf({ resource, incarnations, reserved }: View<Instance>): readonly string[] {
+export function hostsOf({ resource, incarnations, reserved }: View): readonly string[] {
   const ids = [...incarnations, ...reserved].map(({ hostId }) => hostId);
   return [...new Set(resource.hostId ? [resource.hostId, ...ids] : ids)];
 }
 
-export function ownerOf(resource: Instance, incarnations: readonly Incarnation[]): Incarnation | undefined {
+export function ownerOf(resource: Resource, incarnations: readonly Incarnation[]): Incarnation | undefined {
   return incarnations.find(({ hostId }) => hostId === resource.hostId);
 }
 

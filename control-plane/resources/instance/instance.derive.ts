@@ -15,6 +15,9 @@ export function deriveSpec(
   { image, flavor, key_pair: keyPair }: Readonly<Record<string, Resource>>,
   previous: InstanceSpec | undefined,
 ): InstanceSpec {
+  if (image && (image.desired as ImageSpec).type === "container") {
+    throw refuse("image", "is a container's: run it as a workload", "IMAGE_OF_CONTAINER");
+  }
   const own = { ...spec, on_host_loss_changes: countChanges(spec, previous) };
   const sized = flavor ? withFlavor(own, given, flavor, previous) : withOwnSize(own, previous);
   const least = image ? (image.desired as ImageSpec).min_disk_bytes : 0;

@@ -3,6 +3,7 @@ import { Fault } from "#kernel/fault.ts";
 import { instanceConstraints } from "./constraints.ts";
 import { deriveSpec } from "./instance.derive.ts";
 import { exampleInstance } from "./instance.example.ts";
+import { machinePhase } from "../machine-phase.ts";
 import { defineResource, defineVerb, type PhaseInput, type Resource } from "../definition.ts";
 
 const MiB = 1024 ** 2;
@@ -154,30 +155,8 @@ export const instancePhases = [
 export type InstancePhase = (typeof instancePhases)[number];
 export type Instance = Resource<InstanceSpec, InstanceStatus, InstancePhase>;
 
-function phase(r: PhaseInput<InstanceSpec, InstanceStatus>): InstancePhase {
-  if (r.deletingAt) return "deleting";
-  const stuck = r.problem !== undefined && r.problem.stuck && r.problem.generation >= r.generation;
-  // A machine that runs goes on running, whatever could not be done to it: the problem is shown beside.
-  if (stuck && (!r.observed || r.observed.state === "failed")) return "failed";
-  if (!r.observed) return r.hostId ? "building" : "pending";
-  if (r.observed.migration) return "migrating";
-  const on = r.desired.power === "on";
-  const reached = r.observedGeneration >= r.generation;
-  switch (r.observed.state) {
-    case "preparing":
-    case "starting":
-      return on ? "building" : "stopping";
-    case "running":
-    case "paused":
-      return on ? "running" : "stopping";
-    case "stopping":
-      return on && !reached ? "building" : "stopping";
-    case "stopped":
-      return on && !reached ? "building" : "stopped";
-    case "failed":
-      return reached ? "failed" : "building";
-  }
-}
+const phase = (r: PhaseInput<InstanceSpec, InstanceStatus>): InstancePhase =>
+  machinePhase(r, r.observed?.migration ? "migrating" : undefined);
 
 const noInput = z.strictObject({});
 

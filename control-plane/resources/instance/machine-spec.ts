@@ -14,7 +14,7 @@ import { toAdoption } from "./instance.adopt.ts";
 import { leaseTermsOf } from "./instance.lost.ts";
 import type { Instance, InstanceSpec } from "./instance.resource.ts";
 
-const restartPolicies: Record<InstanceSpec["restart_policy"], RestartPolicy> = {
+export const restartPolicies: Record<InstanceSpec["restart_policy"], RestartPolicy> = {
   always: RestartPolicy.ALWAYS,
   "on-failure": RestartPolicy.ON_FAILURE,
   never: RestartPolicy.NEVER,

@@ -12,6 +12,7 @@ import { AccountStore } from "./app/account-store.ts";
 import { Accounts } from "./app/accounts.ts";
 import { Adoption } from "./app/adoption.ts";
 import { ApiKeys } from "./app/api-keys.ts";
+import { EdgeNodes } from "./app/edge-nodes.ts";
 import { Enrolment } from "./app/enrolment.ts";
 import { AuditChain } from "./app/audit-chain.ts";
 import { AuditLog } from "./app/audit.ts";
@@ -54,11 +55,13 @@ import { auditVerificationRoute } from "./http/audit.ts";
 import { directoryRoutes } from "./http/directory.ts";
 import { extraRoutes } from "./http/extras.ts";
 import { fleetRoutes } from "./http/fleet.ts";
+import { workloadRoutes } from "./http/workloads.ts";
 import { migrationRoutes } from "./http/migrations.ts";
 import { nativeSurface } from "./http/native.ts";
 import { oidcRoutes } from "./http/oidc.ts";
 import { openApiDocument } from "./http/openapi.ts";
 import type { Route } from "./http/route.ts";
+import type { Locate } from "./http/relay.ts";
 import { HttpServer } from "./http/server.ts";
 import { systemSurface } from "./http/system.ts";
 import { hostController } from "./resources/host/host.controller.ts";
@@ -205,6 +208,10 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const planner = new MigrationPlanner({ database, fleet: engine.fleet });
   const users = new Users({ database, resources, store, sessions, passwords, secondFactor, tokens });
   const providers = new Providers({ fleet: engine.fleet, policy });
+  const locate: Locate = async (hostId) => {
+    if (agents.connected().includes(hostId)) return { here: true };
+    return (await engine.presence.locate(hostId)) ?? { here: true };
+  };
   const native = nativeSurface({
     kinds,
     resources,
@@ -233,17 +240,14 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
-      ...consoleRoutes({
-        resources,
-        agents,
-        locate: async (hostId) => {
-          if (agents.connected().includes(hostId)) return { here: true };
-          return (await engine.presence.locate(hostId)) ?? { here: true };
-        },
-      }),
+      ...consoleRoutes({ resources, agents, locate }),
+      ...workloadRoutes({ resources, agents, locate }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
+  const novacron = novacronSurface({
+    ...{ resources, accounts, users, audit, metrics, planner, providers },
+    edge: new EdgeNodes(database),
+  });
   const services = servicesSurface({ resources, metrics, accounts, authenticator: tokens });
   const surfaces = [native, novacron, atonixSurface({ resources }), services];
   const documents = Object.fromEntries(

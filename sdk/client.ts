@@ -6,8 +6,15 @@ import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from
 import { apiKeyExtras, projectExtras, userExtras } from "./directory.ts";
 import { createDialect } from "./dialects/client.ts";
 import { dialects, type Dialects } from "./dialects/generated.ts";
-import { enrolmentTokenExtras, hostExtras, imageExtras, instanceExtras, keyPairExtras } from "./extras.ts";
 import { fleetExtras } from "./fleet.ts";
+import {
+  enrolmentTokenExtras,
+  hostExtras,
+  imageExtras,
+  instanceExtras,
+  keyPairExtras,
+  workloadExtras,
+} from "./extras.ts";
 import { kinds, type Kinds } from "./kinds/generated.ts";
 import { Transport, type CallOptions, type Credentials, type TransportOptions } from "./transport.ts";
 
@@ -44,6 +51,7 @@ export class Skerry {
   readonly instances: CollectionOf<Kinds["instances"]> & ReturnType<typeof instanceExtras>;
   readonly migrations: CollectionOf<Kinds["migrations"]>;
   readonly images: CollectionOf<Kinds["images"]> & ReturnType<typeof imageExtras>;
+  readonly workloads: CollectionOf<Kinds["workloads"]> & ReturnType<typeof workloadExtras>;
   readonly flavors: CollectionOf<Kinds["flavors"]>;
   readonly keyPairs: CollectionOf<Kinds["keyPairs"]> & ReturnType<typeof keyPairExtras>;
   readonly hosts: CollectionOf<Kinds["hosts"]> & ReturnType<typeof hostExtras>;
@@ -68,6 +76,7 @@ export class Skerry {
     this.instances = Object.assign(collection("instances"), instanceExtras(transport));
     this.migrations = collection("migrations");
     this.images = Object.assign(collection("images"), imageExtras(transport));
+    this.workloads = Object.assign(collection("workloads"), workloadExtras(transport));
     this.flavors = collection("flavors");
     const keyPairs = collection("keyPairs");
     this.keyPairs = Object.assign(keyPairs, keyPairExtras(keyPairs));

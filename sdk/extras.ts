@@ -205,6 +205,28 @@ export function hostExtras(transport: Transport) {
   };
 }
 
+/** A line that a workload printed. */
+export interface WorkloadLogLine {
+  readonly at: string;
+  readonly stream: "stdout" | "stderr";
+  readonly text: string;
+}
+
+/** What workloads offer besides. */
+export function workloadExtras(transport: Transport) {
+  return {
+    /** The last lines that it printed, oldest first. */
+    async readLog(id: string, lines: number, options: CallOptions = {}): Promise<readonly WorkloadLogLine[]> {
+      const call = { method: "GET", path: path("workloads", id, "log"), query: { lines } } as const;
+      const answer = await transport.required<{ readonly lines: readonly WorkloadLogLine[] }>({
+        ...options,
+        ...call,
+      });
+      return answer.lines;
+    },
+  };
+}
+
 /** The answer to creating an enrolment token: the only time that it is shown. */
 export type IssuedEnrolmentToken = EnrolmentToken & {
   readonly token: string;

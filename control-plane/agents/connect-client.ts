@@ -74,6 +74,9 @@ export function createAgentPort(connections: Connections, marginMs = 10_000): Ag
       }
     },
 
+    readWorkloadLog: (hostId, request, signal) =>
+      call(hostId, signal, 0, ({ workloads }, options) => workloads.readWorkloadLog(request, options)),
+
     async *attachConsole(hostId, request, input, signal) {
       try {
         const { console } = connections.clientsOf(hostId);

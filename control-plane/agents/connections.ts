@@ -11,6 +11,7 @@ import { ImageService } from "#gen/skerry/agent/v1/image_pb.js";
 import { HostService } from "#gen/skerry/agent/v1/host_pb.js";
 import { MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
 import { MetricsService } from "#gen/skerry/agent/v1/metrics_pb.js";
+import { WorkloadService } from "#gen/skerry/agent/v1/workload_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { manageSession } from "#kernel/session-manager.ts";
 import { dismiss } from "./dismissal.ts";
@@ -24,6 +25,7 @@ export interface AgentClients {
   readonly metrics: Client<typeof MetricsService>;
   readonly console: Client<typeof ConsoleService>;
   readonly images: Client<typeof ImageService>;
+  readonly workloads: Client<typeof WorkloadService>;
 }
 
 interface Connection {
@@ -118,5 +120,6 @@ function createClients(session: ClientHttp2Session): AgentClients {
     metrics: createClient(MetricsService, transport),
     console: createClient(ConsoleService, transport),
     images: createClient(ImageService, transport),
+    workloads: createClient(WorkloadService, transport),
   };
 }

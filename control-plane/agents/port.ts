@@ -6,6 +6,7 @@
 import type { AdoptionEnd, Fence, Machine, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { ReadLogResponse } from "#gen/skerry/agent/v1/console_pb.js";
 import type { ProbeHostResponse } from "#gen/skerry/agent/v1/host_pb.js";
+import type { ReadWorkloadLogResponse } from "#gen/skerry/agent/v1/workload_pb.js";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
 
 export type PlainFence = Omit<Fence, "$typeName" | "$unknown">;
@@ -62,6 +63,12 @@ export interface AgentPort {
   ): AsyncIterable<{ readonly done: number; readonly total: number; readonly file?: CapturedFile }>;
   /** The bytes of a file in the host's cache. */
   readImageFile(hostId: string, sha256: string, signal: AbortSignal): AsyncIterable<Uint8Array>;
+  /** The last lines that a container printed. */
+  readWorkloadLog(
+    hostId: string,
+    request: { workloadId: string; lines: number },
+    signal: AbortSignal,
+  ): Promise<ReadWorkloadLogResponse>;
   /** Joins a serial console: yields output with the offset after it, sends what `input` yields. */
   attachConsole(
     hostId: string,

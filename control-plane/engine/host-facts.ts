@@ -29,6 +29,13 @@ export function toHostStatus(
     boot_id: facts.bootId,
     machine_types: facts.machineTypes,
     guest_cpu_model: facts.guestCpuModel,
+    ...(facts.containers && {
+      containers: {
+        engine: facts.containers.engine,
+        version: facts.containers.version,
+        reason: facts.containers.reason,
+      },
+    }),
   };
 }
 

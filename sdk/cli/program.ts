@@ -7,6 +7,7 @@ import { completionCommand } from "./commands/completion.ts";
 import { directoryCommands } from "./commands/directory.ts";
 import { doctorCommand } from "./commands/doctor.ts";
 import { fleetCommands } from "./commands/fleet.ts";
+import { edgeCommand } from "./commands/edge.ts";
 import { hostCommand } from "./commands/host.ts";
 import { flavorCommand } from "./commands/flavor.ts";
 import { keyPairCommand } from "./commands/keypair.ts";
@@ -16,6 +17,7 @@ import { migrationCommand } from "./commands/migration.ts";
 import { operationCommand } from "./commands/operation.ts";
 import { explainCommand } from "./commands/vm-insight.ts";
 import { vmCommand } from "./commands/vm.ts";
+import { workloadCommand } from "./commands/workload.ts";
 import { exitCodeHelp } from "./errors.ts";
 import { formats } from "./output.ts";
 import { runner, type Terminal } from "./session.ts";
@@ -42,6 +44,8 @@ export function createProgram(terminal: Terminal): Command {
     .addCommand(imageCommand(run))
     .addCommand(flavorCommand(run))
     .addCommand(keyPairCommand(run))
+    .addCommand(workloadCommand(run))
+    .addCommand(edgeCommand(run))
     .addCommand(hostCommand(run))
     .addCommand(operationCommand(run))
     .addCommand(agentCommand(run))

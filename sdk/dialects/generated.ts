@@ -292,6 +292,48 @@ export interface NovacronGetOptimalProviderBody {
   };
 }
 
+export interface NovacronWorkload {
+  readonly id: string;
+  readonly name: string;
+  readonly type: string;
+  readonly image: string;
+  readonly status: "pending" | "deploying" | "running" | "stopping" | "stopped" | "deleting" | "failed";
+  readonly health: string | null;
+  readonly resources: {
+    readonly cpu: number;
+    /** bytes */
+    readonly memory: number;
+    readonly gpu: number;
+  };
+  readonly target_location: {
+    readonly latitude: number;
+    readonly longitude: number;
+  } | null;
+  readonly node_id: string | null;
+  readonly created_at: string;
+  readonly updated_at: string;
+  readonly error: {
+    readonly code: string;
+    readonly message: string;
+  } | null;
+}
+
+export interface NovacronCreateWorkloadBody {
+  readonly name: string;
+  readonly type?: string;
+  /** id, name or alias of an image of the type container, or a reference such as docker.io/library/nginx:1 */
+  readonly image: string;
+  readonly resources?: {
+    readonly cpu?: number;
+    readonly memory?: number;
+    readonly gpu?: number;
+  };
+  readonly target_location?: {
+    readonly latitude: number;
+    readonly longitude: number;
+  };
+}
+
 export interface Novacron {
   /** Obtain an access token */
   login(body: NovacronLoginBody, options?: ChangeOptions): Promise<NovacronTokens>;
@@ -476,6 +518,55 @@ export interface Novacron {
     body: NovacronGetOptimalProviderBody,
     options?: ChangeOptions,
   ): Promise<NovacronOptimalProvider>;
+  /** Hosts with where they are, what they have and how much runs there */
+  listEdgeNodes(options?: CallOptions): Promise<{
+    readonly nodes: readonly {
+      readonly id: string;
+      readonly name: string;
+      /** null when its owner has not said where it is */
+      readonly location: {
+        readonly latitude: number;
+        readonly longitude: number;
+        readonly city: string;
+        readonly country: string;
+      } | null;
+      readonly status: "online" | "offline";
+      readonly resources: {
+        readonly cpu: number;
+        /** bytes */
+        readonly memory: number;
+        /** bytes */
+        readonly disk: number;
+        readonly gpu: number;
+      };
+      readonly workloads: number;
+      readonly last_heartbeat: string | null;
+    }[];
+  }>;
+  /** List workloads */
+  listWorkloads(
+    query?: {
+      readonly status?: "pending" | "deploying" | "running" | "stopping" | "stopped" | "deleting" | "failed";
+      /** page, from 1 */
+      readonly page?: number;
+      /** items per page */
+      readonly limit?: number;
+    },
+    options?: CallOptions,
+  ): Promise<{
+    readonly workloads: readonly NovacronWorkload[];
+    readonly total: number;
+    readonly page: number;
+    readonly limit: number;
+  }>;
+  /** Create: A container on a host that is near to where it is needed */
+  createWorkload(body: NovacronCreateWorkloadBody, options?: ChangeOptions): Promise<NovacronWorkload>;
+  /** Get one: A container on a host that is near to where it is needed */
+  getWorkload(workloadId: string, options?: CallOptions): Promise<NovacronWorkload>;
+  /** Delete it */
+  deleteWorkload(workloadId: string, options?: ChangeOptions): Promise<NovacronWorkload>;
+  /** End it and start it again */
+  restartWorkload(workloadId: string, options?: ChangeOptions): Promise<NovacronWorkload>;
 }
 
 export interface AtonixInstance {
@@ -787,7 +878,7 @@ export interface Atonix {
       readonly total: number;
     };
   }>;
-  /** Create: What an instance boots from: a disk, or a kernel with its initrd */
+  /** Create: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
   createImage(
     body: AtonixCreateImageBody,
     options?: ChangeOptions,
@@ -799,7 +890,7 @@ export interface Atonix {
       readonly timestamp: string;
     };
   }>;
-  /** Get one: What an instance boots from: a disk, or a kernel with its initrd */
+  /** Get one: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
   getImage(
     imageId: string,
     options?: CallOptions,
@@ -1138,9 +1229,9 @@ export interface Services {
         readonly results: readonly ServicesImage[];
       }
   >;
-  /** Create: What an instance boots from: a disk, or a kernel with its initrd */
+  /** Create: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
   createImage(body: ServicesCreateImageBody, options?: ChangeOptions): Promise<ServicesImage>;
-  /** Get one: What an instance boots from: a disk, or a kernel with its initrd */
+  /** Get one: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
   getImage(imageId: string, options?: CallOptions): Promise<ServicesImage>;
   /** Delete it */
   deleteImage(imageId: string, options?: ChangeOptions): Promise<ServicesImage>;
@@ -1218,6 +1309,12 @@ export const dialects: { readonly [Name in keyof Dialects]: Operations<Dialects[
     getVmMetrics: ["GET", "/v1/vms/{vm_id}/metrics", "query"],
     listProviders: ["GET", "/v1/providers"],
     getOptimalProvider: ["POST", "/v1/providers/optimal", "body"],
+    listEdgeNodes: ["GET", "/v1/edge/nodes"],
+    listWorkloads: ["GET", "/v1/edge/workloads", "query"],
+    createWorkload: ["POST", "/v1/edge/workloads", "body"],
+    getWorkload: ["GET", "/v1/edge/workloads/{workload_id}"],
+    deleteWorkload: ["DELETE", "/v1/edge/workloads/{workload_id}"],
+    restartWorkload: ["POST", "/v1/edge/workloads/{workload_id}/restart"],
   },
   atonix: {
     listInstances: ["GET", "/v1/compute/instances", "query"],

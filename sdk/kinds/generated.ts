@@ -375,8 +375,154 @@ export interface MigrationKind {
 /** Moves an instance to another host */
 export type Migration = Resource<MigrationKind>;
 
+export interface WorkloadSpec {
+  /** id, name or alias of an image of the type container, or a reference such as docker.io/library/nginx:1 */
+  readonly image: string;
+  /** what it is for; a `job` or `batch` is not started again once it has done its work */
+  readonly type: string;
+  readonly cpus: number;
+  readonly memory_bytes: number;
+  /** counted against the host's disk; not a limit */
+  readonly disk_bytes: number;
+  readonly gpus: number;
+  /** the program and its arguments; empty: what the image says */
+  readonly command: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
+  readonly ports: readonly {
+    readonly protocol: "tcp" | "udp";
+    readonly container_port: number;
+    /** port on the host; 0 lets the host choose */
+    readonly host_port: number;
+    /** address of the host to listen on; 0.0.0.0 is all of them */
+    readonly host_address: string;
+  }[];
+  readonly health: {
+    /** run inside it; exit code 0 is healthy */
+    readonly command: readonly string[];
+    readonly interval_seconds: number;
+    readonly timeout_seconds: number;
+    /** after so many failures in a row it is ended */
+    readonly retries: number;
+    /** failures so soon after the start do not count */
+    readonly start_period_seconds: number;
+  } | null;
+  /** null: as its type needs, on-failure for a job or batch, else always */
+  readonly restart_policy: "always" | "on-failure" | "never" | null;
+  readonly power: "on" | "off";
+  /** counts the restarts asked for */
+  readonly restarts: number;
+  readonly stop_timeout_seconds: number;
+  readonly provider: string | null;
+  readonly region: string | null;
+  /** the nearest host with room is chosen */
+  readonly target_location: {
+    readonly latitude: number;
+    readonly longitude: number;
+  } | null;
+  /** when its host is cut off it runs on there; `replace` starts it elsewhere as well, and the old one is removed when the host is back */
+  readonly on_disconnect: "keep" | "replace";
+  readonly replace_after_seconds: number;
+}
+
+export interface WorkloadInput {
+  /** id, name or alias of an image of the type container, or a reference such as docker.io/library/nginx:1 */
+  readonly image: string;
+  /** what it is for; a `job` or `batch` is not started again once it has done its work */
+  readonly type?: string;
+  readonly cpus?: number;
+  readonly memory_bytes?: number;
+  /** counted against the host's disk; not a limit */
+  readonly disk_bytes?: number;
+  readonly gpus?: number;
+  /** the program and its arguments; empty: what the image says */
+  readonly command?: readonly string[];
+  readonly environment?: Readonly<Record<string, string>>;
+  readonly ports?: readonly {
+    readonly protocol?: "tcp" | "udp";
+    readonly container_port: number;
+    /** port on the host; 0 lets the host choose */
+    readonly host_port?: number;
+    /** address of the host to listen on; 0.0.0.0 is all of them */
+    readonly host_address?: string;
+  }[];
+  readonly health?: {
+    /** run inside it; exit code 0 is healthy */
+    readonly command: readonly string[];
+    readonly interval_seconds?: number;
+    readonly timeout_seconds?: number;
+    /** after so many failures in a row it is ended */
+    readonly retries?: number;
+    /** failures so soon after the start do not count */
+    readonly start_period_seconds?: number;
+  } | null;
+  /** null: as its type needs, on-failure for a job or batch, else always */
+  readonly restart_policy?: "always" | "on-failure" | "never" | null;
+  readonly power?: "on" | "off";
+  /** counts the restarts asked for */
+  readonly restarts?: number;
+  readonly stop_timeout_seconds?: number;
+  readonly provider?: string | null;
+  readonly region?: string | null;
+  /** the nearest host with room is chosen */
+  readonly target_location?: {
+    readonly latitude: number;
+    readonly longitude: number;
+  } | null;
+  /** when its host is cut off it runs on there; `replace` starts it elsewhere as well, and the old one is removed when the host is back */
+  readonly on_disconnect?: "keep" | "replace";
+  readonly replace_after_seconds?: number;
+}
+
+export interface WorkloadStatus {
+  readonly host_id: string;
+  readonly state: "preparing" | "starting" | "running" | "paused" | "stopping" | "stopped" | "failed";
+  readonly reason: string;
+  readonly message: string;
+  /** null: nothing checks it, or it does not run */
+  readonly health: "starting" | "healthy" | "unhealthy" | null;
+  /** how it ended; null while it runs */
+  readonly exit_code: number | null;
+  readonly ports: readonly {
+    readonly protocol: string;
+    readonly container_port: number;
+    readonly host_port: number;
+    readonly host_address: string;
+  }[];
+  readonly started_at: string | null;
+  readonly restarts: number;
+  /** restarts that nobody asked for */
+  readonly crashes: number;
+  /** what runs it, such as podman */
+  readonly engine: string;
+}
+
+export type WorkloadPhase =
+  "pending" | "building" | "running" | "stopping" | "stopped" | "deleting" | "deleted" | "failed";
+
+export interface WorkloadKind {
+  readonly kind: "workload";
+  readonly spec: WorkloadSpec;
+  readonly input: WorkloadInput;
+  readonly status: WorkloadStatus;
+  readonly phase: WorkloadPhase;
+  readonly verbs: {
+    /** Start it; does nothing when it runs */
+    readonly start: Readonly<Record<string, never>>;
+    /** Ask it to end, and end it after stop_timeout_seconds */
+    readonly stop: Readonly<Record<string, never>>;
+    /** End it and start it again */
+    readonly restart: Readonly<Record<string, never>>;
+  };
+  readonly filter: "provider" | "region" | "host" | "type" | "owner";
+  readonly may: "create" | "update" | "delete";
+}
+
+/** A container on a host that is near to where it is needed */
+export type Workload = Resource<WorkloadKind>;
+
 export interface ImageSpec {
-  readonly type: "disk" | "kernel";
+  /** what it is; a container's is an OCI archive, for workloads */
+  readonly type: "disk" | "kernel" | "container";
   readonly architecture: "x86_64" | "aarch64";
   readonly aliases: readonly string[];
   readonly description: string;
@@ -408,7 +554,7 @@ export interface ImageSpec {
     | {
         readonly type: "built-in";
         readonly files: readonly {
-          readonly role: "disk" | "kernel" | "initrd";
+          readonly role: "disk" | "kernel" | "initrd" | "archive";
           readonly sha256: string;
           readonly size_bytes: number;
           readonly url: string;
@@ -418,7 +564,8 @@ export interface ImageSpec {
 }
 
 export interface ImageInput {
-  readonly type?: "disk" | "kernel";
+  /** what it is; a container's is an OCI archive, for workloads */
+  readonly type?: "disk" | "kernel" | "container";
   readonly architecture?: "x86_64" | "aarch64";
   readonly aliases?: readonly string[];
   readonly description?: string;
@@ -450,7 +597,7 @@ export interface ImageInput {
     | {
         readonly type: "built-in";
         readonly files: readonly {
-          readonly role: "disk" | "kernel" | "initrd";
+          readonly role: "disk" | "kernel" | "initrd" | "archive";
           readonly sha256: string;
           readonly size_bytes: number;
           readonly url: string;
@@ -461,7 +608,7 @@ export interface ImageInput {
 
 export interface ImageStatus {
   readonly files: readonly {
-    readonly role: "disk" | "kernel" | "initrd";
+    readonly role: "disk" | "kernel" | "initrd" | "archive";
     readonly sha256: string;
     readonly size_bytes: number;
     readonly url: string;
@@ -484,7 +631,7 @@ export interface ImageKind {
   readonly may: "create" | "update" | "delete";
 }
 
-/** What an instance boots from: a disk, or a kernel with its initrd */
+/** What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
 export type Image = Resource<ImageKind>;
 
 export interface FlavorSpec {
@@ -658,6 +805,12 @@ export interface HostStatus {
   /** versioned machine types that guests can have here, newest first */
   readonly machine_types: readonly string[];
   readonly guest_cpu_model: string;
+  /** what runs containers here; with an empty engine, why there are none */
+  readonly containers?: {
+    readonly engine: string;
+    readonly version: string;
+    readonly reason: string;
+  };
   /** machines found on the host that this cloud never heard of; they are left alone */
   readonly unknown_machines: readonly string[];
   /** what else its hypervisor runs, where the driver can tell; see `adopt` */
@@ -900,6 +1053,7 @@ export type Price = Resource<PriceKind>;
 export interface Kinds {
   readonly instances: InstanceKind;
   readonly migrations: MigrationKind;
+  readonly workloads: WorkloadKind;
   readonly images: ImageKind;
   readonly flavors: FlavorKind;
   readonly keyPairs: KeyPairKind;
@@ -951,11 +1105,22 @@ export const kinds = {
     verbs: ["cancel"],
     filters: ["instance", "type"],
   },
+  workloads: {
+    kind: "workload",
+    plural: "workloads",
+    idPrefixes: ["wl"],
+    summary: "A container on a host that is near to where it is needed",
+    phases: ["pending", "building", "running", "stopping", "stopped", "deleting", "deleted", "failed"],
+    settled: ["running", "stopped", "failed", "deleted"],
+    verbs: ["start", "stop", "restart"],
+    filters: ["provider", "region", "host", "type", "owner"],
+  },
   images: {
     kind: "image",
     plural: "images",
     idPrefixes: ["img"],
-    summary: "What an instance boots from: a disk, or a kernel with its initrd",
+    summary:
+      "What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image",
     phases: ["listed", "pending", "available", "deleting", "failed"],
     settled: ["available", "failed"],
     verbs: [],

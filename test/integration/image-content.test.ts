@@ -379,6 +379,7 @@ function startEngine(egress: { allowedRanges: string[]; stallMs: number }): Engi
     machineMetrics: unused,
     hostMetrics: unused,
     readConsoleLog: unused,
+    readWorkloadLog: unused,
     captureDisk: absent,
     readImageFile: absent,
     attachConsole: absent,

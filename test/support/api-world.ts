@@ -7,6 +7,7 @@ import { ApiKeys } from "#cp/app/api-keys.ts";
 import { AuditChain } from "#cp/app/audit-chain.ts";
 import { AuditLog } from "#cp/app/audit.ts";
 import { FleetOverview } from "#cp/app/fleet-overview.ts";
+import { EdgeNodes } from "#cp/app/edge-nodes.ts";
 import { IdentityStore } from "#cp/app/identity-store.ts";
 import { seedFlavors } from "#cp/app/flavor-seeds.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
@@ -38,6 +39,7 @@ import { auditVerificationRoute } from "#cp/http/audit.ts";
 import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
 import { fleetRoutes } from "#cp/http/fleet.ts";
+import { workloadRoutes } from "#cp/http/workloads.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import { oidcRoutes } from "#cp/http/oidc.ts";
@@ -148,6 +150,11 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
+      ...workloadRoutes({
+        resources,
+        agents: { readWorkloadLog: noConsole },
+        locate: options.locate ?? (async () => ({ here: true })),
+      }),
       ...consoleRoutes({
         resources,
         agents: { attachConsole: noConsole, readConsoleLog: noConsole, ...options.agents },
@@ -155,7 +162,10 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       }),
     ],
   });
-  const novacron = novacronSurface({ resources, accounts, users, audit, metrics, planner, providers });
+  const novacron = novacronSurface({
+    ...{ resources, accounts, users, audit, metrics, planner, providers },
+    edge: new EdgeNodes(database),
+  });
   const services = servicesSurface({ resources, metrics, accounts, authenticator: tokens });
   const surfaces = [native, novacron, atonixSurface({ resources }), services];
   const documents = Object.fromEntries(

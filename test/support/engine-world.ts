@@ -239,6 +239,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
       machineMetrics: () => Promise.reject(new Error("not used here")),
       hostMetrics: () => Promise.reject(new Error("not used here")),
       readConsoleLog: () => Promise.reject(new Error("not used here")),
+      readWorkloadLog: () => Promise.reject(new Error("not used here")),
       captureDisk: notUsed,
       readImageFile: notUsed,
       attachConsole: notUsed,

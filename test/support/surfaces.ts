@@ -7,6 +7,7 @@ import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import type { Surface } from "#cp/http/route.ts";
+import { workloadRoutes } from "#cp/http/workloads.ts";
 import { kinds } from "#cp/resources/kinds.ts";
 
 /** Never called, whatever is taken out of it. */
@@ -15,7 +16,12 @@ const nothing: never = new Proxy({}, { get: () => nothing }) as never;
 export const native: Surface = nativeSurface({
   kinds,
   resources: nothing,
-  extras: [...extraRoutes(nothing), ...directoryRoutes(nothing), ...consoleRoutes(nothing)],
+  extras: [
+    ...extraRoutes(nothing),
+    ...directoryRoutes(nothing),
+    ...consoleRoutes(nothing),
+    ...workloadRoutes(nothing),
+  ],
 });
 
 export const novacron: Surface = novacronSurface(nothing);

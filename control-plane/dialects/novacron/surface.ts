@@ -6,6 +6,7 @@ import { auditRoutes, type AuditRoutesOptions } from "./audit-routes.ts";
 import type { Login } from "../tokens.ts";
 import { authRoutes } from "./auth-routes.ts";
 import { novacron } from "./dialect.ts";
+import { edgeRoutes, type EdgeRoutesOptions } from "./edge-routes.ts";
 import { metricsRoutes, type MetricsRoutesOptions } from "./metrics-routes.ts";
 import { migrationRoutes, type MigrationRoutesOptions } from "./migration-routes.ts";
 import { providerRoutes, type ProviderRoutesOptions } from "./provider-routes.ts";
@@ -20,11 +21,12 @@ export interface NovacronOptions {
   readonly metrics: MetricsRoutesOptions["metrics"];
   readonly planner: MigrationRoutesOptions["planner"];
   readonly providers: ProviderRoutesOptions["providers"];
+  readonly edge: EdgeRoutesOptions["edge"];
 }
 
 /** The NovaCron-compatible API, reference C of the contract. */
 export function novacronSurface(options: NovacronOptions): Surface {
-  const { resources, accounts, users, audit, metrics, planner, providers } = options;
+  const { resources, accounts, users, audit, metrics, planner, providers, edge } = options;
   return toSurface(novacron, [
     ...authRoutes(accounts),
     ...userRoutes({ users }),
@@ -33,5 +35,6 @@ export function novacronSurface(options: NovacronOptions): Surface {
     ...migrationRoutes({ resources, planner }),
     ...metricsRoutes({ resources, metrics }),
     ...providerRoutes({ providers }),
+    ...edgeRoutes({ resources, edge }),
   ]);
 }

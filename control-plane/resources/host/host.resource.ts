@@ -96,6 +96,10 @@ export const hostStatus = z.strictObject({
     .array(z.string())
     .describe("versioned machine types that guests can have here, newest first"),
   guest_cpu_model: z.string(),
+  containers: z
+    .strictObject({ engine: z.string(), version: z.string(), reason: z.string() })
+    .optional()
+    .describe("what runs containers here; with an empty engine, why there are none"),
   unknown_machines: z
     .array(z.string())
     .describe("machines found on the host that this cloud never heard of; they are left alone"),

@@ -102,7 +102,7 @@ export const workloadSpec = z.strictObject({
     ),
   replace_after_seconds: z
     .int()
-    .min(10)
+    .min(1)
     .max(7 * 86400)
     .default(300),
 });

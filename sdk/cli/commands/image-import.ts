@@ -13,7 +13,7 @@ import { fieldsOf } from "./image-view.ts";
 
 interface ImportOptions {
   readonly name?: string;
-  readonly type: "disk" | "kernel";
+  readonly type: "disk" | "kernel" | "container";
   readonly architecture?: "x86_64" | "aarch64";
   readonly alias?: readonly string[];
   readonly description?: string;
@@ -27,10 +27,14 @@ interface ImportOptions {
 /** The command that brings an image in. */
 export function importCommand(run: Run): Command {
   return new Command("import")
-    .description("bring in a disk image (qcow2 or raw) from a URL or a file")
+    .description(
+      "bring in a disk (qcow2 or raw) from a URL or a file, or a container's OCI archive from a file",
+    )
     .argument("<source>", "an http or https URL, or a file")
     .option("--name <name>", "its name (default: the file's, without suffix)")
-    .addOption(new Option("--type <type>", "what it is").choices(["disk", "kernel"]).default("disk"))
+    .addOption(
+      new Option("--type <type>", "what it is").choices(["disk", "kernel", "container"]).default("disk"),
+    )
     .addOption(new Option("--architecture <name>", "for which CPUs").choices(["x86_64", "aarch64"]))
     .option("--alias <name>", "another name; repeatable", collect)
     .option("--description <text>", "what is in it")
@@ -90,7 +94,7 @@ async function importFile(session: Session, path: string, options: ImportOptions
 
 function toBody(path: string, source: ImageInput["source"], options: ImportOptions) {
   const { type, architecture, alias, description, label } = options;
-  const name = options.name ?? basename(path).replace(/\.(qcow2|img|raw|gz|xz)$/i, "");
+  const name = options.name ?? basename(path).replace(/\.(qcow2|img|raw|tar|gz|xz)$/i, "");
   const spec: ImageInput = {
     type,
     source,

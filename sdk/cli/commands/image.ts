@@ -13,7 +13,9 @@ export function imageCommand(run: Run): Command {
     .command("ls")
     .alias("list")
     .description("list images; those `listed` are downloaded on first use")
-    .addOption(new Option("--type <type>", "only disks or kernels").choices(["disk", "kernel"]))
+    .addOption(
+      new Option("--type <type>", "only those of this type").choices(["disk", "kernel", "container"]),
+    )
     .option("--architecture <name>", "only those for x86_64 or aarch64")
     .action(
       run(async (session, options: { type?: string; architecture?: string }) => {

@@ -180,6 +180,35 @@ export const novacron: readonly Exchange[] = [
     },
   },
   {
+    operation: "POST /v1/edge/workloads",
+    body: {
+      name: "ai-inference",
+      type: "ai-inference",
+      image: "novacron/ai-model:latest",
+      resources: { cpu: 2, memory: 4 * GiB, gpu: 1 },
+      target_location: { latitude: 40.7128, longitude: -74.006 },
+    },
+    status: 201,
+    answer: { id: "text", name: "text", type: "text", image: "text", status: "text" },
+  },
+  {
+    operation: "GET /v1/edge/nodes",
+    status: 200,
+    answer: {
+      nodes: [
+        {
+          id: "text",
+          name: "text",
+          location: { latitude: "number", longitude: "number", city: "text", country: "text" },
+          status: "text",
+          resources: { cpu: "int", memory: "int", disk: "int", gpu: "int" },
+          workloads: "int",
+          last_heartbeat: "time",
+        },
+      ],
+    },
+  },
+  {
     operation: "POST /v1/users",
     body: { username: "newuser", email: "newuser@example.com", roles: ["operator"], mfa_enabled: true },
     status: 201,

@@ -117,13 +117,14 @@ export async function exec(
 export async function* execLines(
   program: string,
   args: readonly string[],
-  { signal, env }: Pick<ExecOptions, "signal" | "env">,
+  { signal, env, cwd }: Pick<ExecOptions, "signal" | "env" | "cwd">,
 ): AsyncGenerator<string, void> {
   const name = basename(program);
   signal.throwIfAborted();
   const child = spawn(program, args, {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, LC_ALL: "C.UTF-8", ...env },
+    ...(cwd === undefined ? {} : { cwd }),
   });
   let stderr = Buffer.alloc(0);
   child.stderr.on("data", (chunk: Buffer) => {

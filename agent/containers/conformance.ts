@@ -39,10 +39,7 @@ export interface ContainerConformanceOptions {
 }
 
 /** Runs all cases on one bench, for starting an engine costs more than a container. */
-export async function containerConformance(
-  t: Suite,
-  options: ContainerConformanceOptions,
-): Promise<void> {
+export async function containerConformance(t: Suite, options: ContainerConformanceOptions): Promise<void> {
   await using bench = await options.make();
   using signal = deadline(options.limitMs, "the conformance of containers");
   const w = new Workbench(bench, signal);

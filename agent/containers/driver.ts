@@ -251,7 +251,8 @@ export class ContainerDriver implements MachineDriver {
     const exited = found?.state === "exited";
     return {
       id,
-      state: runs ? "running" : "stopped",
+      // One that has ended and been told of by nobody is about to be.
+      state: runs ? "running" : this.#started.has(id) ? "stopping" : "stopped",
       vcpus: spec.vcpus,
       memoryBytes: spec.memoryBytes,
       diskBytes: spec.diskBytes,

@@ -10,13 +10,9 @@ import { type ContainerDriver, markOf } from "./driver.ts";
 export function withContainers(machines: MachineDriver, containers: ContainerDriver): MachineDriver {
   const driverOf = ({ spec }: MachinePlan) => (spec.container ? containers : machines);
   const ownerOf = (id: string) => (containers.knows(id) ? containers : machines);
-  const { console, liveMigration, foreign, diskCopies } = machines;
   return {
     name: machines.name,
-    ...(console && { console }),
-    ...(liveMigration && { liveMigration }),
-    ...(foreign && { foreign }),
-    ...(diskCopies && { diskCopies }),
+    ...abilitiesOf(machines),
     probe: (signal): Promise<DriverFacts> => machines.probe(signal),
     async recover(plans, signal) {
       const ours = (driver: MachineDriver) => plans.filter((plan) => driverOf(plan) === driver);
@@ -38,6 +34,23 @@ export function withContainers(machines: MachineDriver, containers: ContainerDri
       await machines[Symbol.asyncDispose]();
     },
   };
+}
+
+type AbilityName = {
+  [Name in keyof MachineDriver]-?: object extends Pick<MachineDriver, Name> ? Name : never;
+}[keyof MachineDriver];
+
+/** All that a driver may have or not: one that is forgotten here does not compile. */
+const abilities: Readonly<Record<AbilityName, true>> = {
+  console: true,
+  liveMigration: true,
+  foreign: true,
+  diskCopies: true,
+};
+
+function abilitiesOf(machines: MachineDriver): Pick<MachineDriver, AbilityName> {
+  const names = (Object.keys(abilities) as AbilityName[]).filter((name) => machines[name] !== undefined);
+  return Object.fromEntries(names.map((name) => [name, machines[name]]));
 }
 
 async function exists(path: string): Promise<boolean> {

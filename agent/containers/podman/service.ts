@@ -82,6 +82,7 @@ export class PodmanService implements AsyncDisposable {
     let failed: unknown;
     const lines = execLines("setpriv", ["--pdeathsig", "KILL", program, ...rest, ...args], {
       signal: this.#stop.signal,
+      cwd: files.run, // where monitors leave notes of their own
       env,
     });
     this.#ended = drain(lines).then(

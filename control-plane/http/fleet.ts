@@ -66,7 +66,11 @@ export function fleetRoutes(overview: FleetOverview): Route[] {
       tag: "hosts",
       role: "cloud-admin",
       answers: {
-        200: { description: "as many lines whatever the size of the cloud", contentType: "text/plain" },
+        200: {
+          description: "as many lines whatever the size of the cloud",
+          schema: z.string(),
+          contentType: "text/plain",
+        },
       },
       async handle() {
         const headers = { "Content-Type": "text/plain; version=0.0.4; charset=utf-8" };

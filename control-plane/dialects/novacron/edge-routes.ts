@@ -21,6 +21,7 @@ export interface EdgeRoutesOptions {
   readonly edge: Pick<EdgeNodes, "list">;
 }
 
+const GiB = 1024 ** 3;
 const node = z.object({
   id: z.string(),
   name: z.string(),
@@ -38,6 +39,16 @@ const node = z.object({
   workloads: z.int(),
   last_heartbeat: z.iso.datetime().nullable(),
 });
+
+const exampleNode: z.infer<typeof node> = {
+  id: "host-1m7zk3q9x4v8c2b6n5d0",
+  name: "edge-us-east-1",
+  location: { latitude: 40.7128, longitude: -74.006, city: "New York", country: "USA" },
+  status: "online",
+  resources: { cpu: 16, memory: 32 * GiB, disk: 1024 * GiB, gpu: 0 },
+  workloads: 5,
+  last_heartbeat: "2026-01-15T10:31:50Z",
+};
 
 const phases = {
   pending: "pending",
@@ -110,6 +121,15 @@ const workloadKind = defineKind({
       },
     }),
   },
+  examples: {
+    create: {
+      name: "ai-inference",
+      type: "ai-inference",
+      image: "registry.example.com/ai-model:latest",
+      resources: { cpu: 2, memory: 4 * GiB },
+      target_location: { latitude: 40.7128, longitude: -74.006 },
+    },
+  },
   deletes: true,
   actions: { restart: { verb: "restart" } },
 });
@@ -125,6 +145,7 @@ export function edgeRoutes({ resources, edge }: EdgeRoutesOptions): Route[] {
       tag: "edge",
       role: "viewer",
       answers: { 200: { description: "all", schema: z.object({ nodes: z.array(node) }) } },
+      examples: { answers: { 200: { nodes: [exampleNode] } } },
       async handle() {
         return { status: 200, headers: {}, body: { nodes: (await edge.list()).map(toNode) } };
       },

@@ -81,6 +81,7 @@ async function runTap(
     "--fail-skip",
     "--fail-todo",
     "--node-arg=--conditions=built-tests",
+    "--node-arg=--import=./dist/test/support/plain-children.js",
     `--jobs=${String(jobs)}`,
   ];
   const child = spawn(tap, ["run", ...flags, ...files.map(builtOf)], {

@@ -45,6 +45,14 @@ function lowestId({ twins }: HostClass): string {
   return lowest ?? "";
 }
 
+/** A class that came to be, or that lost its last host. */
+export interface Turnover {
+  readonly hostClass: HostClass;
+  readonly came: boolean;
+}
+
+const turnoversKept = 2_000;
+
 interface Place {
   readonly member: Member;
   readonly hostClass: HostClass;
@@ -54,6 +62,8 @@ interface Place {
 export class HostClasses {
   readonly #places = new Map<string, Place>();
   readonly #classes = new Map<string, HostClass>();
+  readonly #turnovers: Turnover[] = [];
+  #forgotten = 0;
   #version = 0;
 
   constructor(hosts: Iterable<HostSnapshot> = []) {
@@ -63,6 +73,17 @@ export class HostClasses {
   /** Grows when a host comes, goes or changes its labels; not with its load. */
   get version(): number {
     return this.#version;
+  }
+
+  /** How many classes have come and gone. */
+  get turnover(): number {
+    return this.#forgotten + this.#turnovers.length;
+  }
+
+  /** Which ones, since it was `turnover`; undefined when that is too long ago. */
+  turnoverSince(turnover: number): readonly Turnover[] | undefined {
+    if (turnover < this.#forgotten) return undefined;
+    return turnover === this.turnover ? [] : this.#turnovers.slice(turnover - this.#forgotten);
   }
 
   get size(): number {
@@ -95,6 +116,7 @@ export class HostClasses {
     if (!hostClass) {
       hostClass = { key, representative: host, twins: new Map(), size: 0, changes: 0, firstId: undefined };
       this.#classes.set(key, hostClass);
+      this.#note({ hostClass, came: true });
     }
     if (hostClass.size === 0 || (hostClass.firstId !== undefined && host.id < hostClass.firstId)) {
       hostClass.firstId = host.id;
@@ -112,7 +134,16 @@ export class HostClasses {
     this.#version++;
     const { hostClass } = place;
     if (hostClass.firstId === id) hostClass.firstId = undefined;
-    if (--hostClass.size === 0) this.#classes.delete(hostClass.key);
+    if (--hostClass.size > 0) return;
+    this.#classes.delete(hostClass.key);
+    this.#note({ hostClass, came: false });
+  }
+
+  #note(turnover: Turnover): void {
+    this.#turnovers.push(turnover);
+    if (this.#turnovers.length < 2 * turnoversKept) return;
+    this.#forgotten += turnoversKept;
+    this.#turnovers.splice(0, turnoversKept);
   }
 
   #add(hostClass: HostClass, host: HostSnapshot, hash: number): void {

@@ -30,11 +30,14 @@ interface Admission {
   readonly classes: readonly HostClass[];
 }
 
-/** The classes that will do for a request, best first by their labels. */
+/** The classes that will do for a request, best first by their labels; kept up with those that come and go. */
 interface Outline {
-  readonly version: number;
-  readonly rejected: readonly Rejection[];
-  readonly candidates: readonly Candidate[];
+  readonly version: 0;
+  /** How many there were at first. */
+  readonly weight: number;
+  readonly candidates: Candidate[];
+  /** The classes' turnover when this was true. */
+  upTo: number;
   /** To a request like this; undefined when classes are of no use for it. */
   readonly fitted: Fitted | undefined;
 }
@@ -61,7 +64,7 @@ export class Placer {
   readonly #policy: Policy;
   readonly #admissions = new VersionedCache<Admission>(cacheBudget, ({ classes }) => classes.length);
   readonly #sizes = new VersionedCache<{ version: 0; standings: Standings }>(sizesKept, () => 0);
-  readonly #outlines = new VersionedCache<Outline>(cacheBudget, ({ candidates }) => candidates.length);
+  readonly #outlines = new VersionedCache<Outline>(cacheBudget, ({ weight }) => weight);
 
   constructor(hosts: HostClasses, policy: Policy) {
     this.#hosts = hosts;
@@ -77,7 +80,8 @@ export class Placer {
     if (!outline) return place([...this.#hosts.hosts()], request, this.#options(seed));
     const ranking = rank(outline, fitted, seed);
     const { eligible, rejected } = account(outline, fitted);
-    const counts = { seed, hosts: this.#hosts.size, eligible, rejected: [...outline.rejected, ...rejected] };
+    const refused = this.#admission(request, fitted).rejected;
+    const counts = { seed, hosts: this.#hosts.size, eligible, rejected: [...refused, ...rejected] };
     return toPlacement(counts, ranking, fitted.gauges);
   }
 
@@ -148,30 +152,70 @@ export class Placer {
 
   /** Undefined where `#fit` is. */
   #outline(request: PlacementRequest): Outline | undefined {
-    const { version } = this.#hosts;
     // Exclusions are by id, and no label depends on an id.
     const plain = request.exclude === undefined && request.apart === undefined;
     const asked = plain ? request : { ...request, exclude: undefined, apart: undefined };
-    const outline = this.#outlines.get(JSON.stringify(asked), version, () => {
-      const fitted = this.#fit(asked);
-      if (!fitted) return { version, rejected: [], candidates: [], fitted };
-      const unsized = {
-        ...{ ...asked, cpus: 0, memoryBytes: 0, diskBytes: 0, gpus: 0 },
-        ...{ near: undefined, inZones: undefined, gpuModel: undefined, maxPrice: undefined },
-      };
-      const { rejected, classes } = this.#admissions.get(JSON.stringify(unsized), version, () =>
-        admit(this.#hosts, fitted),
-      );
-      const candidates = classes.map((hostClass) => ({
-        hostClass,
-        score: addScores(0, hostClass.representative, fitted.labelGauges),
-        standing: undefined,
-        most: 0,
-      }));
-      return { version, rejected, candidates: candidates.sort((a, b) => b.score - a.score), fitted };
-    });
-    return outline.fitted && outline;
+    const key = JSON.stringify(asked);
+    const outline = this.#outlines.get(key, 0, () => this.#makeOutline(asked));
+    if (!outline.fitted) return undefined;
+    const changes = this.#hosts.turnoverSince(outline.upTo);
+    if (!changes) {
+      Object.assign(outline, this.#makeOutline(asked), { weight: outline.weight });
+      return outline;
+    }
+    for (const { hostClass, came } of changes) {
+      if (came) addCandidate(outline.candidates, hostClass, outline.fitted);
+      else removeCandidate(outline.candidates, hostClass);
+    }
+    outline.upTo = this.#hosts.turnover;
+    return outline;
   }
+
+  #makeOutline(asked: PlacementRequest): Outline {
+    const fitted = this.#fit(asked);
+    const upTo = this.#hosts.turnover;
+    if (!fitted) return { version: 0, weight: 0, candidates: [], upTo, fitted };
+    const { classes } = this.#admission(asked, fitted);
+    const candidates = classes
+      .map((hostClass) => toCandidate(hostClass, fitted))
+      .sort((a, b) => b.score - a.score);
+    return { version: 0, weight: candidates.length, candidates, upTo, fitted };
+  }
+
+  #admission(request: PlacementRequest, fitted: Fitted): Admission {
+    const unsized = {
+      ...{
+        ...request,
+        cpus: 0,
+        memoryBytes: 0,
+        diskBytes: 0,
+        gpus: 0,
+        gpuModel: undefined,
+        maxPrice: undefined,
+      },
+      ...{ near: undefined, inZones: undefined, exclude: undefined, apart: undefined },
+    };
+    return this.#admissions.get(JSON.stringify(unsized), this.#hosts.version, () =>
+      admit(this.#hosts, fitted),
+    );
+  }
+}
+
+function toCandidate(hostClass: HostClass, { labelGauges }: Fitted): Candidate {
+  const score = addScores(0, hostClass.representative, labelGauges);
+  return { hostClass, score, standing: undefined, most: 0 };
+}
+
+function addCandidate(candidates: Candidate[], hostClass: HostClass, fitted: Fitted): void {
+  if (fitted.labels.some(({ check }) => check.miss(hostClass.representative) !== 0)) return;
+  const candidate = toCandidate(hostClass, fitted);
+  const at = candidates.findIndex(({ score }) => score < candidate.score);
+  candidates.splice(at < 0 ? candidates.length : at, 0, candidate);
+}
+
+function removeCandidate(candidates: Candidate[], hostClass: HostClass): void {
+  const at = candidates.findIndex((candidate) => candidate.hostClass === hostClass);
+  if (at >= 0) candidates.splice(at, 1);
 }
 
 /** The hosts that the request names as the only ones, if it does. */

@@ -8,7 +8,7 @@ import { Fault } from "#kernel/fault.ts";
 import { newIdSuffix } from "#kernel/id.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { AnyDefinition, Placement, Problem, Resource } from "../resources/definition.ts";
-import type { Queryable, Tx } from "../store/database.ts";
+import { violates, type Queryable, type Tx } from "../store/database.ts";
 
 export interface ResourceRow {
   readonly id: string;
@@ -107,7 +107,9 @@ export async function changeResource(
   log: Logger,
 ): Promise<Resource> {
   const { statement, after } = toChange(definition, before, change, log);
-  const [row] = await tx.query<{ updated_at: Date }>(...statement);
+  const [row] = await tx.query<{ updated_at: Date }>(...statement).catch((error: unknown) => {
+    throw violates(error, "resource_unique_name") ? nameTaken(definition, after.name) : error;
+  });
   if (!row) throw new Fault("stale", "the resource is gone");
   return { ...after, updatedAt: row.updated_at };
 }
@@ -259,14 +261,15 @@ export async function insertResource(
     ],
     "resource_insert",
   );
-  if (!row) {
-    throw new Fault("conflict", `there is already ${article(definition.kind)} named ${input.name}`, {
-      reason: "NAME_TAKEN",
-      detail: { name: input.name },
-    });
-  }
+  if (!row) throw nameTaken(definition, input.name);
   return toResource(row);
 }
+
+const nameTaken = ({ kind }: AnyDefinition, name: string) =>
+  new Fault("conflict", `there is already ${article(kind)} named ${name}`, {
+    reason: "NAME_TAKEN",
+    detail: { name },
+  });
 
 function article(kind: string): string {
   const words = kind.replaceAll("_", " ");

@@ -198,7 +198,7 @@ export class HttpServer {
     let body: unknown;
     if (!route.streams && request.method !== "GET" && request.method !== "HEAD") {
       body = await readJson(request, context.signal);
-      if (route.body) body = parseInput(route.body, body ?? {}, "");
+      if (route.body) body = parseInput(route.body, body === undefined ? {} : body, "");
       else if (body !== undefined) parseInput(noFields, body, "");
     }
     return route.handle({ ctx: context, params: match.params, query, body, request });

@@ -165,6 +165,17 @@ await t.test("heads and bodies that never end", async (t) => {
   t.match(await talk(`GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\nb\r\n\r\n`), /^HTTP\/1.1 400/);
 });
 
+await t.test("a name that another has is refused in a change as well", async (t) => {
+  const spec = { vcpus: 1, memory_bytes: 2 ** 29, disk_bytes: 2 ** 30 };
+  await world.call("POST", "/skerry/v1/flavors", { name: "taken", spec });
+  const made = await world.call("POST", "/skerry/v1/flavors", { name: "free", spec });
+  const path = `/skerry/v1/flavors/${String(made.body["id"])}`;
+  t.match(await world.call("PATCH", path, { name: "taken" }), {
+    status: 409,
+    body: { reason: "NAME_TAKEN" },
+  });
+});
+
 await t.test("nothing is given to other origins", async (t) => {
   for (const method of ["GET", "OPTIONS"]) {
     const { headers } = await world.call(method, "/skerry/v1/instances", undefined, {

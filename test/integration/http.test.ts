@@ -369,7 +369,7 @@ void t.test("errors and limits", async (t) => {
     const novacron = await call("GET", "/v1/vms/nothing/here");
     t.equal(novacron.status, 404);
     t.match(novacron.body, { error: { code: "RESOURCE_NOT_FOUND", details: {}, timestamp: /Z$/ } });
-    for (const path of ["/v1/edge/nodes", "/v1/agents/spawn"]) {
+    for (const path of ["/v1/agents", "/v1/agents/spawn"]) {
       t.match(await call("GET", path), { status: 404, body: { error: { code: "RESOURCE_NOT_FOUND" } } });
     }
     for (const path of ["/skerry/v1/nothing", "/", "/v1/other", "/v1"]) {
@@ -430,6 +430,7 @@ void t.test("errors and limits", async (t) => {
       status: 400,
       code: "VALIDATION_ERROR",
     });
+    t.same(await post("null"), { status: 400, code: "VALIDATION_ERROR" });
     t.same(await post('{"__proto__":{"role":"admin"}}'), { status: 400, code: "VALIDATION_ERROR" });
     t.same(await post('{"name":"a\\u0000b","image":"micro"}'), { status: 400, code: "VALIDATION_ERROR" });
     t.same(await post('{"name":"a\\ud800b","image":"micro"}'), { status: 400, code: "VALIDATION_ERROR" });

@@ -13,6 +13,7 @@ import { Accounts } from "./app/accounts.ts";
 import { Adoption } from "./app/adoption.ts";
 import { ApiKeys } from "./app/api-keys.ts";
 import { EdgeNodes } from "./app/edge-nodes.ts";
+import { Drains } from "./app/drains.ts";
 import { Enrolment } from "./app/enrolment.ts";
 import { AuditChain } from "./app/audit-chain.ts";
 import { AuditLog } from "./app/audit.ts";
@@ -53,6 +54,7 @@ import { consoleRoutes } from "./http/console.ts";
 import { adoptionRoutes } from "./http/adoptions.ts";
 import { auditVerificationRoute } from "./http/audit.ts";
 import { directoryRoutes } from "./http/directory.ts";
+import { drainRoutes } from "./http/drains.ts";
 import { extraRoutes } from "./http/extras.ts";
 import { fleetRoutes } from "./http/fleet.ts";
 import { workloadRoutes } from "./http/workloads.ts";
@@ -178,6 +180,8 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
     onChange,
   });
   await engine.start();
+  await using drains = new Drains({ database, resources, log, now });
+  drains.start();
 
   await using gateway = await Gateway.listen({
     authority,
@@ -239,6 +243,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       ...oidcOf(settings, { database, accounts, sealer }),
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet })),
+      ...drainRoutes(drains),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({ resources, agents, locate }),
       ...workloadRoutes({ resources, agents, locate }),

@@ -184,9 +184,26 @@ export interface AdoptionWish {
   readonly labels?: Readonly<Record<string, string>>;
 }
 
-/** Identity for those who speak to agents directly, and taking over what hosts had before. */
+/** A machine that is still on a host that is to be emptied. */
+export interface RemainingMachine {
+  readonly id: string;
+  readonly name: string;
+  readonly phase: InstancePhase;
+  readonly state: "waiting" | "moving" | "stuck";
+  /** Its newest. */
+  readonly migration: string | null;
+  /** Why it could not move when that was tried last; it is tried again. */
+  readonly error: { readonly reason: string; readonly message: string } | null;
+}
+
+/** Identity for those who speak to agents directly, emptying hosts, and taking over what they had before. */
 export function hostExtras(transport: Transport) {
   return {
+    /** What is still on a host, and what could not move and why. */
+    async remaining(id: string, options: CallOptions = {}): Promise<readonly RemainingMachine[]> {
+      const call = { ...options, method: "GET", path: path("hosts", id, "remaining") } as const;
+      return (await transport.required<{ machines: RemainingMachine[] }>(call)).machines;
+    },
     /** Makes an instance of one of the host's `foreign_machines`, without stopping it. */
     async adopt(id: string, wish: AdoptionWish, options: MutationOptions = {}): Promise<Instance> {
       const { idempotencyKey, signal, timeoutMs } = options;

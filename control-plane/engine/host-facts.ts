@@ -15,11 +15,7 @@ export function toHostStatus(
     agent_version: facts.agentVersion,
     cpu_model: facts.cpuModel,
     cpu_baseline: facts.cpuBaseline,
-    capacity: {
-      cpus: facts.capacity?.cpus ?? 0,
-      memory_bytes: Number(facts.capacity?.memoryBytes ?? 0n),
-      disk_bytes: Number(facts.capacity?.diskBytes ?? 0n),
-    },
+    ...toCapacity(facts.capacity),
     driver: facts.driver,
     driver_version: facts.driverVersion,
     acceleration: facts.acceleration,
@@ -37,6 +33,23 @@ export function toHostStatus(
       },
     }),
   };
+}
+
+/** More than this no computer has, and a host that says so is believed in nothing: it can take nothing. */
+const most = { cpus: 16_384, memory_bytes: 2 ** 50, disk_bytes: 2 ** 60 } as const;
+
+function toCapacity(said: HostFacts["capacity"]): Pick<HostStatus, "capacity" | "doubts"> {
+  const capacity = {
+    cpus: said?.cpus ?? 0,
+    memory_bytes: Number(said?.memoryBytes ?? 0n),
+    disk_bytes: Number(said?.diskBytes ?? 0n),
+  };
+  const absurd = (["cpus", "memory_bytes", "disk_bytes"] as const).filter(
+    (each) => capacity[each] > most[each],
+  );
+  if (absurd.length === 0) return { capacity };
+  const doubts = absurd.map((each) => `it says that it has ${String(capacity[each])} ${each}`);
+  return { capacity: { cpus: 0, memory_bytes: 0, disk_bytes: 0 }, doubts };
 }
 
 /** An agent's list of what others made on its host, in the form in which it is stored. */

@@ -52,7 +52,8 @@ export class ReportStore {
     const lease = leases.renew(hostId, report.sessionId);
     if (report.facts) await this.#storeFacts(hostId, report.facts);
     if (report.foreign) await this.#storeForeign(hostId, report.foreign);
-    const news = report.full ? report.machines : await this.#findNews(hostId, report.machines);
+    const own = await this.#findOwn(hostId, report.machines);
+    const news = report.full ? own : await this.#findNews(hostId, own);
     let wantFull = false;
     if (news.length + report.removed.length > 0 || report.full) {
       const told = { ...report, machines: news };
@@ -76,6 +77,24 @@ export class ReportStore {
     );
     if (known.length > 0) return;
     throw new Fault("denied", "this host has been removed from the cloud", { reason: "HOST_REMOVED" });
+  }
+
+  /**
+   * Those that this host was given: it says nothing of others. A machine whose instance has been forgotten here since
+   * is looked at as one that nobody knows.
+   */
+  async #findOwn(hostId: string, machines: ReportRequest["machines"]): Promise<ReportRequest["machines"]> {
+    if (machines.length === 0) return machines;
+    const rows = await this.#options.database.read<{ id: string }>(
+      `select x.id from unnest($2::text[]) as x(id) where
+         exists (select 1 from incarnation i where i.resource_id = x.id and i.host_id = $1)
+         or exists (select 1 from reservation v where v.resource_id = x.id and v.host_id = $1)
+         or exists (select 1 from resource r where r.id = x.id and r.host_id = $1)`,
+      [hostId, machines.map(({ id }) => id)],
+      "report_own",
+    );
+    const own = new Set(rows.map(({ id }) => id));
+    return machines.filter(({ id }) => own.has(id));
   }
 
   /** The answers to commands have told most of it already: what is known need not wait for anybody's locks. */
@@ -222,8 +241,9 @@ export class ReportStore {
     await database.query(
       `insert into machine_sample (machine_id, at, sample)
        select x.id, x.at, x.sample from jsonb_to_recordset($1) as x(id text, at timestamptz, sample jsonb)
-       join resource r on r.id = x.id on conflict do nothing`,
-      [JSON.stringify(samples)],
+       where exists (select 1 from incarnation i where i.resource_id = x.id and i.host_id = $2)
+       on conflict do nothing`,
+      [JSON.stringify(samples), hostId],
       "machine_sample_insert",
     );
   }

@@ -731,6 +731,8 @@ export interface HostSpec {
   };
   /** takes no new instances */
   readonly cordoned: boolean;
+  /** its machines are moved elsewhere; given by `drain` */
+  readonly draining?: boolean;
   /** each keeps away the instances that do not tolerate it */
   readonly taints?: readonly string[];
   /** what it may give to guests, where its driver can */
@@ -762,6 +764,8 @@ export interface HostInput {
   };
   /** takes no new instances */
   readonly cordoned: boolean;
+  /** its machines are moved elsewhere; given by `drain` */
+  readonly draining?: boolean;
   /** each keeps away the instances that do not tolerate it */
   readonly taints?: readonly string[];
   /** what it may give to guests, where its driver can */
@@ -811,7 +815,9 @@ export interface HostStatus {
     readonly version: string;
     readonly reason: string;
   };
-  /** machines found on the host that this cloud never heard of; they are left alone */
+  /** what it says of itself and cannot be true */
+  readonly doubts?: readonly string[];
+  /** machines that it says it has and was never given; they are left alone */
   readonly unknown_machines: readonly string[];
   /** what else its hypervisor runs, where the driver can tell; see `adopt` */
   readonly foreign_machines?: readonly {
@@ -846,6 +852,8 @@ export interface HostKind {
     readonly cordon: Readonly<Record<string, never>>;
     /** Take new instances again */
     readonly uncordon: Readonly<Record<string, never>>;
+    /** Take no new instances and move those that are there elsewhere, running ones as they run */
+    readonly drain: Readonly<Record<string, never>>;
   };
   readonly filter: "provider" | "region";
   readonly may: "update" | "delete";
@@ -1153,7 +1161,7 @@ export const kinds = {
     summary: "A machine with an agent",
     phases: ["joining", "online", "offline", "lost", "deleting"],
     settled: ["online", "offline", "lost"],
-    verbs: ["cordon", "uncordon"],
+    verbs: ["cordon", "uncordon", "drain"],
     filters: ["provider", "region"],
   },
   enrolmentTokens: {

@@ -5,12 +5,17 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
+import { MachineState } from "#gen/skerry/agent/v1/machine_pb.js";
 import { parseTopology } from "#cp/local/topology.ts";
 import { startCloud } from "#test/support/cloud.ts";
 import { PartitionNetwork, type Direction } from "#test/support/partition-network.ts";
 import { pickPort } from "#test/support/ports.ts";
+import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
+import { Identity } from "#agent/control/identity.ts";
+import { createControlClient } from "#agent/control/control-client.ts";
+import { openControl } from "#agent/control/link.ts";
 import { clientOf, seededRandom, smallSpec } from "./faults-world.ts";
 
 const seed = Number(process.env["SKERRY_TEST_SEED"] ?? Date.now() % 1_000_000);
@@ -170,4 +175,90 @@ await t.test("a control plane that was away for longer than the lease evicts not
   await cloud.untilHosts("online", [name]);
   t.same(await runsOn(bound), [name], "where it was");
   t.equal((await instances.get(patient)).status?.started_at, patientSince);
+});
+
+/** What an agent could say that has the identity of this host. */
+async function speakAs(t: Test, name: string) {
+  const agent = cloud.agents.find(({ host }) => host.name === name)!;
+  const { credentials } = await Identity.open(join(agent.dataDirectory, "identity.pem"));
+  const address = `${network.address}:${String(gatewayPort)}`;
+  const limit = AbortSignal.timeout(10_000);
+  const session = await openControl({ address, trust: credentials, keepAliveMs: 5_000 }, limit);
+  t.teardown(() => session.destroy());
+  return createControlClient(() => session);
+}
+
+await t.test("an agent that lies changes nothing but what is known of its own host", async (t) => {
+  const victim = await hostNameOf(bound);
+  const liar = names.find((name) => name !== victim && name !== "site-1")!;
+  const { id: liarId } = await hostNamed(liar);
+  const before = await instances.get(bound);
+  const client = await speakAs(t, liar);
+  const seq = BigInt(Number.MAX_SAFE_INTEGER);
+  const claim = {
+    state: MachineState.STOPPED,
+    seq,
+    fence: { epoch: 1n << 40n, generation: 99n },
+    leaseTerms: 1n,
+  };
+  await client.report(
+    {
+      sessionId: "liar",
+      full: true,
+      machines: [bound, patient, liarId, "vm-never-heard-of"].map((id) => ({ id, ...claim })),
+      removed: [{ id: bound, seq: seq + 1n }],
+      machineMetrics: [{ machineId: bound, cpuSeconds: 1e9 }],
+      facts: {
+        driver: "fake",
+        listenAddress: "203.0.113.1:1",
+        capacity: { cpus: 4_000_000_000, memoryBytes: 1n << 62n, diskBytes: 1n << 62n },
+      },
+    },
+    AbortSignal.timeout(10_000),
+  );
+  const { status } = await hosts.get(liarId);
+  t.same(
+    [...(status?.unknown_machines ?? [])].sort(),
+    [bound, patient, liarId, "vm-never-heard-of"].sort(),
+    "flagged",
+  );
+  t.equal(status?.doubts?.length, 3, "what cannot be is told");
+  t.equal(status?.capacity.cpus, 0, "and counts for nothing");
+  t.same(await instances.get(bound), before);
+  t.same(await runsOn(bound), [victim]);
+});
+
+await t.test("a host that is drained and removed is let in no more", async (t) => {
+  const name = await hostNameOf(patient);
+  const { id } = await hostNamed(name);
+  const client = await speakAs(t, name);
+  t.equal(await reasonOf(hosts.delete(id)), "IN_USE", "not while machines are there");
+  await hosts.drain(id);
+  await until(async () => (await hosts.remaining(id)).length === 0, 20_000);
+  await instances.waitFor(patient, { phases: ["running"] });
+  const { phase, status } = await instances.get(patient);
+  t.match(
+    { phase, since: status?.started_at },
+    { phase: "running", since: patientSince },
+    "it moved as it ran",
+  );
+  await until(
+    async () =>
+      hosts.delete(id).then(
+        () => true,
+        () => false,
+      ),
+    10_000,
+  );
+  await until(
+    async () =>
+      hosts.get(id).then(
+        () => false,
+        () => true,
+      ),
+    10_000,
+  );
+  await t.rejects(client.report({ sessionId: "x" }, AbortSignal.timeout(5_000)), "its connection is cut");
+  const again = await speakAs(t, name);
+  t.equal(await reasonOf(again.report({ sessionId: "x" }, AbortSignal.timeout(5_000))), "HOST_REMOVED");
 });

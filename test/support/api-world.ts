@@ -2,6 +2,7 @@
 import type { AgentPort } from "#cp/agents/port.ts";
 import { AccountStore } from "#cp/app/account-store.ts";
 import { Accounts } from "#cp/app/accounts.ts";
+import { Drains } from "#cp/app/drains.ts";
 import { Adoption } from "#cp/app/adoption.ts";
 import { ApiKeys } from "#cp/app/api-keys.ts";
 import { AuditChain } from "#cp/app/audit-chain.ts";
@@ -40,6 +41,7 @@ import { directoryRoutes } from "#cp/http/directory.ts";
 import { extraRoutes } from "#cp/http/extras.ts";
 import { fleetRoutes } from "#cp/http/fleet.ts";
 import { workloadRoutes } from "#cp/http/workloads.ts";
+import { drainRoutes } from "#cp/http/drains.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import { oidcRoutes } from "#cp/http/oidc.ts";
@@ -147,6 +149,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         apiKeys: new ApiKeys({ database, store, tokens, sealer, now }),
       }),
       ...oidcRoutesOf(options.oidc),
+      ...drainRoutes(new Drains({ database, resources, log: silentLogger, now: Date.now })),
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),

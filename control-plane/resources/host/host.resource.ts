@@ -35,6 +35,7 @@ export const hostSpec = z.strictObject({
   prices: hostPrices.nullable(),
   overcommit: hostOvercommit,
   cordoned: z.boolean().describe("takes no new instances"),
+  draining: z.boolean().optional().describe("its machines are moved elsewhere; given by `drain`"),
   taints: z
     .array(z.string().min(1).max(63))
     .max(32)
@@ -100,9 +101,10 @@ export const hostStatus = z.strictObject({
     .strictObject({ engine: z.string(), version: z.string(), reason: z.string() })
     .optional()
     .describe("what runs containers here; with an empty engine, why there are none"),
+  doubts: z.array(z.string()).optional().describe("what it says of itself and cannot be true"),
   unknown_machines: z
     .array(z.string())
-    .describe("machines found on the host that this cloud never heard of; they are left alone"),
+    .describe("machines that it says it has and was never given; they are left alone"),
   foreign_machines: z
     .array(foreignMachine)
     .optional()
@@ -153,7 +155,13 @@ export const host = defineResource<HostSpec, HostStatus, HostPhase>({
       summary: "Take new instances again",
       when: ["joining", "online", "offline", "lost"],
       input: noInput,
-      apply: (r: Host) => ({ ...r.desired, cordoned: false }),
+      apply: (r: Host) => ({ ...r.desired, cordoned: false, draining: false }),
+    }),
+    drain: defineVerb({
+      summary: "Take no new instances and move those that are there elsewhere, running ones as they run",
+      when: ["joining", "online", "offline", "lost"],
+      input: noInput,
+      apply: (r: Host) => ({ ...r.desired, cordoned: true, draining: true }),
     }),
   },
   references: {},

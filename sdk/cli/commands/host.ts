@@ -8,6 +8,7 @@ import { configPath } from "../config.ts";
 import type { Column, Field } from "../output.ts";
 import type { Run, Session } from "../session.ts";
 import { formatDuration, formatSize, parseDuration } from "../units.ts";
+import { drainCommand } from "./host-drain.ts";
 import { machinesCommand } from "./vm-adopt.ts";
 
 /** All about hosts. */
@@ -65,8 +66,10 @@ export function hostCommand(run: Run): Command {
         }),
       );
   }
+  host.addCommand(drainCommand(run));
   host
     .command("rm")
+    .alias("remove")
     .description("remove a host from the cloud; its agent is no longer let in")
     .argument("<host>", "name or id")
     .action(
@@ -138,6 +141,8 @@ function fieldsOf(r: Host): readonly Field[] {
     ["id", r.id],
     ["phase", r.phase],
     ["problem", problem ? `${problem.message} (${problem.reason})` : ""],
+    ["not heard of", status?.silence ? `since ${status.silence.since}: ${status.silence.message}` : ""],
+    ["doubtful", status?.doubts?.join("; ") ?? ""],
     ["place", [spec.provider, spec.region, spec.zone].filter(Boolean).join(" / ")],
     [
       "location",

@@ -28,6 +28,7 @@ interface CreateOptions extends WaitFlags {
   readonly userData?: string;
   readonly forward?: readonly Forward[];
   readonly label?: Readonly<Record<string, string>>;
+  readonly onHostLoss?: "wait" | "restart_elsewhere";
   readonly restartPolicy?: "always" | "on-failure" | "never";
   readonly stopTimeout?: number;
   readonly stopped?: true;
@@ -73,6 +74,12 @@ export function createCommand(run: Run): Command {
         "always",
         "on-failure",
         "never",
+      ]),
+    )
+    .addOption(
+      new Option("--on-host-loss <policy>", "when its host is lost (default: wait for it)").choices([
+        "wait",
+        "restart_elsewhere",
       ]),
     )
     .option("--stop-timeout <duration>", "how long the guest may take to shut down", parseDuration)
@@ -121,6 +128,7 @@ async function toSpec(options: CreateOptions): Promise<InstanceInput> {
     ...(keys.length > 0 && { ssh_keys: keys }),
     ...(userData !== undefined && { user_data: userData }),
     ...(forward && { forwards: forward }),
+    ...(options.onHostLoss && { on_host_loss: options.onHostLoss }),
     ...(restartPolicy && { restart_policy: restartPolicy }),
     ...(options.stopTimeout !== undefined && {
       stop_timeout_seconds: Math.round(options.stopTimeout / 1000),

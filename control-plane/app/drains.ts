@@ -1,0 +1,130 @@
+/**
+ * Empties hosts that are to be drained: asks for a migration of each machine, a few at a time, and again after a while
+ * for what could not move. Nothing is kept of it but the host's spec and the migrations themselves, so any replica goes
+ * on with it, and two at once do no harm: a machine takes one request at a time.
+ */
+import { isFault } from "#kernel/fault.ts";
+import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
+import { newId } from "#kernel/id.ts";
+import type { Logger } from "#kernel/log.ts";
+import { sleep } from "#kernel/retry.ts";
+import { host } from "../resources/host/host.resource.ts";
+import { migration } from "../resources/migration/migration.resource.ts";
+import type { Queryable } from "../store/database.ts";
+import type { ResourceService } from "./resource-service.ts";
+
+export interface DrainsOptions {
+  readonly database: Queryable;
+  readonly resources: ResourceService;
+  readonly log: Logger;
+  readonly now: () => number;
+}
+
+/** A machine that is still there. */
+export interface Remaining {
+  readonly id: string;
+  readonly name: string;
+  readonly phase: string;
+  readonly state: "waiting" | "moving" | "stuck";
+  /** Of its newest migration. */
+  readonly migration: string | null;
+  /** Why it could not move when that was tried last. */
+  readonly error: { readonly reason: string; readonly message: string } | null;
+}
+
+interface Row extends Omit<Remaining, "state"> {
+  readonly project: string;
+  readonly open: boolean;
+  /** Since its last migration ended; null: none has. */
+  readonly idleSeconds: number | null;
+}
+
+const everyMs = 1_000;
+/** Moves away from one host at a time. */
+const atOnce = 2;
+const againAfterSeconds = 60;
+
+export class Drains implements AsyncDisposable {
+  readonly #options: DrainsOptions;
+  readonly #stop = new AbortController();
+  #loop: Promise<void> | undefined;
+
+  constructor(options: DrainsOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#loop ??= this.#run();
+  }
+
+  /** What is still on the host. Only for the cloud's administrators: it names everybody's machines. */
+  async remaining(ctx: Ctx, hostId: string): Promise<readonly Remaining[]> {
+    const { id } = await this.#options.resources.get(ctx, host, hostId);
+    const rows = await this.#read(id);
+    return rows.map(({ id, name, phase, migration, error, open }) => ({
+      ...{ id, name, phase, migration, error: open ? null : error },
+      state: open ? "moving" : error ? "stuck" : "waiting",
+    }));
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      await this.#look().catch((error: unknown) => this.#options.log.warn("drain.look_failed", { error }));
+      await sleep(everyMs, signal).catch(() => undefined); // the loop looks at the signal
+    }
+  }
+
+  async #look(): Promise<void> {
+    const hosts = await this.#options.database.query<{ id: string }>(
+      "select id from resource where kind = 'host' and desired ->> 'draining' = 'true' and deleting_at is null",
+      [],
+      "drain_hosts",
+    );
+    for (const { id } of hosts) {
+      const rows = await this.#read(id);
+      const free = atOnce - rows.filter(({ open }) => open).length;
+      const movable = rows.filter((row) => mayBegin(row));
+      for (const row of movable.slice(0, Math.max(0, free))) await this.#begin(row);
+    }
+  }
+
+  #read(hostId: string): Promise<Row[]> {
+    return this.#options.database.query<Row>(
+      `select r.id, r.name, r.project, r.phase, m.id as migration, m.observed -> 'error' as error,
+         m.id is not null and m.request_of is not null as open,
+         extract(epoch from now() - (m.observed ->> 'ended_at')::timestamptz)::float8 as "idleSeconds"
+       from resource r left join lateral (
+         select id, observed, request_of from resource
+         where kind = 'migration' and refs @> jsonb_build_object('instance', r.id)
+         order by created_at desc, id desc limit 1) m on true
+       where r.kind = 'instance' and r.host_id = $1 and r.deleting_at is null order by r.created_at, r.id`,
+      [hostId],
+      "drain_machines",
+    );
+  }
+
+  async #begin({ id, project }: Row): Promise<void> {
+    const { resources, log, now } = this.#options;
+    const principal = { ...systemPrincipal, project };
+    const ctx: Ctx = { log, now, principal, requestId: newId("req"), signal: this.#stop.signal };
+    const respond = () => ({ status: 201, headers: {}, body: null });
+    try {
+      await resources.create(ctx, migration, { name: `drain-${id}`, spec: { instance: id } }, { respond });
+    } catch (fault) {
+      // It has changed since, or cannot be asked: looked at again, and told by `remaining` meanwhile.
+      if (!isFault(fault, "conflict")) throw fault;
+      log.info("drain.not_begun", { instance: id, fault });
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    await this.#loop;
+  }
+}
+
+function mayBegin({ phase, open, error, idleSeconds }: Row): boolean {
+  if (open || !(migration.requestWhen ?? []).includes(phase)) return false;
+  return !error || idleSeconds === null || idleSeconds > againAfterSeconds;
+}

@@ -44,7 +44,7 @@ const cloud = await startCloud(t, {
   agentEnv: { SKERRY_AGENT_KEEP_ALIVE_SECONDS: "2" },
   placeAgent: ({ name }, program) => network.place(name, gatewayPort, program),
 });
-const { instances, hosts } = clientOf(cloud);
+const { instances, hosts, migrations } = clientOf(cloud);
 
 const hostNamed = async (name: string) => (await hosts.list().all()).find((host) => host.name === name)!;
 const hostNameOf = async (id: string) => {
@@ -112,7 +112,9 @@ const cuts: readonly { readonly direction: Direction; readonly from: "control-pl
   { direction: "out", from: "all" },
   { direction: "in", from: "all" },
 ];
-const chosen = all ? cuts : [cuts[Math.floor(random() * cuts.length)]!];
+/** Those from everybody are over soonest. */
+const quick = cuts.filter(({ from }) => from === "all");
+const chosen = all ? cuts : [quick[Math.floor(random() * quick.length)]!];
 
 for (const { direction, from } of chosen) {
   await t.test(`cut off from ${from}, ${direction}`, async (t) => {
@@ -192,6 +194,7 @@ await t.test("an agent that lies changes nothing but what is known of its own ho
   const victim = await hostNameOf(bound);
   const liar = names.find((name) => name !== victim && name !== "site-1")!;
   const { id: liarId } = await hostNamed(liar);
+  await until(async () => (await instances.get(bound)).phase === "running", 10_000);
   const before = await instances.get(bound);
   const client = await speakAs(t, liar);
   const seq = BigInt(Number.MAX_SAFE_INTEGER);
@@ -236,11 +239,10 @@ await t.test("a host that is drained and removed is let in no more", async (t) =
   await hosts.drain(id);
   await until(async () => (await hosts.remaining(id)).length === 0, 20_000);
   await instances.waitFor(patient, { phases: ["running"] });
-  const { phase, status } = await instances.get(patient);
+  const moves = await migrations.list().all();
   t.match(
-    { phase, since: status?.started_at },
-    { phase: "running", since: patientSince },
-    "it moved as it ran",
+    moves.find(({ status }) => status?.source.host_id === id),
+    { phase: "complete", status: { type: "live" } },
   );
   await until(
     async () =>

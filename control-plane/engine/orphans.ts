@@ -33,9 +33,9 @@ export class Orphans {
              and o.state in ('running', 'stopped')) end as surplus,
          r.id is not null as elsewhere
        from unnest($1::text[]) as x(id) left join resource r on r.id = x.id left join tombstone t on t.id = x.id
-       where (r.id is null or r.host_id is distinct from $2)
+       where r.id is null or (r.host_id is distinct from $2
          and not exists (select 1 from incarnation i where i.resource_id = x.id and i.host_id = $2)
-         and not exists (select 1 from reservation v where v.resource_id = x.id and v.host_id = $2)
+         and not exists (select 1 from reservation v where v.resource_id = x.id and v.host_id = $2))
        order by x.id`,
       [reported, hostId],
     );

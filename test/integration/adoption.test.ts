@@ -13,7 +13,7 @@ import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { silentLogger } from "#kernel/log.ts";
 import { Skerry } from "#sdk/client.ts";
 import { hostId, startApi } from "#test/support/api-world.ts";
-import { createInstance, quietly, testCtx, World } from "#test/support/engine-world.ts";
+import { createInstance, fakeHostStatus, quietly, testCtx, World } from "#test/support/engine-world.ts";
 import { withDatabase } from "#test/support/postgres.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 
@@ -142,12 +142,12 @@ await t.test("what cannot be is refused, and leaves the machine alone", async (t
 await t.test("over HTTP, by the SDK", async (t) => {
   const api = await startApi(t);
   const machines = toForeignMachines(await told());
-  await api.database.query(
-    `update resource set observed = coalesce(observed, '{}') || jsonb_build_object('foreign_machines', $2::jsonb, 'connected', true,
-       'capacity', '{"cpus": 4, "memory_bytes": 1, "disk_bytes": 1}'::jsonb)
-     where id = $1`,
-    [hostId, JSON.stringify([{ ...machines[0], obstacles: [] }])],
-  );
+  const capacity = { cpus: 4, memory_bytes: 1, disk_bytes: 1 };
+  const status = {
+    ...fakeHostStatus("site-a", capacity),
+    foreign_machines: [{ ...machines[0], obstacles: [] }],
+  };
+  await api.database.query("update resource set observed = $2 where id = $1", [hostId, status]);
   const { hosts, instances } = new Skerry({ url: api.url, token: api.pair.access_token });
   t.match((await hosts.get(hostId)).status?.foreign_machines, [
     { name: "old-5", disks: [{ target: "vda" }] },

@@ -162,9 +162,10 @@ t.test("what it would be is told without beginning it", async (t) => {
     (await codesOf({ host: other?.id })).includes("machine_type"),
     "it keeps the one that it started with",
   );
-  await scene.world.database.query("update host_capacity set memory_bytes = 1 where host_id <> $1", [
-    from?.id,
-  ]);
+  await scene.world.database.query(
+    `update resource set observed = jsonb_set(observed, '{capacity, memory_bytes}', '1') where kind = 'host' and id <> $1`,
+    [from?.id],
+  );
   t.strictSame(await codesOf({ type: "cold" }), ["capacity", "excluded"], "cold asks for no machine type");
   t.equal(await scene.world.find(vm).then((found) => found?.phase), "running");
   t.strictSame(await scene.world.violations(), []);

@@ -2,15 +2,13 @@
  * An engine on a real database, with real agents' machine managers in this process and fake machines
  * inside them. Replicas can be made to die after any commit; replies of agents can get lost.
  */
-import { create } from "@bufbuild/protobuf";
-import { HostFactsSchema } from "#gen/skerry/agent/v1/host_pb.js";
 import { ResourceService } from "#cp/app/resource-service.ts";
 import type { Reply } from "#cp/app/resource-api.ts";
 import type { AgentPort } from "#cp/agents/port.ts";
 import { Engine } from "#cp/engine/engine.ts";
 import { insertResource, toResource, resourceColumns, type ResourceRow } from "#cp/engine/rows.ts";
 import type { Resource } from "#cp/resources/definition.ts";
-import { host as hostKind } from "#cp/resources/host/host.resource.ts";
+import { host as hostKind, type HostStatus } from "#cp/resources/host/host.resource.ts";
 import { hostController } from "#cp/resources/host/host.controller.ts";
 import { image as imageKind } from "#cp/resources/image/image.resource.ts";
 import { instanceController } from "#cp/resources/instance/instance.controller.ts";
@@ -61,6 +59,17 @@ export interface Replica {
   /** One that may die does so right after its next commit. */
   doom(): void;
   stop(): Promise<void>;
+}
+
+/** What a host with the fake driver tells of itself. */
+export function fakeHostStatus(hostname: string, capacity: HostStatus["capacity"]): HostStatus {
+  return {
+    ...{ connected: true, hostname, architecture: "x86_64", operating_system: "", kernel: "" },
+    ...{ agent_version: "", cpu_model: "", cpu_baseline: "x86-64-v2", capacity },
+    ...{ driver: "fake", driver_version: "1", acceleration: "none", acceleration_reason: "" },
+    ...{ capabilities: ["migration"], listen_address: "", boot_id: "", machine_types: ["fake-1"] },
+    ...{ guest_cpu_model: "", unknown_machines: [] },
+  };
 }
 
 export class World<Agent extends WorldAgent = WorldHost> {
@@ -118,7 +127,6 @@ export class World<Agent extends WorldAgent = WorldHost> {
   async addHost(name: string, cpus: number): Promise<Agent> {
     const id = newId("host");
     const capacity = { cpus, memory_bytes: cpus * 2 * GiB, disk_bytes: cpus * 16 * GiB };
-    const facts = create(HostFactsSchema, { architecture: "x86_64", driver: "fake" });
     await insertResource(this.database, hostKind, {
       id,
       project: "root",
@@ -133,27 +141,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
         overcommit: { cpus: 1, memory: 1, disk: 1 },
         cordoned: false,
       },
-      observed: {
-        connected: true,
-        hostname: name,
-        architecture: facts.architecture,
-        operating_system: "",
-        kernel: "",
-        agent_version: "",
-        cpu_model: "",
-        cpu_baseline: "x86-64-v2",
-        capacity,
-        driver: "fake",
-        driver_version: "1",
-        acceleration: "none",
-        acceleration_reason: "",
-        capabilities: ["migration"],
-        listen_address: "",
-        boot_id: "",
-        machine_types: ["fake-1"],
-        guest_cpu_model: "",
-        unknown_machines: [],
-      },
+      observed: fakeHostStatus(name, capacity),
       refs: {},
     });
     const host = await this.#startHost(id);

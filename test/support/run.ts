@@ -14,8 +14,15 @@ import { serverVariable, startTestServer } from "./postgres.ts";
 import { killProcessesOf } from "./processes.ts";
 import { TapReport, type Counts } from "./tap-report.ts";
 
-/** More than there are cores of: much of their time tests wait. */
-const jobs = 3;
+/** More at a time than there are cores of: much of their time tests wait, those with real guests less. */
+const phases: readonly { readonly jobs: number; readonly takes: (file: string) => boolean }[] = [
+  { jobs: 4, takes: (file) => !hasGuests(file) },
+  { jobs: 3, takes: (file) => hasGuests(file) },
+];
+
+function hasGuests(file: string): boolean {
+  return /^test\/(e2e|faults)\//.test(file);
+}
 
 async function main(given: readonly string[]): Promise<number> {
   const stopping = new AbortController();
@@ -40,7 +47,15 @@ async function runAll(files: readonly string[], directory: string, signal: Abort
   if (files.length === 0) throw new Error("there are no tests of that name");
   await using server = await startTestServer(path.join(directory, "pg"));
   const env = { ...testEnvironment(directory), [serverVariable]: server.url };
-  return await runTap(files, env, signal);
+  const sum = { passed: 0, failed: 0 };
+  for (const { jobs, takes } of phases) {
+    const chosen = files.filter(takes);
+    if (chosen.length === 0 || signal.aborted) continue;
+    const { passed, failed } = await runTap(chosen, jobs, env, signal);
+    sum.passed += passed;
+    sum.failed += failed;
+  }
+  return sum;
 }
 
 /** The files named, folders opened; without names, all. */
@@ -71,6 +86,7 @@ function testEnvironment(directory: string): NodeJS.ProcessEnv {
 
 async function runTap(
   files: readonly string[],
+  jobs: number,
   env: NodeJS.ProcessEnv,
   signal: AbortSignal,
 ): Promise<Counts> {

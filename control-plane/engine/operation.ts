@@ -191,8 +191,8 @@ async function untilThereIsRoom(
 ): Promise<Progress> {
   const since = new Date(effects.now()).toISOString();
   const { generation } = view.resource;
-  await effects.write((writes) => writes.setProblem({ reason, message, stuck: false, generation, since }));
-  return tryAgainLater(effects, record, error);
+  const problem = { reason, message, stuck: false, generation, since };
+  return tryAgainLater(effects, record, error, (writes) => writes.setProblem(problem));
 }
 
 /** Backwards: first the step that did not finish, whose effects may be half there, then those that did. */
@@ -241,9 +241,11 @@ async function tryAgainLater(
   effects: OperationEffects,
   record: OperationRecord,
   error: OperationError | undefined,
+  along?: (writes: FencedWrites) => Promise<void>,
 ): Promise<Progress> {
-  await effects.writeRecord(async ({ tx }) => {
-    await tx.query(
+  await effects.writeRecord(async (writes) => {
+    await along?.(writes);
+    await writes.tx.query(
       "update operation set attempt = attempt + 1, error = $2, updated_at = now() where id = $1",
       [record.id, JSON.stringify(error ?? null)],
     );

@@ -13,6 +13,7 @@ import { GuestShell } from "#test/support/guest-shell.ts";
 import { startLibvirtHost } from "#test/support/libvirt-host.ts";
 import { loadMicro } from "#test/support/micro.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
+import { until } from "#test/support/until.ts";
 
 const MiB = 1024n ** 2n;
 const limitMs = 120_000;
@@ -180,7 +181,11 @@ async function makeBench(): Promise<Bench & { readonly driver: LibvirtDriver }> 
     image: micro,
     directory,
     successor: make,
-    crash: (id) => host.crash(id),
+    crash: async (id) => {
+      await host.crash(id);
+      // libvirt hears of it a moment later, on a busy machine.
+      await until(async () => !(await host.virsh("domstate", id)).includes("running"));
+    },
     [Symbol.asyncDispose]: async () => {
       for (const driver of drivers) await driver[Symbol.asyncDispose]();
       for (const name of (await host.virsh("list", "--all", "--name")).split("\n").filter(Boolean)) {

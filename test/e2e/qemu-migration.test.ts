@@ -133,6 +133,9 @@ await t.test(
     for (const side of [source, destination]) Object.assign(side.plan.spec, { ...grown, forwards });
     await source.driver.ensure(source.plan, signal);
     await until(async () => (await shell.run("nproc")) === "2", 30_000);
+    // The guest takes it when it gets to it, on a busy machine after `ensure` has given up waiting.
+    const isGrown = async () => (await source.driver.inspect(world.id))?.memoryBytes === grown.memoryBytes;
+    await until(isGrown, 30_000);
     await shell.run("dd if=/dev/urandom of=/data/before bs=1M count=24; sync");
     const sum = await shell.run("md5sum /data/before");
     shell.type(counting);

@@ -6,7 +6,7 @@
 import { rm } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
-import { Fault, toFault } from "#kernel/fault.ts";
+import { Fault, isFault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { deadline, retry } from "#kernel/retry.ts";
 import type { GuestModel, LiveMigration, MachinePlan, SendProgress } from "../driver.ts";
@@ -239,7 +239,13 @@ export class Moves implements LiveMigration {
     const uuid = uuidOf(id);
     const isOver = async () => {
       if (!(await domains.isOn(id, signal))) return true;
-      return !(await virsh.run(["domjobinfo", uuid], { signal })).includes("Outgoing migration");
+      try {
+        return !(await virsh.run(["domjobinfo", uuid], { signal })).includes("Outgoing migration");
+      } catch (error) {
+        // It ended between the two questions, and its job with it.
+        if (isFault(error, "conflict") && error.reason === "DOMAIN_NOT_RUNNING") return true;
+        throw error;
+      }
     };
     await abortJob({ virsh, uuid, log }, isOver, signal);
   }

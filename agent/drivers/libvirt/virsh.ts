@@ -53,6 +53,12 @@ const meanings: readonly Meaning[] = [
     message: "libvirt has no such machine any more",
   },
   {
+    pattern: /domain is not running/,
+    code: "conflict",
+    reason: "DOMAIN_NOT_RUNNING",
+    message: "the machine does not run",
+  },
+  {
     pattern: /already exists with uuid|already defined with uuid/,
     code: "conflict",
     reason: "DOMAIN_NAME_TAKEN",

@@ -81,6 +81,7 @@ async function completed(
       });
     }
     progress(BigInt(job.offset), BigInt(job.len));
+    limit.throwIfAborted(); // whoever broke it off is told so, even when it was done just then
     if (job.status === "concluded") return;
     await running.eventAfter(seen, lookMs, limit);
   }

@@ -115,7 +115,7 @@ export async function checkUnused(on: Queryable, resource: Resource): Promise<vo
        select id, kind, request_of from resource where $2 = 'project' and project = $1 and id <> $1
        union all
        select id, kind, request_of from resource
-       where refs @> jsonb_build_object($2::text, $1::text) and refs <> '{}' and kind <> all($4))
+       where refs @> jsonb_build_object($2::text, $1::text) and kind <> all($4))
      select distinct id from users where kind <> all($3) or (request_of is not null and request_of <> $1)
      order by id limit 20`,
     [resource.id, resource.kind, requestKinds, weakKinds(resource.kind)],

@@ -56,7 +56,7 @@ export class ImageContent {
     await this.#options.database.transaction(async (tx) => {
       // Lock order: work before resource. Whoever waits for this image may go on.
       const waiting = await tx.query<{ id: string; kind: string }>(
-        "select id, kind from resource where refs @> jsonb_build_object('image', $1::text) and refs <> '{}' order by id",
+        "select id, kind from resource where refs @> jsonb_build_object('image', $1::text) order by id",
         [id],
       );
       for (const { id: key, kind } of [{ id, kind: image.kind }, ...waiting])

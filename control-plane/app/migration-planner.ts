@@ -113,8 +113,7 @@ export class MigrationPlanner {
       `select (select to_jsonb(i) from (select ${resourceColumns} from resource where id = $2) i) as image,
          (select id from resource where request_of = $1 limit 1) as open,
          (select observed -> 'receipt' from resource
-          where kind = 'migration' and phase = 'complete' and refs <> '{}'
-             and refs @> jsonb_build_object('instance', $1::text)
+          where kind = 'migration' and phase = 'complete' and refs @> jsonb_build_object('instance', $1::text)
           order by created_at desc limit 1) as last,
          (select (sample ->> 'disk_allocated_bytes')::float8 from machine_sample where machine_id = $1
           order by at desc limit 1) as disk_bytes,

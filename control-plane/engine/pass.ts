@@ -88,7 +88,7 @@ type StepTaken =
 async function wakeDependents(database: Database, { id, kind }: Resource): Promise<void> {
   await database.query(
     `update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()) where key in (
-       select r.id from resource r where r.refs @> jsonb_build_object($2::text, $1::text) and r.refs <> '{}')`,
+       select r.id from resource r where r.refs @> jsonb_build_object($2::text, $1::text))`,
     [id, kind],
   );
 }

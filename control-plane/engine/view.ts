@@ -61,7 +61,7 @@ const viewQuery = `select ${resourceColumns},
     (select s.lost_at is not null from host_session s where s.host_id = r.host_id) as host_lost,
     case r.kind when 'host' then (select count(*) from resource t where t.host_id = r.id)
       when 'image' then (
-        select count(*) from resource t where t.refs @> jsonb_build_object('image', r.id) and t.refs <> '{}')
+        select count(*) from resource t where t.refs @> jsonb_build_object('image', r.id))
       else 0 end as dependents
   from resource r where r.id = $1`;
 

@@ -52,3 +52,22 @@ t.test("a statement that lost against another is run again, a few times", async 
   await t.rejects(database.query("select lose(1000)"), { code: "40P01" });
   t.strictSame(await database.query("select nextval('attempt') as attempt"), [{ attempt: 8 }]);
 });
+
+t.test("statements find their rows by an index, however few there are", async (t) => {
+  await using database = new Database({ url: await withDatabase(t), maxConnections: 1, log: silentLogger });
+  await database.query("analyze resource");
+  const planOf = async (condition: string, value: unknown) => {
+    const rows = await database.query<{ "QUERY PLAN": string }>(
+      `explain select id from resource where ${condition}`,
+      [value],
+    );
+    return rows.map((row) => row["QUERY PLAN"]).join("\n");
+  };
+  t.match(await planOf("id = $1", "vm-1"), /Index Cond: \(id = /);
+  t.match(await planOf("refs @> jsonb_build_object('image', $1::text)", "img-1"), /resource_refs/);
+  const settings = ["jit", "plan_cache_mode"].map((name) => database.query(`show ${name}`));
+  t.strictSame((await Promise.all(settings)).flat(), [
+    { jit: "off" },
+    { plan_cache_mode: "force_generic_plan" },
+  ]);
+});

@@ -129,8 +129,8 @@ export class FleetOverview {
       const instance = toResource(row) as Instance;
       const from = await this.#fleet.find(instance.hostId ?? "");
       if (!from) continue;
-      const image = row.image as unknown as Image | undefined;
-      const request = { ...placementRequest(instance, image ?? undefined), capability: "migration" };
+      const image = row.image ? (toResource(row.image) as Image) : undefined;
+      const request = { ...placementRequest(instance, image), capability: "migration" };
       const choice = await this.#fleet.choose({
         ...request,
         exclude: new Set([from.id]),

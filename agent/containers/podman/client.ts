@@ -1,6 +1,7 @@
 /** Calls of podman's REST interface, over its socket. */
 import { request, type IncomingMessage } from "node:http";
 import { createInterface } from "node:readline";
+import { pipeline } from "node:stream/promises";
 import { Fault, type FaultCode } from "#kernel/fault.ts";
 import { cancelled } from "#kernel/stall.ts";
 
@@ -80,21 +81,10 @@ export class PodmanClient {
         },
       );
       outgoing.on("error", failed);
-      if (content) {
-        send(content, outgoing).catch((cause: unknown) => {
-          failed(cause);
-          outgoing.destroy();
-        });
-      } else outgoing.end(body === undefined ? undefined : JSON.stringify(body));
+      if (content) pipeline(content, outgoing, { signal }).catch(failed);
+      else outgoing.end(body === undefined ? undefined : JSON.stringify(body));
     });
   }
-}
-
-async function send(content: AsyncIterable<Uint8Array>, to: NodeJS.WritableStream): Promise<void> {
-  for await (const chunk of content) {
-    if (!to.write(chunk)) await new Promise((resolve) => to.once("drain", resolve));
-  }
-  to.end();
 }
 
 async function readText(response: IncomingMessage, signal: AbortSignal): Promise<string> {

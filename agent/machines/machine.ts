@@ -3,39 +3,27 @@
  * (commands, the driver's events, the end of a wait) only marks that there is something to do; the loop
  * looks at what is true now. So nothing is lost when several arrive at once or the agent restarts.
  */
-import { equals } from "@bufbuild/protobuf";
 import { Fault, isFault, toFault } from "#kernel/fault.ts";
 import { backoffMs } from "#kernel/retry.ts";
-import {
-  type Machine,
-  type MachineSpec,
-  MachineSpecSchema,
-  MachineState,
-  Power,
-} from "#gen/skerry/agent/v1/machine_pb.js";
+import { type Machine, type MachineSpec, MachineState, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
-import type {
-  CopyProgress,
-  DriverMachine,
-  LocalImage,
-  MachineEvent,
-  MachinePlan,
-} from "../drivers/driver.ts";
+import type { CopyProgress, DriverMachine, MachineEvent, MachinePlan } from "../drivers/driver.ts";
 import { Capture, diskCopiesOf, interrupted } from "./capture.ts";
 import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
-import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
-import type { Ledger } from "./ledger.ts";
+import { withHostPorts } from "./host-ports.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { MachineStatus } from "./machine-status.ts";
 import { isSource } from "./move-journal.ts";
 import { MachineMove } from "./move.ts";
+import { Provisions } from "./provisions.ts";
 import { dropKept, removeFromHost } from "./removal.ts";
 import { decideRestart, recentCrashes } from "./restart-policy.ts";
+import { isSame, unplugged, withoutMove } from "./spec.ts";
 import { Waiters } from "./waiters.ts";
 
 /** How long a copy of a disk waits for what is being done to the machine. */
 const copyWaitMs = 30_000;
-const { STARTING, STOPPING, STOPPED, PREPARING, FAILED } = MachineState;
+const { STARTING, STOPPING, STOPPED, FAILED } = MachineState;
 
 export class ManagedMachine {
   readonly id: string;
@@ -43,6 +31,7 @@ export class ManagedMachine {
   readonly #idle = new Waiters();
   readonly #status: MachineStatus;
   readonly #move: MachineMove;
+  readonly #provisions: Provisions;
   readonly #capture = new Capture();
   #accepting = 0;
   #acceptedAtMs: number | undefined;
@@ -63,6 +52,7 @@ export class ManagedMachine {
     const status = (this.#status = new MachineStatus({
       ...{ id, driver: driver.name, ledger, changes, now, progressMs },
     }));
+    this.#provisions = new Provisions(id, deps, status);
     const onMilestone = () => this.#answer();
     this.#move = new MachineMove({ id, driver, ledger, status, transport, log, now, onMilestone });
   }
@@ -173,7 +163,7 @@ export class ManagedMachine {
     if (spec.adoption) return;
     // What stands still between two hosts is neither's to turn off.
     if (spec.move && (!isSource(spec.move) || spec.move.switchOver)) return;
-    const off = { ...withoutMove(spec), power: Power.OFF, stopTimeoutSeconds: 0 };
+    const off = unplugged(spec);
     await this.#deps.driver.ensure(this.#plan(entry, off), signal);
   }
 
@@ -269,7 +259,7 @@ export class ManagedMachine {
       ledger.noteSoon(this.id, { halt: undefined });
     }
     if (!this.#status.observed && intent.fence.generation <= progress.generationReached) throw lost();
-    await this.#provide(entry, spec, signal);
+    await this.#provisions.provide(entry, spec, signal);
     if (on && spec.restarts > progress.restarts && this.#status.isRunning) {
       this.#status.show(STOPPING);
       this.#status.observed = await driver.ensure(this.#plan(entry, { ...spec, power: Power.OFF }), signal);
@@ -294,7 +284,7 @@ export class ManagedMachine {
     await this.#move.hangUp();
     if (this.#status.isRunning) {
       this.#status.show(STOPPING, ...fenced);
-      const off = { ...withoutMove(spec), power: Power.OFF, stopTimeoutSeconds: 0 };
+      const off = unplugged(spec);
       try {
         this.#status.observed = await this.#deps.driver.ensure(this.#plan(entry, off), signal);
       } catch (fault) {
@@ -315,24 +305,11 @@ export class ManagedMachine {
     const wasRunning = this.#status.isRunning;
     if (!this.#move.isOver(move)) {
       // A source has its files; a destination gets them as any new machine does.
-      if (!isSource(move)) await this.#provide(entry, spec, signal);
+      if (!isSource(move)) await this.#provisions.provide(entry, spec, signal);
       await this.#move.advance(move, this.#plan(entry, spec), signal, this.#acceptedAtMs);
     }
     // A machine that ended on the way is the restart policy's business, as ever.
     return this.#move.mayRun(move) && (this.#status.isRunning || !wasRunning);
-  }
-
-  /** Fetches and chooses what the driver needs. */
-  async #provide(entry: LedgerEntry, spec: MachineSpec, signal: AbortSignal): Promise<void> {
-    const { ledger } = this.#deps;
-    const { progress } = entry;
-    const image = await this.#findImage(progress.image, spec, signal);
-    const hostPorts = await chooseHostPorts(spec.forwards, progress.hostPorts, (port) =>
-      isPromised(ledger, this.id, port),
-    );
-    // On disk before the driver starts: recovery can only find what it has the files' names of.
-    if (!progress.image) await ledger.note(this.id, { image, hostPorts });
-    else ledger.noteSoon(this.id, { image, hostPorts });
   }
 
   async #remove(entry: LedgerEntry, signal: AbortSignal): Promise<void> {
@@ -341,24 +318,6 @@ export class ManagedMachine {
     await removeFromHost(this.#deps, entry, signal);
     this.#move.forget();
     this.#status.forget();
-  }
-
-  /** A machine that has been made keeps its files; only a start wants them checked again. */
-  async #findImage(
-    known: LocalImage | undefined,
-    spec: MachineSpec,
-    signal: AbortSignal,
-  ): Promise<LocalImage> {
-    if (known && (spec.power !== Power.ON || this.#status.isRunning)) return known;
-    if (spec.adoption) return this.#foreign();
-    if (!spec.image) throw new Fault("invalid", "the machine has no image", { reason: "IMAGE_MISSING" });
-    if (!this.#status.observed) this.#status.show(PREPARING);
-    return this.#deps.images.ensure(spec.image, (done, total) => this.#status.showImage(done, total), signal);
-  }
-
-  #foreign(): LocalImage {
-    if (this.#deps.driver.foreign) return { type: "none" };
-    throw new Fault("invalid", "the host's driver adopts no machines", { reason: "ADOPTION_UNSUPPORTED" });
   }
 
   /** Looks at what an event was about. An end that nobody asked for is answered by the restart policy. */
@@ -442,22 +401,6 @@ export class ManagedMachine {
       directory: this.#deps.directoryOf(this.id),
     };
   }
-}
-
-function withoutMove({ move: _, ...spec }: MachineSpec): MachineSpec {
-  return spec;
-}
-
-function isSame(a: Intent, b: Intent): boolean {
-  if (a.spec && b.spec) return equals(MachineSpecSchema, a.spec, b.spec);
-  const sameEnd = a.keepDisksSeconds === b.keepDisksSeconds && a.adoptionEnd === b.adoptionEnd;
-  return a.spec === b.spec && sameEnd;
-}
-
-function isPromised(ledger: Ledger, id: string, port: number): boolean {
-  return ledger
-    .list()
-    .some((entry) => entry.id !== id && Object.values(entry.progress.hostPorts).includes(port));
 }
 
 const fenced = [

@@ -1,0 +1,57 @@
+/** What a machine's driver needs before it can make or start it: the files of its image, and ports of the host. */
+import { Fault } from "#kernel/fault.ts";
+import { type MachineSpec, MachineState, Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { LocalImage } from "../drivers/driver.ts";
+import type { LedgerEntry } from "./entry.ts";
+import { chooseHostPorts } from "./host-ports.ts";
+import type { MachineDeps } from "./machine-deps.ts";
+import type { MachineStatus } from "./machine-status.ts";
+
+export class Provisions {
+  readonly #id: string;
+  readonly #deps: Pick<MachineDeps, "driver" | "images" | "ledger">;
+  readonly #status: MachineStatus;
+
+  constructor(id: string, deps: Pick<MachineDeps, "driver" | "images" | "ledger">, status: MachineStatus) {
+    this.#id = id;
+    this.#deps = deps;
+    this.#status = status;
+  }
+
+  /** Fetches and chooses what the driver needs, and notes it. */
+  async provide({ progress }: LedgerEntry, spec: MachineSpec, signal: AbortSignal): Promise<void> {
+    const { ledger } = this.#deps;
+    const image = await this.#findImage(progress.image, spec, signal);
+    const hostPorts = await chooseHostPorts(spec.forwards, progress.hostPorts, (port) =>
+      this.#isPromised(port),
+    );
+    // On disk before the driver starts: recovery can only find what it has the files' names of.
+    if (!progress.image) await ledger.note(this.#id, { image, hostPorts });
+    else ledger.noteSoon(this.#id, { image, hostPorts });
+  }
+
+  /** A machine that has been made keeps its files; only a start wants them checked again. */
+  async #findImage(
+    known: LocalImage | undefined,
+    spec: MachineSpec,
+    signal: AbortSignal,
+  ): Promise<LocalImage> {
+    if (known && (spec.power !== Power.ON || this.#status.isRunning)) return known;
+    if (spec.adoption) return this.#foreign();
+    if (!spec.image) throw new Fault("invalid", "the machine has no image", { reason: "IMAGE_MISSING" });
+    if (!this.#status.observed) this.#status.show(MachineState.PREPARING);
+    return this.#deps.images.ensure(spec.image, (done, total) => this.#status.showImage(done, total), signal);
+  }
+
+  #foreign(): LocalImage {
+    if (this.#deps.driver.foreign) return { type: "none" };
+    throw new Fault("invalid", "the host's driver adopts no machines", { reason: "ADOPTION_UNSUPPORTED" });
+  }
+
+  /** To another machine. */
+  #isPromised(port: number): boolean {
+    return this.#deps.ledger
+      .list()
+      .some(({ id, progress }) => id !== this.#id && Object.values(progress.hostPorts).includes(port));
+  }
+}

@@ -7,7 +7,7 @@ import { rm } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
-import { Fault, isFault } from "#kernel/fault.ts";
+import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { GuestModel, LiveMigration, MachinePlan, PostCopy, SendProgress } from "../../driver.ts";
 import { findDiskBytes } from "../../hypervisor/disk.ts";
@@ -28,7 +28,7 @@ import { callOff } from "./call-off.ts";
 import { listChannels, memoryChannel } from "./channels.ts";
 import { DiskCopier } from "./disk-copier.ts";
 import { awaitMemoryAgain, canWaitForPages, runWithoutMemory } from "./post-copy.ts";
-import { arrivesWithin, hasArrived, openChannel, openDisks, openMemory, stopServer } from "./receive.ts";
+import { arrivesWithin, hasArrived, isGone, moveLost, openChannel, openWays, stopServer } from "./receive.ts";
 import { sendMachine } from "./send.ts";
 
 export interface MovesOptions {
@@ -80,10 +80,8 @@ export class Moves implements LiveMigration {
     }
     await this.#rememberMove(entry, { begun: true });
     // A guest that runs already has its disks, and its memory's way in is opened again when that is wanted.
-    if (!entry.record.move?.committed) {
-      await openDisks(running, plan.directory, entry.record.move?.baseline ?? "", signal);
-      await openMemory(running, plan.directory, move, signal);
-    }
+    if (!entry.record.move?.committed)
+      await openWays(running, plan.directory, move, signal, entry.record.move?.baseline);
     return listChannels();
   }
 
@@ -359,7 +357,7 @@ export class Moves implements LiveMigration {
 /** A QEMU that ends while it is asked has nothing to show; why it ended others know better. */
 async function unlessGone(answer: Promise<boolean>): Promise<boolean> {
   return await answer.catch((thrown: unknown) => {
-    if (isFault(thrown) && thrown.reason === "QMP_DISCONNECTED") return false;
+    if (isGone(thrown)) return false;
     throw thrown;
   });
 }
@@ -368,10 +366,6 @@ function moveOf(plan: MachinePlan, role: MoveRole): Move {
   const { move } = plan.spec;
   if (move?.role === role) return move;
   throw new Fault("internal", "the plan has no such move", { reason: "MOVE_MISSING" });
-}
-
-function moveLost(): Fault {
-  return new Fault("conflict", "what had begun to arrive is lost", { reason: "MOVE_LOST" });
 }
 
 function moveCommitted(): Fault {

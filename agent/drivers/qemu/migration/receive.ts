@@ -3,7 +3,7 @@ import type { Duplex } from "node:stream";
 import { connectSocket } from "../../hypervisor/files.ts";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { RunningMachine } from "../running-machine.ts";
-import { isFault } from "#kernel/fault.ts";
+import { Fault, isFault } from "#kernel/fault.ts";
 import { dropAllBitmaps } from "./baseline.ts";
 import {
   channelEnd,
@@ -17,8 +17,35 @@ import { capabilityList } from "./limits.ts";
 
 const arrivalPollMs = 20;
 
-/** Opens the memory's way in, unless it is open. */
-export async function openMemory(
+/**
+ * Opens what is not open yet of the ways in of disks and memory.
+ * @param baseline since when its disks are kept; empty: they are new
+ * @throws Fault `conflict` MOVE_LOST when the QEMU has ended, before its end was noticed: what had arrived went with it
+ */
+export async function openWays(
+  machine: RunningMachine,
+  directory: string,
+  move: Move,
+  signal: AbortSignal,
+  baseline = "",
+): Promise<void> {
+  try {
+    await openDisks(machine, directory, baseline, signal);
+    await openMemory(machine, directory, move, signal);
+  } catch (thrown) {
+    throw isGone(thrown) ? moveLost() : thrown;
+  }
+}
+
+export function isGone(thrown: unknown): boolean {
+  return isFault(thrown) && thrown.reason === "QMP_DISCONNECTED";
+}
+
+export function moveLost(): Fault {
+  return new Fault("conflict", "what had begun to arrive is lost", { reason: "MOVE_LOST" });
+}
+
+async function openMemory(
   machine: RunningMachine,
   directory: string,
   move: Move,
@@ -32,8 +59,7 @@ export async function openMemory(
   );
 }
 
-/** Opens what is not open yet of the disks' ways in. @param baseline since when they are kept; empty: they are new */
-export async function openDisks(
+async function openDisks(
   machine: RunningMachine,
   directory: string,
   baseline: string,

@@ -6,14 +6,22 @@
 import type { Duplex } from "node:stream";
 import type { MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 
+/** A disk that others are made of. */
+export interface DiskFile {
+  readonly path: string;
+  readonly format: "qcow2" | "raw";
+}
+
 /** An image whose files are on this host, verified, and must not be written to. */
 export type LocalImage =
-  | { readonly type: "disk"; readonly path: string; readonly format: "qcow2" | "raw" }
+  | ({ readonly type: "disk" } & DiskFile)
   | {
       readonly type: "kernel";
       readonly kernelPath: string;
       readonly initrdPath: string;
       readonly commandLine: string;
+      /** What the machine's disk begins with; undefined: with nothing. */
+      readonly disk?: DiskFile;
     }
   /** An OCI archive. */
   | { readonly type: "archive"; readonly path: string; readonly sha256: string }
@@ -21,6 +29,12 @@ export type LocalImage =
   | { readonly type: "container"; readonly reference: string }
   /** Nothing: the machine was there before us. */
   | { readonly type: "none" };
+
+/** What the root disk of a machine that starts from this image begins with. */
+export function diskOf(image: LocalImage): DiskFile | undefined {
+  if (image.type === "disk") return image;
+  return image.type === "kernel" ? image.disk : undefined;
+}
 
 /** One machine as it should be. `spec.power` decides whether it runs. */
 export interface MachinePlan {

@@ -10,7 +10,7 @@ import type { EgressPolicy } from "#kernel/egress.ts";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { diskHeaderBytes, inspectDisk, type DiskFormat } from "#kernel/qcow2.ts";
-import type { LocalImage } from "../drivers/driver.ts";
+import type { DiskFile, LocalImage } from "../drivers/driver.ts";
 import { ContentStore, digestOf, type StoredFile } from "./content-store.ts";
 import { download, type DownloadLimits } from "./download.ts";
 import { SharedWork, type Progress } from "./shared-work.ts";
@@ -177,14 +177,19 @@ function toLocalImage(image: Image, files: ReadonlyMap<string, StoredFile>): Loc
   if (image.type === ImageType.KERNEL) {
     const { path: kernelPath } = file("kernel");
     const { path: initrdPath } = file("initrd");
-    return { type: "kernel", kernelPath, initrdPath, commandLine: image.commandLine };
+    const disk = files.get("disk");
+    const { commandLine } = image;
+    return { type: "kernel", kernelPath, initrdPath, commandLine, ...(disk && { disk: toDiskFile(disk) }) };
   }
   if (image.type === ImageType.CONTAINER) {
     const { path, sha256 } = file("archive");
     return { type: "archive", path, sha256 };
   }
-  const { path, format } = file("disk");
-  return { type: "disk", path, format: format === "qcow2" ? "qcow2" : "raw" };
+  return { type: "disk", ...toDiskFile(file("disk")) };
+}
+
+function toDiskFile({ path, format }: StoredFile): DiskFile {
+  return { path, format: format === "qcow2" ? "qcow2" : "raw" };
 }
 
 function sum(values: Iterable<bigint>): bigint {

@@ -43,12 +43,7 @@ export function diskCopiesOf(
   { diskCopies }: Pick<MachineDriver, "diskCopies">,
   { image }: Pick<MachinePlan, "image">,
 ): DiskCopies {
-  if (image.type === "kernel") {
-    throw new Fault("conflict", "it starts from a kernel that is not on its disk: a copy would not start", {
-      reason: "CAPTURE_WOULD_NOT_BOOT",
-    });
-  }
-  if (diskCopies && image.type === "disk") return diskCopies;
+  if (diskCopies && (image.type === "disk" || image.type === "kernel")) return diskCopies;
   throw new Fault("conflict", "the host cannot copy the disk of this machine", {
     reason: "CAPTURE_UNSUPPORTED",
   });

@@ -6,7 +6,7 @@ import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Credentials } from "../control/identity.ts";
-import type { MachinePlan } from "../drivers/driver.ts";
+import { diskOf, type MachinePlan } from "../drivers/driver.ts";
 import type { CodingWorkers } from "../migration/coding/workers.ts";
 import { directOpener, relayOpener } from "../migration/opener.ts";
 import type { PageFiles, PageSource } from "../migration/pages/page-files.ts";
@@ -110,13 +110,14 @@ function pagesOf(
   files: PageFiles | undefined,
 ): { readonly pages?: PageStageOptions } {
   if (!files || type === MoveType.POSTCOPY || (image.type !== "disk" && image.type !== "kernel")) return {};
-  const paths: Readonly<Record<string, Omit<PageSource, "sha256">>> =
-    image.type === "disk"
-      ? { disk: { path: image.path, format: image.format } }
-      : {
-          kernel: { path: image.kernelPath, format: "raw" },
-          initrd: { path: image.initrdPath, format: "raw" },
-        };
+  const disk = diskOf(image);
+  const paths: Readonly<Record<string, Omit<PageSource, "sha256">>> = {
+    ...(image.type === "kernel" && {
+      kernel: { path: image.kernelPath, format: "raw" },
+      initrd: { path: image.initrdPath, format: "raw" },
+    }),
+    ...(disk && { disk: { path: disk.path, format: disk.format } }),
+  };
   const sources = (spec.image?.files ?? []).flatMap(({ role, sha256 }) => {
     const found = paths[role];
     return found ? [{ sha256, ...found }] : [];

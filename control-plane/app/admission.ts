@@ -23,8 +23,10 @@ export async function resolveReferences(
 ): Promise<Record<string, Resource>> {
   const found: Record<string, Resource> = {};
   for (const [name, reference] of Object.entries(kind.references)) {
-    const wanted = referredIn(spec, reference);
-    if (typeof wanted !== "string" || wanted === (previous && referredIn(previous, reference))) continue;
+    const { through } = reference;
+    const wanted = through ? found[through[0]]?.refs[through[1]] : referredIn(spec, reference);
+    if (typeof wanted !== "string") continue;
+    if (!through && previous && wanted === referredIn(previous, reference)) continue;
     const projects = reference.own ? [project] : [project, rootProject];
     const resource = await findByName(on, projects, reference.kind, wanted);
     if (reference.takes && !(resource && reference.takes(resource))) continue;

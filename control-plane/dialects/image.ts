@@ -109,11 +109,7 @@ export function imageKind(at: { readonly path: string; readonly pageSize: number
         name,
         spec: {
           ...rest,
-          os: {
-            ...(os_type && { type: os_type }),
-            ...(os_name !== undefined && { name: os_name }),
-            ...(os_version !== undefined && { version: os_version }),
-          },
+          ...osOf({ type: os_type, name: os_name, version: os_version }),
           min_disk_bytes: fromGigabytes(size_gb),
           source: sourceOf(source_url, instance_id),
         },
@@ -121,6 +117,12 @@ export function imageKind(at: { readonly path: string; readonly pageSize: number
     },
     deletes: true,
   });
+}
+
+/** Only what was said of it: who says nothing has what is known otherwise. */
+function osOf(said: Readonly<Record<"type" | "name" | "version", string | undefined>>) {
+  const os = Object.fromEntries(Object.entries(said).filter(([, value]) => value !== undefined));
+  return Object.keys(os).length > 0 && { os };
 }
 
 /** An id with any prefix of the kind; what is no id may be a name. */

@@ -78,6 +78,8 @@ export interface Reference {
   readonly field: string;
   /** The field within it, where that is an object; other forms of it refer to nothing. */
   readonly within?: string;
+  /** Present: what another reference, declared before this one, has found refers to it by this name, if it does. */
+  readonly through?: readonly [reference: string, name: string];
   /** True: never one that belongs to the root project. */
   readonly own?: true;
   /** True: it may go away all the same; the engine sees it for as long as it is there. */

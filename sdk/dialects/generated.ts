@@ -878,7 +878,7 @@ export interface Atonix {
       readonly total: number;
     };
   }>;
-  /** Create: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
+  /** Create: What an instance boots from: a disk, or a kernel with its initrd and what its disk begins with; or a workload's container image */
   createImage(
     body: AtonixCreateImageBody,
     options?: ChangeOptions,
@@ -890,7 +890,7 @@ export interface Atonix {
       readonly timestamp: string;
     };
   }>;
-  /** Get one: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
+  /** Get one: What an instance boots from: a disk, or a kernel with its initrd and what its disk begins with; or a workload's container image */
   getImage(
     imageId: string,
     options?: CallOptions,
@@ -1229,9 +1229,9 @@ export interface Services {
         readonly results: readonly ServicesImage[];
       }
   >;
-  /** Create: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
+  /** Create: What an instance boots from: a disk, or a kernel with its initrd and what its disk begins with; or a workload's container image */
   createImage(body: ServicesCreateImageBody, options?: ChangeOptions): Promise<ServicesImage>;
-  /** Get one: What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
+  /** Get one: What an instance boots from: a disk, or a kernel with its initrd and what its disk begins with; or a workload's container image */
   getImage(imageId: string, options?: CallOptions): Promise<ServicesImage>;
   /** Delete it */
   deleteImage(imageId: string, options?: ChangeOptions): Promise<ServicesImage>;

@@ -548,7 +548,7 @@ export interface ImageSpec {
       }
     | {
         readonly type: "instance";
-        /** id or name of an instance, whose disk is copied as it is then */
+        /** id or name of an instance, whose disk is copied as it is then; it starts as that one does */
         readonly instance: string;
       }
     | {
@@ -591,7 +591,7 @@ export interface ImageInput {
       }
     | {
         readonly type: "instance";
-        /** id or name of an instance, whose disk is copied as it is then */
+        /** id or name of an instance, whose disk is copied as it is then; it starts as that one does */
         readonly instance: string;
       }
     | {
@@ -631,7 +631,7 @@ export interface ImageKind {
   readonly may: "create" | "update" | "delete";
 }
 
-/** What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image */
+/** What an instance boots from: a disk, or a kernel with its initrd and what its disk begins with; or a workload's container image */
 export type Image = Resource<ImageKind>;
 
 export interface FlavorSpec {
@@ -1128,7 +1128,7 @@ export const kinds = {
     plural: "images",
     idPrefixes: ["img"],
     summary:
-      "What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image",
+      "What an instance boots from: a disk, or a kernel with its initrd and what its disk begins with; or a workload's container image",
     phases: ["listed", "pending", "available", "deleting", "failed"],
     settled: ["available", "failed"],
     verbs: [],

@@ -192,3 +192,18 @@ await t.test(
     t.equal((await readFile(back)).indexOf(mark), 4 * MiB, "what the disk held is there");
   },
 );
+
+await t.test("an image of a machine that starts from a kernel takes the kernel with it", async (t) => {
+  const source = { type: "instance" as const, instance: id };
+  const golden = await images.create({ name: "counter", spec: { source } });
+  const ready = await images.waitFor(golden.id, { phases: ["available", "failed"], timeoutMs: 60_000 });
+  t.match(ready, { phase: "available", problem: null, spec: { type: "kernel", command_line: /console/ } });
+  await instances.delete(id);
+  const { provider, region } = second.host;
+  const user_data = "#!/bin/sh\necho counted-$(wc -l </data/counts)-$(wc -c </data/random)\n";
+  const heirs = { ...spec, image: "counter", user_data, provider, region, stop_timeout_seconds: 0 };
+  const heir = await instances.create({ name: "counter-2", spec: heirs });
+  const said = `/skerry/v1/instances/${heir.id}/console/log`;
+  const inherited = /counted-[1-9]\d+-4194304/;
+  await until(async () => inherited.test((await cloud.request<string>("GET", said)).body), bootLimitMs);
+});

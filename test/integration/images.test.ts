@@ -274,14 +274,18 @@ await t.test("files come from the control plane by their digest", async (t) => {
     yield content.subarray(at + 100_000);
   };
   const file = (role: string) => ({ role, sha256: sha256Of(content), sizeBytes: BigInt(content.length) });
-  const image = create(ImageSchema, {
-    type: ImageType.KERNEL,
-    files: [file("kernel"), file("initrd")],
-    commandLine: "quiet",
-  });
+  const files = [file("kernel"), file("initrd")];
+  const image = create(ImageSchema, { type: ImageType.KERNEL, files, commandLine: "quiet" });
   const local = await cacheIn(t.testdir(), { fetchFile }).ensure(image, ignore, signal);
-  t.match(local, { type: "kernel", commandLine: "quiet" });
+  t.match(local, { type: "kernel", commandLine: "quiet", disk: undefined });
   t.same(offsets, [0n, 100_000n, 200_000n], "cut, stalled, and continued each time");
+
+  const withDisk = [...files, { ...file("disk"), format: "raw" }];
+  const whole = create(ImageSchema, { type: ImageType.KERNEL, files: withDisk });
+  t.match(await cacheIn(t.testdir(), { fetchFile }).ensure(whole, ignore, signal), {
+    type: "kernel",
+    disk: { format: "raw", path: /./ },
+  });
 
   const lame = create(ImageSchema, { type: ImageType.KERNEL, files: [file("kernel")] });
   t.equal(

@@ -1,8 +1,8 @@
-/** The root disk: a qcow2 over a disk image, or a blank one. It is there whole or not at all, and never gets smaller. */
+/** The root disk: a qcow2 over its image's disk, or a blank one. It is there whole or not at all, and never gets smaller. */
 import { open, rename, rm, stat } from "node:fs/promises";
 import { exec } from "#agent/exec.ts";
 import { Fault } from "#kernel/fault.ts";
-import type { LocalImage } from "../driver.ts";
+import { diskOf, type DiskFile, type LocalImage } from "../driver.ts";
 import { removeBitmaps } from "./disk-bitmaps.ts";
 import { hostFault } from "./host-fault.ts";
 
@@ -55,20 +55,21 @@ export async function ensureDisk(
 }
 
 async function backingOf(image: LocalImage, diskBytes: bigint): Promise<string[]> {
-  if (image.type !== "disk") return [];
-  const minimum = await imageBytes(image);
+  const base = diskOf(image);
+  if (!base) return [];
+  const minimum = await imageBytes(base);
   if (diskBytes < minimum) {
     throw new Fault("invalid", "the disk is smaller than its image", {
       reason: "DISK_SMALLER_THAN_IMAGE",
       detail: { field: "disk_bytes", minimum: Number(minimum) },
     });
   }
-  return ["-b", image.path, "-F", image.format];
+  return ["-b", base.path, "-F", base.format];
 }
 
-async function imageBytes(image: LocalImage & { readonly type: "disk" }): Promise<bigint> {
+async function imageBytes({ path, format }: DiskFile): Promise<bigint> {
   try {
-    return image.format === "qcow2" ? await qcow2Bytes(image.path) : BigInt((await stat(image.path)).size);
+    return format === "qcow2" ? await qcow2Bytes(path) : BigInt((await stat(path)).size);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     throw new Fault("unavailable", "the image is not on the host any more", {

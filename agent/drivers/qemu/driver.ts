@@ -7,17 +7,18 @@ import type { Duplex } from "node:stream";
 import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
-import type {
-  ConsoleAccess,
-  CopyProgress,
-  DiskCopies,
-  DriverFacts,
-  DriverMachine,
-  DriverMetrics,
-  MachineDriver,
-  MachineEvent,
-  MachinePlan,
-  RemoveOptions,
+import {
+  diskOf,
+  type ConsoleAccess,
+  type CopyProgress,
+  type DiskCopies,
+  type DriverFacts,
+  type DriverMachine,
+  type DriverMetrics,
+  type MachineDriver,
+  type MachineEvent,
+  type MachinePlan,
+  type RemoveOptions,
 } from "../driver.ts";
 import type { KernelImage } from "../hypervisor/accel.ts";
 import { allocatedBytes, ensureDisk, findDiskBytes, refuseShrinking } from "../hypervisor/disk.ts";
@@ -263,7 +264,8 @@ class QemuDriver implements MachineDriver {
     const bytes = await findDiskBytes(rootDisk);
     if (bytes === undefined)
       throw new Fault("notFound", "the machine has no disk", { reason: "MACHINE_LOST" });
-    const below = plan.image.type === "disk" ? await allocatedBytes(plan.image.path) : 0n;
+    const base = diskOf(plan.image);
+    const below = base ? await allocatedBytes(base.path) : 0n;
     await requireRoom(path, (await allocatedBytes(rootDisk)) + below);
     if (entry.running) await captureRunning(entry.running, { path, bytes }, progress, signal);
     else await captureStopped(rootDisk, path, signal);

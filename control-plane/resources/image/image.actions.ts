@@ -19,7 +19,7 @@ const defaultPatienceMs = 3_000;
 
 /** Reading a whole image takes longer than a pass may; it goes on here, and the passes look in. */
 interface Reading {
-  readonly result: Promise<ImageFile>;
+  readonly result: Promise<readonly ImageFile[]>;
   readonly stop: AbortController;
   done: number;
   total: number;
@@ -37,37 +37,40 @@ export function createImageController(options: ImageControllerOptions): Controll
 
   const resolve: Action<Image> = (effects, { resource }) => {
     const { source } = resource.desired;
-    return readFor(effects, resource, (reading) =>
-      source.type === "url" ? resolveImageUrl(source, { ...options, ...reading }) : undefined,
-    );
+    if (source.type !== "url") return Promise.resolve();
+    return readFor(effects, resource, async (reading) => [
+      await resolveImageUrl(source, { ...options, ...reading }),
+    ]);
   };
 
-  const capture: Action<Image> = (effects, { resource, references: { instance } }) =>
-    readFor(effects, resource, (reading) =>
-      instance?.hostId === undefined
-        ? undefined
-        : captureDisk(instance.id, instance.hostId, { ...options, ...reading, agents: effects.agents }),
-    );
+  const capture: Action<Image> = (effects, { resource, references: { instance, base } }) => {
+    const { id, hostId } = instance ?? {};
+    if (id === undefined || hostId === undefined) return Promise.resolve();
+    const { agents } = effects;
+    return readFor(effects, resource, async (reading) => [
+      ...startFiles(base as Image | undefined),
+      await captureDisk(id, hostId, { ...options, ...reading, agents }),
+    ]);
+  };
 
   /** Looks in on the reading, or starts it; tells what it has come to. */
   async function readFor(
     effects: Effects,
     { id, generation: wanted, observedGeneration }: Image,
-    start: (reading: Watched) => Promise<ImageFile> | undefined,
+    start: (reading: Watched) => Promise<readonly ImageFile[]>,
   ): Promise<void> {
     const reading = readings.get(id) ?? startReading(effects, start);
-    if (!reading) return;
     readings.set(id, reading);
-    const file = await within(reading.result, options.patienceMs ?? defaultPatienceMs).catch(
+    const files = await within(reading.result, options.patienceMs ?? defaultPatienceMs).catch(
       (error: unknown) => {
         readings.delete(id);
         throw error;
       },
     );
-    if (file) readings.delete(id);
-    const generation = file ? wanted : observedGeneration;
-    const status = file
-      ? statusOf([file])
+    if (files) readings.delete(id);
+    const generation = files ? wanted : observedGeneration;
+    const status = files
+      ? statusOf(files)
       : { files: [], bytes_done: reading.done, bytes_total: reading.total };
     await effects.write((writes) => writes.observe(status, generation));
   }
@@ -92,17 +95,19 @@ export function createImageController(options: ImageControllerOptions): Controll
   };
 }
 
-function startReading(
-  effects: Effects,
-  start: (reading: Watched) => Promise<ImageFile> | undefined,
-): Reading | undefined {
+function startReading(effects: Effects, start: (reading: Watched) => Promise<readonly ImageFile[]>): Reading {
   const stop = new AbortController();
   const signal = AbortSignal.any([effects.signal, stop.signal]);
   const far = { done: 0, total: 0 };
   const result = start({ signal, progress: (done, total) => Object.assign(far, { done, total }) });
   // Between two passes nobody listens; the next one meets the error.
-  result?.catch((error: unknown) => effects.log.debug("image.reading_failed", { error }));
-  return result && Object.assign(far, { result, stop });
+  result.catch((error: unknown) => effects.log.debug("image.reading_failed", { error }));
+  return Object.assign(far, { result, stop });
+}
+
+/** What a machine of that image starts from, where that is not on its disk. */
+function startFiles(image: Image | undefined): readonly ImageFile[] {
+  return (image?.observed?.files ?? []).filter(({ role }) => role === "kernel" || role === "initrd");
 }
 
 /** The result, or undefined when it is not there in time. */

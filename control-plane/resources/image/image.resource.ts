@@ -35,7 +35,7 @@ export const imageSource = z.discriminatedUnion("type", [
       .string()
       .min(1)
       .max(255)
-      .describe("id or name of an instance, whose disk is copied as it is then"),
+      .describe("id or name of an instance, whose disk is copied as it is then; it starts as that one does"),
   }),
   z.strictObject({ type: z.literal("built-in"), files: z.array(imageFile) }),
 ]);
@@ -90,7 +90,7 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   plural: "images",
   idPrefixes: ["img"],
   summary:
-    "What an instance boots from: a disk, or a kernel with its initrd; or a workload's container image",
+    "What an instance boots from: a disk, or a kernel with its initrd and what its disk begins with; or a workload's container image",
   scope: "shared",
   spec: imageSpec,
   status: imageStatus,
@@ -108,6 +108,7 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   verbs: {},
   references: {
     instance: { kind: "instance", field: "source", within: "instance", own: true, weak: true },
+    base: { kind: "image", field: "source", through: ["instance", "image"], weak: true },
   },
   filters: {
     architecture: { summary: "x86_64 or aarch64", path: ["desired", "architecture"] },
@@ -158,21 +159,31 @@ export const image = defineResource<ImageSpec, ImageStatus, ImagePhase>({
   },
 });
 
-/** What is made of an instance needs a disk of its size. */
+/** What is made of an instance starts as that does, and needs a disk of its size. */
 function deriveImage(
   spec: ImageSpec,
-  _given: unknown,
-  { instance }: Readonly<Record<string, Resource>>,
+  given: Readonly<Record<string, unknown>>,
+  { instance, base }: Readonly<Record<string, Resource>>,
 ): ImageSpec {
   if (!instance || spec.source.type !== "instance") return spec;
-  if (spec.type !== "disk") {
-    throw new Fault("invalid", "spec.type: the disk of an instance is an image of the type disk", {
-      detail: { field: "spec.type" },
+  const { disk_bytes: bytes } = instance.desired as Pick<InstanceSpec, "disk_bytes">;
+  const below = base?.desired as ImageSpec | undefined;
+  const derived: ImageSpec = {
+    ...spec,
+    type: below?.type ?? "disk",
+    architecture: below?.architecture ?? spec.architecture,
+    os: spec.os ?? below?.os ?? null,
+    command_line: spec.command_line === "" ? (below?.command_line ?? "") : spec.command_line,
+    source: { ...spec.source, instance: instance.id },
+    min_disk_bytes: Math.max(spec.min_disk_bytes, bytes),
+  };
+  for (const field of ["type", "architecture"] as const) {
+    if (given[field] === undefined || given[field] === derived[field]) continue;
+    throw new Fault("invalid", `spec.${field}: that of the instance's own image is ${derived[field]}`, {
+      detail: { field: `spec.${field}` },
     });
   }
-  const { disk_bytes: bytes } = instance.desired as Pick<InstanceSpec, "disk_bytes">;
-  const source = { ...spec.source, instance: instance.id };
-  return { ...spec, source, min_disk_bytes: Math.max(spec.min_disk_bytes, bytes) };
+  return derived;
 }
 
 /** The form in which names and aliases are compared: "Ubuntu 22.04" and "ubuntu-22-04" are one. */

@@ -2,10 +2,11 @@
  * Runs every documented operation that is there against a cloud of real processes, where only the guests are fake, and
  * says which are not there yet.
  */
+import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { tmpdir } from "node:os";
-import t from "tap";
+import t, { type Test } from "tap";
 import type { z } from "zod";
 import { root } from "#cp/local/programs.ts";
 import { builtInTopology } from "#cp/local/topology.ts";
@@ -22,9 +23,17 @@ const patienceMs = 30_000;
 /** The references' images are a disk of nothing, which will do for guests that are fake. */
 const disk = path.join(tmpdir(), "contract-disk.raw");
 await writeFile(disk, Buffer.alloc(1024 ** 2));
+const kernel = t.testdir({ vmlinuz: "kernel", "initrd.gz": "initrd" });
+const fileOf = (role: string, path: string, content: string) => ({
+  ...{ role, path, size_bytes: content.length },
+  sha256: createHash("sha256").update(content).digest("hex"),
+});
+const files = [fileOf("kernel", "vmlinuz", "kernel"), fileOf("initrd", "initrd.gz", "initrd")];
+const manifest = { type: "kernel", architecture: "x86_64", command_line: "quiet", files };
+await writeFile(path.join(kernel, "manifest.json"), JSON.stringify(manifest));
 const cloud = await startCloud(t, {
   agents: builtInTopology.hosts.map((host) => ({ ...host, driver: "fake" as const })),
-  images: { "ubuntu-22.04": disk, "ubuntu-20.04": disk },
+  images: { "ubuntu-22.04": disk, "ubuntu-20.04": disk, "kernel-only": kernel },
   controlPlaneEnv: { SKERRY_MICRO_DIR: "", SKERRY_OVERCOMMIT_CPUS: "100", SKERRY_OVERCOMMIT_MEMORY: "10" },
   agentEnv: { SKERRY_AGENT_SAMPLE_SECONDS: "1" },
 });
@@ -148,22 +157,28 @@ void t.test(
   },
 );
 
-void t.test("an image that is made of an instance starts others, also after its end", async (t) => {
+for (const image of ["ami-ubuntu2204", "kernel-only"]) {
+  void t.test(`an image of an instance of ${image} starts others, also after its end`, (t) =>
+    tryImageOfInstance(t, image),
+  );
+}
+
+async function tryImageOfInstance(t: Test, image: string): Promise<void> {
   const path = "/api/v1/services/";
-  const one = { flavor: "t3-micro", image: "ami-ubuntu2204" };
+  const one = { flavor: "t3-micro", image };
   const make = (name: string, image: string) =>
     cloud.request<{ instance_id: string }>("POST", `${path}instances/`, { ...one, name, image });
-  const { body: origin } = await make("origin", one.image);
-  const wish = { name: "golden", os_type: "linux", size_gb: 8, instance_id: origin.instance_id };
+  const { body: origin } = await make("origin", image);
+  const wish = { name: `golden-${image}`, os_type: "linux", size_gb: 8, instance_id: origin.instance_id };
   const made = await cloud.request<{ image_id: string }>("POST", `${path}images/`, wish);
   t.match(made, { status: 201, body: { status: "pending", upload_url: null, size_gb: 8 } });
   const statusOf = async (of: string) =>
     (await cloud.request<{ status: string }>("GET", path + of)).body.status;
   await until(async () => (await statusOf(`images/${made.body.image_id}/`)) === "available", patienceMs);
   t.equal((await cloud.request("POST", `${path}instances/${origin.instance_id}/terminate/`)).status, 202);
-  const { body: heir } = await make("heir", "golden");
+  const { body: heir } = await make("heir", wish.name);
   await until(async () => (await statusOf(`instances/${heir.instance_id}/`)) === "running", patienceMs);
   t.match(await cloud.request("POST", `${path}images/`, { ...wish, name: "x", instance_id: "i-0none" }), {
     status: 400,
   });
-});
+}

@@ -117,16 +117,28 @@ await t.test("an image that is made of an instance", async (t) => {
     ],
   ];
   for (const [name, given, expected] of cases) t.match(decideImage(given, now), expected, name);
-  const derive = (spec: Image["desired"]) =>
+  const derive = (given: object, base?: object) =>
     image.derive?.(
-      spec,
-      {},
-      { instance: { id: "vm-1", desired: { disk_bytes: 7 } } as View["resource"] },
+      imageSpec.parse({ source: { type: "instance", instance: "web" }, ...given }),
+      { ...given },
+      {
+        instance: { id: "vm-1", desired: { disk_bytes: 7 } } as View["resource"],
+        ...(base && { base: { desired: imageSpec.parse({ source: { type: "upload" }, ...base }) } as Image }),
+      },
       undefined,
     );
-  const spec = imageSpec.parse({ source: { type: "instance", instance: "web" } });
-  t.match(derive(spec), { source, min_disk_bytes: 7 }, "it is named by its id, and its disk is the least");
-  t.throws(() => derive({ ...spec, type: "kernel" }), /spec.type/);
+  const plain = { source, min_disk_bytes: 7, type: "disk", architecture: "x86_64", os: null };
+  t.match(derive({}), plain, "it is named by its id, and its disk is the least");
+  t.match(derive({ type: "disk" }, {}), plain);
+  const os = { type: "linux", name: "Own", version: "1" } as const;
+  const base = { type: "kernel", architecture: "aarch64", command_line: "quiet", os };
+  t.match(derive({}, base), base, "it starts as the instance does");
+  t.match(derive({ command_line: "debug", os: { name: "Mine" } }, base), {
+    command_line: "debug",
+    os: { name: "Mine" },
+  });
+  t.throws(() => derive({ type: "disk" }, base), /spec.type: .* kernel/);
+  t.throws(() => derive({ architecture: "aarch64" }, {}), /spec.architecture/);
 });
 
 await t.test("checksums are found in every form that is published", async (t) => {

@@ -17,6 +17,7 @@ import { Drains } from "./app/drains.ts";
 import { Enrolment } from "./app/enrolment.ts";
 import { AuditChain } from "./app/audit-chain.ts";
 import { AuditLog } from "./app/audit.ts";
+import { Groups } from "./app/groups.ts";
 import { IdentityStore } from "./app/identity-store.ts";
 import { FleetOverview } from "./app/fleet-overview.ts";
 import { ImageContent } from "./app/image-content.ts";
@@ -58,6 +59,7 @@ import { drainRoutes } from "./http/drains.ts";
 import { extraRoutes } from "./http/extras.ts";
 import { fleetRoutes } from "./http/fleet.ts";
 import { workloadRoutes } from "./http/workloads.ts";
+import { groupRoutes } from "./http/groups.ts";
 import { migrationRoutes } from "./http/migrations.ts";
 import { nativeSurface } from "./http/native.ts";
 import { oidcRoutes } from "./http/oidc.ts";
@@ -240,6 +242,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
         quotas: new Quotas(database),
         apiKeys: new ApiKeys({ database, store, tokens, sealer }),
       }),
+      ...groupRoutes(new Groups({ database, resources, tokens })),
       ...oidcOf(settings, { database, accounts, sealer }),
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet })),

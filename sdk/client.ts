@@ -3,7 +3,7 @@ import type { Role } from "#kernel/ctx.ts";
 import { auditExtras } from "./audit.ts";
 import { createCollection, type CollectionOf } from "./collection.ts";
 import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
-import { apiKeyExtras, projectExtras, userExtras } from "./directory.ts";
+import { apiKeyExtras, groupExtras, projectExtras, userExtras } from "./directory.ts";
 import { createDialect } from "./dialects/client.ts";
 import { dialects, type Dialects } from "./dialects/generated.ts";
 import { fleetExtras } from "./fleet.ts";
@@ -59,6 +59,7 @@ export class Skerry {
   readonly operations: CollectionOf<Kinds["operations"]>;
   readonly projects: CollectionOf<Kinds["projects"]> & ReturnType<typeof projectExtras>;
   readonly users: CollectionOf<Kinds["users"]> & ReturnType<typeof userExtras>;
+  readonly groups: CollectionOf<Kinds["groups"]> & ReturnType<typeof groupExtras>;
   readonly prices: CollectionOf<Kinds["prices"]>;
   readonly apiKeys: ReturnType<typeof apiKeyExtras>;
   readonly audit: ReturnType<typeof auditExtras>;
@@ -86,6 +87,7 @@ export class Skerry {
     this.operations = collection("operations");
     this.projects = Object.assign(collection("projects"), projectExtras(transport));
     this.users = Object.assign(collection("users"), userExtras(transport));
+    this.groups = Object.assign(collection("groups"), groupExtras(transport));
     this.prices = collection("prices");
     this.apiKeys = apiKeyExtras(transport, "/skerry/v1/api-keys");
     this.audit = auditExtras(transport);

@@ -1,4 +1,4 @@
-/** Users, members of projects and API keys: what their kinds cannot say. */
+/** Users, members of projects and groups, and API keys: what their kinds cannot say. */
 import type { Role } from "#kernel/ctx.ts";
 import type { User, UserInput } from "./kinds/generated.ts";
 import type { CallOptions, Transport } from "./transport.ts";
@@ -27,6 +27,13 @@ export interface Member {
   readonly username: string;
   readonly project: string;
   readonly role: Role;
+  /** Where the role comes from; null: the user has it in person. */
+  readonly group: { readonly id: string; readonly name: string } | null;
+}
+
+export interface GroupMember {
+  readonly user_id: string;
+  readonly username: string;
 }
 
 export interface QuotaLine {
@@ -109,6 +116,26 @@ export function projectExtras(transport: Transport) {
           ? { ...options, method: "DELETE", path }
           : { ...options, method: "PUT", path, body: { role } },
       );
+    },
+  };
+}
+
+/** Who is in a group. */
+export function groupExtras(transport: Transport) {
+  const members = (group: string) => `${base}/groups/${encodeURIComponent(group)}/members`;
+  const member = (group: string, user: string) => `${members(group)}/${encodeURIComponent(user)}`;
+  return {
+    async members(group: string, options: CallOptions = {}): Promise<readonly GroupMember[]> {
+      const call = { ...options, method: "GET", path: members(group) } as const;
+      return (await transport.required<Items<GroupMember>>(call)).items;
+    },
+    /** Puts a user into a group. */
+    async addMember(group: string, user: string, options: CallOptions = {}): Promise<void> {
+      await transport.json({ ...options, method: "PUT", path: member(group, user) });
+    },
+    /** Takes a user out of a group. */
+    async removeMember(group: string, user: string, options: CallOptions = {}): Promise<void> {
+      await transport.json({ ...options, method: "DELETE", path: member(group, user) });
     },
   };
 }

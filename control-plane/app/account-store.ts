@@ -52,6 +52,8 @@ export interface Membership {
   readonly username: string;
   readonly project: string;
   readonly role: Role;
+  /** Where the role comes from; null: the user has it in person. */
+  readonly group: { readonly id: string; readonly name: string } | null;
 }
 
 const keyColumns = `id, name, project, role, read_only as "readOnly", created_at as "createdAt",
@@ -125,30 +127,46 @@ export class AccountStore {
     );
   }
 
-  /** Makes an account a member of a project, or changes its role there. */
-  async setRole(accountId: string, project: string, role: Role): Promise<void> {
-    await insertMembership(this.#database, { id: accountId, project, role });
+  /** What an account is in a project in person; nobody changes that before the transaction has ended. */
+  async lockMember(
+    tx: Tx,
+    accountId: string,
+    project: string,
+  ): Promise<{ readonly username: string; readonly role: Role | null } | undefined> {
+    const sql = `select a.username,
+        (select m.role from membership m where m.account_id = a.id and m.project = p.id) as role
+      from account a join resource p on p.id = $2 and p.kind = 'project' where a.id = $1 for no key update of a`;
+    return (await tx.query<{ username: string; role: Role | null }>(sql, [accountId, project]))[0];
   }
 
-  async removeRole(accountId: string, project: string): Promise<boolean> {
-    const sql = "delete from membership where account_id = $1 and project = $2 returning 1";
-    return (await this.#database.query(sql, [accountId, project])).length > 0;
+  /** Makes an account a member of a project, or changes its role there. */
+  async setRole(on: Queryable, accountId: string, project: string, role: Role): Promise<void> {
+    await insertMembership(on, { id: accountId, project, role });
+  }
+
+  async removeRole(on: Queryable, accountId: string, project: string): Promise<void> {
+    await on.query("delete from membership where account_id = $1 and project = $2", [accountId, project]);
   }
 
   async listMembers(project: string): Promise<readonly Membership[]> {
-    const sql = `select m.account_id as "accountId", a.username, m.project, m.role
-      from membership m join account a on a.id = m.account_id
-      where m.project = $1 order by m.created_at, a.id limit 1000`;
+    const sql = `select m.account_id as "accountId", a.username, m.project, m.role,
+        case when g.id is not null then jsonb_build_object('id', g.id, 'name', g.name) end as "group"
+      from project_role m join account a on a.id = m.account_id left join resource g on g.id = m.group_id
+      where m.project = $1 order by m.created_at, a.id, g.id limit 1000`;
     return this.#database.query<Membership>(sql, [project]);
   }
 
-  /** The roles in a project of those of the accounts that have one. */
-  async rolesIn(project: string, accountIds: readonly string[]): Promise<ReadonlyMap<string, Role>> {
-    const rows = await this.#database.query<{ id: string; role: Role }>(
-      "select account_id as id, role from membership where project = $1 and account_id = any($2)",
+  /** The roles in a project of each of the accounts that has any there. */
+  async rolesIn(
+    project: string,
+    accountIds: readonly string[],
+  ): Promise<ReadonlyMap<string, readonly Role[]>> {
+    const rows = await this.#database.query<{ id: string; roles: Role[] }>(
+      `select account_id as id, array_agg(role) as roles from project_role
+       where project = $1 and account_id = any($2) group by account_id`,
       [project, accountIds],
     );
-    return new Map(rows.map(({ id, role }) => [id, role]));
+    return new Map(rows.map(({ id, roles }) => [id, roles]));
   }
 
   /** How many keys an account has; nobody else adds one before the transaction has ended. */

@@ -8,7 +8,7 @@ import { newId } from "#kernel/id.ts";
 import type { Account, AccountStore } from "./account-store.ts";
 import { rootProject } from "./authorisation.ts";
 import type { IdentityStore } from "./identity-store.ts";
-import { LoginGuard, networkOf } from "./login-guard.ts";
+import { LoginGuard } from "./login-guard.ts";
 import type { Passwords } from "./passwords.ts";
 import type { SecondFactor } from "./second-factor.ts";
 import type { RefreshToken, SessionStore } from "./session-store.ts";
@@ -53,7 +53,7 @@ export class Accounts {
   constructor(options: AccountsOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
-    this.#guard = new LoginGuard(options.store, this.#now);
+    this.#guard = new LoginGuard(options);
   }
 
   /** Creates the cloud's administrator unless there is any account; true when it was created. */
@@ -79,24 +79,17 @@ export class Accounts {
     return this.#begin({ id: accountId }, project);
   }
 
-  async #authenticate({ username, password, mfaCode, address = "" }: Credentials): Promise<Account> {
-    const { store, passwords, secondFactor } = this.#options;
-    const account = await store.findByUsername(username, networkOf(address));
-    const right = await passwords.matches(account?.passwordHash, password, networkOf(address));
-    const locked = account !== undefined && this.#guard.isLocked(account);
-    if (account && right && !locked) {
-      const passed = await secondFactor.check(account.id, mfaCode);
-      if (passed === "required") {
-        throw new Fault("unauthenticated", "this user logs in with a one-time code as well", {
-          reason: "MFA_REQUIRED",
-        });
-      }
-      if (passed) {
-        await this.#guard.succeeded(account, address);
-        return account;
-      }
+  async #authenticate({ mfaCode, address = "", ...claim }: Credentials): Promise<Account> {
+    const account = await this.#guard.identify({ ...claim, address });
+    if (!account) throw invalidCredentials();
+    const passed = await this.#options.secondFactor.check(account.id, mfaCode);
+    if (passed === "required") {
+      throw new Fault("unauthenticated", "this user logs in with a one-time code as well", {
+        reason: "MFA_REQUIRED",
+      });
     }
-    if (!locked) await this.#guard.failed(account, address);
+    await (passed ? this.#guard.succeeded(account, address) : this.#guard.failed(account, address));
+    if (passed) return account;
     throw invalidCredentials();
   }
 

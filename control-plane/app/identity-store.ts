@@ -17,7 +17,7 @@ interface IdentityRow {
   readonly name: string;
   readonly plan: Plan;
   readonly project: string;
-  readonly role: Role | null;
+  readonly roles: readonly Role[];
   readonly cloud_admin: boolean;
 }
 
@@ -27,11 +27,12 @@ interface KeyRow extends IdentityRow {
   readonly read_only: boolean;
 }
 
-/** Members of a project are what their membership says; the cloud's administrators administer every project. */
-const identity = `u.id, u.name, u.desired ->> 'plan' as plan, p.id as project, m.role,
-  exists (select from membership c where c.account_id = u.id and c.project = '${rootProject}' and c.role = 'admin') as cloud_admin`;
-const joins = `join resource p on p.kind = 'project' and p.desired ->> 'disabled' = 'false'
-  left join membership m on m.account_id = u.id and m.project = p.id`;
+/** Members of a project are what they or their groups are there; the cloud's administrators administer every project. */
+const identity = `u.id, u.name, u.desired ->> 'plan' as plan, p.id as project,
+  array(select r.role from project_role r where r.account_id = u.id and r.project = p.id) as roles,
+  exists (select from project_role c
+    where c.account_id = u.id and c.project = '${rootProject}' and c.role = 'admin') as cloud_admin`;
+const joins = "join resource p on p.kind = 'project' and p.desired ->> 'disabled' = 'false'";
 const enabled = "u.kind = 'user' and u.desired ->> 'disabled' = 'false'";
 
 export class IdentityStore {
@@ -88,7 +89,7 @@ export class IdentityStore {
     const rows = await this.#database.query<IdentityRow>(
       `select ${identity} from resource u ${joins}
        where ${enabled} and u.id = $1 and ($2::text is null or p.id = $2 or p.name = $2)
-         and ($2::text is not null or m.role is not null)
+         and ($2::text is not null or p.id in (select project from project_role where account_id = $1))
        order by p.id = u.project desc, p.created_at limit 2`,
       [accountId, project ?? null],
       "identity_member",
@@ -97,9 +98,14 @@ export class IdentityStore {
   }
 }
 
-function toPrincipal({ id, name, plan, project, role, cloud_admin }: IdentityRow): Principal | undefined {
-  const effective = cloud_admin ? "admin" : role;
-  return effective === null ? undefined : { kind: "user", id, name, project, role: effective, plan };
+function toPrincipal({ id, name, plan, project, cloud_admin, ...row }: IdentityRow): Principal | undefined {
+  const role = cloud_admin ? "admin" : highest(row.roles);
+  return role && { kind: "user", id, name, project, role, plan };
+}
+
+/** The role that includes all others of these; undefined when there are none. */
+export function highest(given: readonly Role[]): Role | undefined {
+  return roles.findLast((role) => given.includes(role));
 }
 
 /** The lesser of two roles. */

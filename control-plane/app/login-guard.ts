@@ -5,6 +5,7 @@
  */
 import { isIPv6 } from "node:net";
 import type { Account, AccountStore } from "./account-store.ts";
+import type { Passwords } from "./passwords.ts";
 
 const limits = {
   /** In a row, from one address. */
@@ -16,13 +17,38 @@ const limits = {
 /** For so long an address is known after a login. */
 export const knownMs = 30 * 86_400_000;
 
+/** Who somebody says to be, and from where. */
+export interface Claim {
+  readonly username: string;
+  readonly password: string;
+  readonly address?: string | undefined;
+}
+
+export interface LoginGuardOptions {
+  readonly store: Pick<AccountStore, "findByUsername" | "recordFailure" | "recordSuccess">;
+  readonly passwords: Pick<Passwords, "matches">;
+  readonly now?: () => number;
+}
+
 export class LoginGuard {
-  readonly #store: Pick<AccountStore, "recordFailure" | "recordSuccess">;
+  readonly #store: LoginGuardOptions["store"];
+  readonly #passwords: LoginGuardOptions["passwords"];
   readonly #now: () => number;
 
-  constructor(store: Pick<AccountStore, "recordFailure" | "recordSuccess">, now: () => number) {
+  constructor({ store, passwords, now = Date.now }: LoginGuardOptions) {
     this.#store = store;
+    this.#passwords = passwords;
     this.#now = now;
+  }
+
+  /** The account whose password that is, unless it is locked. A failure is counted, and takes as long. */
+  async identify({ username, password, address = "" }: Claim): Promise<Account | undefined> {
+    const account = await this.#store.findByUsername(username, networkOf(address));
+    const right = await this.#passwords.matches(account?.passwordHash, password, networkOf(address));
+    const locked = account !== undefined && this.isLocked(account);
+    if (account && right && !locked) return account;
+    if (!locked) await this.failed(account, address);
+    return undefined;
   }
 
   /** Whether a login is refused now, whatever the password. */

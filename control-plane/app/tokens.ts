@@ -64,7 +64,7 @@ export const newSecret = (prefix: string): string => `${prefix}${randomBytes(32)
 
 /** Whether an event may have taken rights away: what is known of credentials is asked for again. */
 export const endsLogins = ({ kind, type }: Pick<ResourceEvent, "kind" | "type">): boolean =>
-  (kind === "user" || kind === "project") && !type.endsWith(".created");
+  (kind === "user" || kind === "project" || kind === "group") && !type.endsWith(".created");
 
 export class Tokens {
   readonly #keys: TokenKeys;

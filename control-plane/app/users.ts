@@ -5,8 +5,11 @@ import { Fault } from "#kernel/fault.ts";
 import { user, type User, type UserSpec } from "../resources/user/user.resource.ts";
 import type { Database } from "../store/database.ts";
 import { insertAccount, type AccountStore, type Membership } from "./account-store.ts";
+import { postAudit } from "./audit.ts";
 import { requireProject } from "./authorisation.ts";
-import { requireReach } from "./directory-guards.ts";
+import { ownAccount, requireReach } from "./directory-guards.ts";
+import { highest } from "./identity-store.ts";
+import { LoginGuard } from "./login-guard.ts";
 import type { Passwords } from "./passwords.ts";
 import type { ListPage, ListQuery, MutationOptions, Reply } from "./resource-api.ts";
 import type { ResourceService } from "./resource-service.ts";
@@ -28,7 +31,7 @@ export interface NewUser {
 
 export interface UserWithRole {
   readonly user: User;
-  /** In the caller's project; undefined: it is no member. */
+  /** In the caller's project, in person or by a group; undefined: none. */
   readonly role: Role | undefined;
 }
 
@@ -52,6 +55,7 @@ export interface UsersOptions {
   readonly passwords: Passwords;
   readonly secondFactor: SecondFactor;
   readonly tokens: Pick<Tokens, "forget">;
+  readonly now?: () => number;
 }
 
 const usernamePattern = /^[\p{L}\p{N}][\p{L}\p{N}._@+-]{0,253}$/u;
@@ -60,9 +64,11 @@ const minPasswordLength = 8;
 
 export class Users {
   readonly #options: UsersOptions;
+  readonly #guard: LoginGuard;
 
   constructor(options: UsersOptions) {
     this.#options = options;
+    this.#guard = new LoginGuard(options);
   }
 
   /** Makes a user of the caller's project. */
@@ -110,13 +116,13 @@ export class Users {
       ctx.principal.project,
       items.map(({ id }) => id),
     );
-    return { items: items.map((one) => ({ user: one, role: known.get(one.id) })), total };
+    return { items: items.map((one) => ({ user: one, role: highest(known.get(one.id) ?? []) })), total };
   }
 
   async get(ctx: Ctx, id: string): Promise<UserWithRole> {
     const found = (await this.#options.resources.get(ctx, user, id)) as User;
     const known = await this.#options.store.rolesIn(ctx.principal.project, [found.id]);
-    return { user: found, role: known.get(found.id) };
+    return { user: found, role: highest(known.get(found.id) ?? []) };
   }
 
   /** Who is what in a project. */
@@ -129,23 +135,23 @@ export class Users {
   async setRole(ctx: Ctx, project: string, userId: string, role: Role | undefined): Promise<void> {
     const { store, tokens, database } = this.#options;
     requireProject(ctx, project);
-    if (userId === ctx.principal.id) {
-      throw new Fault("conflict", "nobody changes their own role: ask another administrator", {
-        reason: "OWN_ACCOUNT",
+    if (userId === ctx.principal.id) throw ownAccount();
+    await database.transaction(async (tx) => {
+      const member = await store.lockMember(tx, userId, project);
+      if (!member || (role === undefined && member.role === null)) throw userNotFound(userId);
+      await (role === undefined
+        ? store.removeRole(tx, userId, project)
+        : store.setRole(tx, userId, project, role));
+      const facts = (of: Role) => ({ user_id: userId, username: member.username, role: of });
+      postAudit(tx, ctx, {
+        action: `project.members.${role === undefined ? "delete" : "set"}`,
+        resource: "project",
+        resource_id: project,
+        success: true,
+        ...(member.role && { before: facts(member.role) }),
+        ...(role && { after: facts(role) }),
       });
-    }
-    const [known] = await database.query(
-      `select from account a join resource p on p.id = $2 and p.kind = 'project' where a.id = $1`,
-      [userId, project],
-    );
-    const done = known !== undefined && (role !== undefined || (await store.removeRole(userId, project)));
-    if (!done) {
-      throw new Fault("notFound", `there is no user with the id ${userId.slice(0, 80)}`, {
-        reason: "USER_NOT_FOUND",
-        detail: { id: userId.slice(0, 80) },
-      });
-    }
-    if (role !== undefined) await store.setRole(userId, project, role);
+    });
     tokens.forget();
   }
 
@@ -155,11 +161,13 @@ export class Users {
     userId: string,
     { password, current }: { readonly password: string; readonly current?: string | undefined },
   ): Promise<void> {
-    const { store, sessions, passwords, tokens, database } = this.#options;
+    const { sessions, passwords, tokens, database } = this.#options;
     if (userId === ctx.principal.id) {
-      const account = await store.findByUsername(ctx.principal.name);
-      if (!(await passwords.matches(account?.passwordHash, current ?? ""))) {
-        throw new Fault("denied", "the present password is not right", { reason: "PASSWORD_WRONG" });
+      const given = { username: ctx.principal.name, password: current ?? "", address: ctx.trail?.address };
+      if (!(await this.#guard.identify(given))) {
+        const message =
+          "the present password is not right; after several failures it is refused for some minutes";
+        throw new Fault("denied", message, { reason: "PASSWORD_WRONG" });
       }
     } else {
       const { user: other } = await this.get(ctx, userId);
@@ -187,6 +195,13 @@ export class Users {
     return owner.id;
   }
 }
+
+/** Also the answer for one that the caller cannot see. */
+export const userNotFound = (id: string) =>
+  new Fault("notFound", `there is no user with the id ${id.slice(0, 80)}`, {
+    reason: "USER_NOT_FOUND",
+    detail: { id: id.slice(0, 80) },
+  });
 
 function checkPassword(password: string): string {
   if ([...password].length >= minPasswordLength) return password;

@@ -131,7 +131,16 @@ function userRoutes(users: Users): Route[] {
 }
 
 function memberRoutes(users: Users): Route[] {
-  const member = z.object({ user_id: z.string(), username: z.string(), project: z.string(), role });
+  const member = z.object({
+    user_id: z.string(),
+    username: z.string(),
+    project: z.string(),
+    role,
+    group: z
+      .object({ id: z.string(), name: z.string() })
+      .nullable()
+      .describe("where the role comes from; null: the user has it in person"),
+  });
   const path = `${base}/projects/{id}/members`;
   return [
     defineRoute({

@@ -1,6 +1,7 @@
 import type { AnyDefinition } from "./definition.ts";
 import { enrolmentToken } from "./enrolment-token/enrolment-token.resource.ts";
 import { flavor } from "./flavor/flavor.resource.ts";
+import { group } from "./group/group.resource.ts";
 import { host } from "./host/host.resource.ts";
 import { image } from "./image/image.resource.ts";
 import { instance } from "./instance/instance.resource.ts";
@@ -25,5 +26,6 @@ export const kinds: readonly AnyDefinition[] = [
   operation,
   project,
   user,
+  group,
   price,
 ];

@@ -1011,6 +1011,36 @@ export interface UserKind {
 /** A person or a service account */
 export type User = Resource<UserKind>;
 
+export interface GroupSpec {
+  readonly description: string;
+  /** what its members may do in its project; null: no more than they may anyway */
+  readonly role: "viewer" | "operator" | "admin" | null;
+}
+
+export interface GroupInput {
+  readonly description?: string;
+  /** what its members may do in its project; null: no more than they may anyway */
+  readonly role?: "viewer" | "operator" | "admin" | null;
+}
+
+export type GroupStatus = Readonly<Record<string, never>>;
+
+export type GroupPhase = "active" | "deleting";
+
+export interface GroupKind {
+  readonly kind: "group";
+  readonly spec: GroupSpec;
+  readonly input: GroupInput;
+  readonly status: GroupStatus;
+  readonly phase: GroupPhase;
+  readonly verbs: Readonly<Record<never, never>>;
+  readonly filter: "role";
+  readonly may: "create" | "update" | "delete";
+}
+
+/** Users who have a role in the group's project together */
+export type Group = Resource<GroupKind>;
+
 export interface PriceSpec {
   readonly provider: string;
   /** null: wherever no region has its own */
@@ -1070,6 +1100,7 @@ export interface Kinds {
   readonly operations: OperationKind;
   readonly projects: ProjectKind;
   readonly users: UserKind;
+  readonly groups: GroupKind;
   readonly prices: PriceKind;
 }
 
@@ -1203,6 +1234,16 @@ export const kinds = {
     settled: ["active", "disabled"],
     verbs: [],
     filters: ["type"],
+  },
+  groups: {
+    kind: "group",
+    plural: "groups",
+    idPrefixes: ["grp"],
+    summary: "Users who have a role in the group's project together",
+    phases: ["active", "deleting"],
+    settled: ["active"],
+    verbs: [],
+    filters: ["role"],
   },
   prices: {
     kind: "price",

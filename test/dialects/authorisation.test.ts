@@ -47,6 +47,7 @@ const service = await owner("POST", "/skerry/v1/users", { name: "robot", spec: {
 const pair = await owner("POST", "/skerry/v1/key-pairs", { name: "victims-key", spec: {} });
 const size = { vcpus: 1, memory_bytes: 2 ** 29, disk_bytes: 2 ** 30 };
 const flavor = await owner("POST", "/skerry/v1/flavors", { name: "victims-flavor", spec: size });
+const group = await owner("POST", "/skerry/v1/groups", { name: "victims-group", spec: { role: "admin" } });
 const idOf = ({ body }: Answered) => String(body["id"]);
 
 /** For each parameter of a path, by the collection before it, something that belongs to the victim. */
@@ -61,6 +62,7 @@ const belongings: Readonly<Record<string, string>> = {
   "api-keys": idOf(key),
   "key-pairs": idOf(pair),
   flavors: idOf(flavor),
+  groups: idOf(group),
 };
 const unknownId = "none-00000000000000000000";
 /** For each of them, an id that looks the same and is nobody's. */
@@ -149,6 +151,8 @@ async function belongingsNow(): Promise<unknown> {
     `key-pairs/${idOf(pair)}`,
     `projects/${victim}`,
     `projects/${victim}/members`,
+    `groups/${idOf(group)}`,
+    `groups/${idOf(group)}/members`,
     "users",
     "api-keys",
   ];

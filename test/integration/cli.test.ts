@@ -11,14 +11,9 @@ import type { Host } from "#sdk/index.ts";
 import { runCommand } from "#sdk/cli/run.ts";
 import type { Terminal } from "#sdk/cli/session.ts";
 import { startCloud } from "#test/support/cloud.ts";
+import { runInProcess, type Ran } from "#test/support/command-line.ts";
 import { until } from "#test/support/until.ts";
 import { anInstance, events, page, problem, ScriptedCloud } from "#test/unit/sdk/scripted-cloud.ts";
-
-interface Ran {
-  readonly code: number;
-  readonly out: string;
-  readonly err: string;
-}
 
 const instances = "/skerry/v1/instances";
 const web = anInstance();
@@ -52,18 +47,7 @@ async function world(t: Test, extra: NodeJS.ProcessEnv = {}) {
     ...extra,
   };
   server.on("GET /skerry/v1/hosts", page([host]));
-  return { server, home, env, skerry: (...args: string[]) => inProcess(args, env) };
-}
-
-/** Runs a command line without a process of its own. */
-async function inProcess(args: readonly string[], env: NodeJS.ProcessEnv, input = ""): Promise<Ran> {
-  const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()];
-  stdin.end(input);
-  const controller = new AbortController();
-  const streams = { stdin: stdin as unknown as Terminal["stdin"], stdout, stderr };
-  const code = await runCommand(args, { ...streams, env, signal: controller.signal });
-  const text = (stream: PassThrough) => (stream.read() as Buffer | null)?.toString() ?? "";
-  return { code, out: text(stdout), err: text(stderr) };
+  return { server, home, env, skerry: (...args: string[]) => runInProcess(args, env) };
 }
 
 /** Runs the program. */
@@ -256,9 +240,12 @@ await t.test("mistakes are one line, a hint and an exit code of their own", asyn
     code: 4,
     err: /^error: the token is not valid \(TOKEN_INVALID\)\nhint: log in/,
   });
-  const nowhere = await inProcess(["vm", "ls"], { XDG_CONFIG_HOME: home, SKERRY_HOME: join(home, "none") });
+  const nowhere = await runInProcess(["vm", "ls"], {
+    XDG_CONFIG_HOME: home,
+    SKERRY_HOME: join(home, "none"),
+  });
   t.match(nowhere, { code: 4, err: /^error: no cloud is known here \(NO_CLOUD\)\nhint: run `npm start`/ });
-  const bad = await inProcess(["vm", "ls"], { ...env, SKERRY_URL: "ftp://x" });
+  const bad = await runInProcess(["vm", "ls"], { ...env, SKERRY_URL: "ftp://x" });
   t.match(bad, { code: 1, err: /URL_INVALID/ });
 });
 
@@ -272,7 +259,7 @@ await t.test("logins are kept for their owner's eyes, by profile, and never sent
     body: { id: "usr-1", username: "admin", project: "root", role: "admin" },
   });
   const login = ["login", "--url", server.url, "--username", "admin", "--password-stdin", "--profile", "lab"];
-  const done = await inProcess(login, clean, "secret\n");
+  const done = await runInProcess(login, clean, { input: "secret\n" });
   t.equal(done.code, 0, done.err);
   t.same(server.askedOf("POST /v1/auth/login")[0]?.body, { username: "admin", password: "secret" });
   const file = join(home, "skerry", "config.json");
@@ -284,35 +271,35 @@ await t.test("logins are kept for their owner's eyes, by profile, and never sent
   });
   await chmod(file, 0o644);
 
-  const who = await inProcess(["whoami", "-o", "json"], clean);
+  const who = await runInProcess(["whoami", "-o", "json"], clean);
   t.match(JSON.parse(who.out), { username: "admin", source: "profile lab", url: server.url });
   t.equal(server.askedOf("GET /skerry/v1/whoami").at(-1)?.headers.authorization, "Bearer acc");
 
   const other = await ScriptedCloud.start();
   t.teardown(() => other[Symbol.asyncDispose]());
-  await inProcess(["whoami", "--url", other.url], clean);
+  await runInProcess(["whoami", "--url", other.url], clean);
   t.equal(other.asked[0]?.headers.authorization, undefined, "another cloud does not get this one's token");
-  t.match(await inProcess(["whoami", "--profile", "nope"], clean), {
+  t.match(await runInProcess(["whoami", "--profile", "nope"], clean), {
     code: 1,
     err: /no profile nope; known: lab/,
   });
 
   server.on("POST /v1/auth/logout", { status: 204 });
-  t.equal((await inProcess(["logout"], clean)).code, 0);
+  t.equal((await runInProcess(["logout"], clean)).code, 0);
   t.same(server.askedOf("POST /v1/auth/logout")[0]?.body, { refresh_token: "ref" });
   t.equal((await stat(file)).mode & 0o777, 0o600, "rewritten for the owner alone");
-  t.equal((await inProcess(["whoami"], clean)).code, 4);
+  t.equal((await runInProcess(["whoami"], clean)).code, 4);
 
   await mkdir(join(home, "local"));
   const credentials = { url: server.url, username: "admin", password: "x", api_key: "sk_local" };
   await writeFile(join(home, "local", "credentials.json"), JSON.stringify(credentials));
-  await inProcess(["whoami"], { XDG_CONFIG_HOME: home, SKERRY_HOME: join(home, "local") });
+  await runInProcess(["whoami"], { XDG_CONFIG_HOME: home, SKERRY_HOME: join(home, "local") });
   t.equal(
     server.asked.at(-1)?.headers.authorization,
     "Token sk_local",
     "after npm start nobody needs to log in",
   );
-  t.equal((await inProcess(["whoami"], env)).code, 0);
+  t.equal((await runInProcess(["whoami"], env)).code, 0);
   t.equal(server.asked.at(-1)?.headers.authorization, "Token sk_1", "the environment comes first");
 });
 
@@ -556,7 +543,7 @@ await t.test("with a real cloud: create, show, resize, stop, start, remove", asy
   const home = await folder(t);
   const env = { XDG_CONFIG_HOME: home, SKERRY_HOME: home, SKERRY_URL: cloud.url, SKERRY_TOKEN: cloud.apiKey };
   const skerry = async (...args: string[]) => {
-    const ran = await inProcess(args, env);
+    const ran = await runInProcess(args, env);
     t.equal(ran.code, 0, `${args.join(" ")}\n${ran.err}`);
     return ran.out;
   };
@@ -628,7 +615,7 @@ await t.test("with a real cloud: create, show, resize, stop, start, remove", asy
   t.match(await skerry("host", "show", "edge"), /^place: +lab \/ local$/m);
   t.match(await skerry("agent", "status", "--data", data), /^process: +not running$/m);
   const again = ["agent", "join", "--gateway", at, "--token", token, "--data", data];
-  t.match(await inProcess(again, env), { code: 1, err: /ALREADY_JOINED/ });
+  t.match(await runInProcess(again, env), { code: 1, err: /ALREADY_JOINED/ });
   t.equal(await skerry("vm", "rm", "web", "--wait"), "web is gone.\n");
   t.equal((await skerry("vm", "ls")).split("\n").length, 2, "only the heading is left");
 });

@@ -9,6 +9,7 @@ import { AuditChain } from "#cp/app/audit-chain.ts";
 import { AuditLog } from "#cp/app/audit.ts";
 import { FleetOverview } from "#cp/app/fleet-overview.ts";
 import { EdgeNodes } from "#cp/app/edge-nodes.ts";
+import { Groups } from "#cp/app/groups.ts";
 import { IdentityStore } from "#cp/app/identity-store.ts";
 import { seedFlavors } from "#cp/app/flavor-seeds.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
@@ -42,6 +43,7 @@ import { extraRoutes } from "#cp/http/extras.ts";
 import { fleetRoutes } from "#cp/http/fleet.ts";
 import { workloadRoutes } from "#cp/http/workloads.ts";
 import { drainRoutes } from "#cp/http/drains.ts";
+import { groupRoutes } from "#cp/http/groups.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import { oidcRoutes } from "#cp/http/oidc.ts";
@@ -114,7 +116,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
   const uploads: { id: string; bytes: number }[] = [];
   const audit = new AuditLog(database);
   const auditChain = new AuditChain({ database, keys, keepMs: auditKeptMs, now });
-  const users = new Users({ database, resources, store, sessions, passwords, secondFactor, tokens });
+  const users = new Users({ database, resources, store, sessions, passwords, secondFactor, tokens, now });
   const oidcRoutesOf = (client: OidcClient | undefined) => {
     const provider = client && new OidcProvider(client, now);
     return provider ? oidcRoutes(new OidcLogin({ database, accounts, sealer, provider, now })) : [];
@@ -148,6 +150,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
         quotas: new Quotas(database),
         apiKeys: new ApiKeys({ database, store, tokens, sealer, now }),
       }),
+      ...groupRoutes(new Groups({ database, resources, tokens })),
       ...oidcRoutesOf(options.oidc),
       ...drainRoutes(new Drains({ database, resources, log: silentLogger, now: Date.now })),
       ...migrationRoutes({ resources, planner }),

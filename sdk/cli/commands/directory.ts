@@ -1,4 +1,4 @@
-/** `skerry project`, `user`, `role`, `apikey` and `quota`: who may do what, and how much. */
+/** `skerry project`, `user`, `group`, `role`, `apikey` and `quota`: who may do what, and how much. */
 import { Command, Option } from "commander";
 import { roles, type Role } from "#kernel/ctx.ts";
 import type { Skerry } from "../../client.ts";
@@ -7,12 +7,20 @@ import type { Project, User } from "../../kinds/generated.ts";
 import type { Column } from "../output.ts";
 import type { Run, Session } from "../session.ts";
 import { parseDuration } from "../units.ts";
+import { groupCommand, userId } from "./group.ts";
 
 const roleOption = () => new Option("--role <role>", "what they may do").choices(roles);
 
 /** The commands about people, their rights and their projects. */
 export function directoryCommands(run: Run): Command[] {
-  return [projectCommand(run), userCommand(run), roleCommand(run), keyCommand(run), quotaCommand(run)];
+  return [
+    projectCommand(run),
+    userCommand(run),
+    groupCommand(run),
+    roleCommand(run),
+    keyCommand(run),
+    quotaCommand(run),
+  ];
 }
 
 function projectCommand(run: Run): Command {
@@ -135,21 +143,34 @@ function roleCommand(run: Run): Command {
     );
   role
     .command("set")
-    .description("give a user a role in a project, or take it away (none)")
-    .argument("<user>", "name or id")
+    .alias("grant")
+    .description("give a user, or a group, a role in a project, or take it away (none)")
+    .argument("<user>", "name or id; with --group, of a group")
     .argument("<role>", [...roles, "none"].join(", "))
-    .addOption(projectOption())
+    .option("--group", "a group, whose members have the role then; its project is its own")
+    .addOption(projectOption().conflicts("group"))
     .action(
-      run(async (session, user: string, wanted: Role | "none", options: { project?: string }) => {
+      run(async (session, who: string, wanted: Role | "none", options: RoleOptions) => {
         const cloud = await session.cloud();
-        const { signal } = session;
+        const call = { signal: session.signal };
+        const wish = wanted === "none" ? undefined : wanted;
+        if (options.group) {
+          const { id, project } = await cloud.groups.find(who, call);
+          await cloud.groups.update(id, { spec: { role: wish ?? null } }, call);
+          return session.out.done(`${who}: ${wanted}.`, { project, group: id, role: wanted });
+        }
         const id = await projectId(session, cloud, options.project);
-        const userId = user.startsWith("user-") ? user : (await cloud.users.find(user, { signal })).id;
-        await cloud.projects.setRole(id, userId, wanted === "none" ? undefined : wanted, { signal });
-        session.out.done(`${user}: ${wanted}.`, { project: id, user: userId, role: wanted });
+        const user = await userId(session, cloud, who);
+        await cloud.projects.setRole(id, user, wish, call);
+        session.out.done(`${who}: ${wanted}.`, { project: id, user, role: wanted });
       }),
     );
   return role;
+}
+
+interface RoleOptions {
+  readonly project?: string;
+  readonly group?: true;
 }
 
 interface KeyOptions {
@@ -270,6 +291,7 @@ const userColumns: readonly Column<User>[] = [
 const memberColumns: readonly Column<Member>[] = [
   { title: "USER", value: (r) => r.username },
   { title: "ROLE", value: (r) => r.role },
+  { title: "GROUP", value: (r) => r.group?.name ?? "" },
   { title: "ID", value: (r) => r.user_id },
 ];
 

@@ -22,7 +22,7 @@ import { probeHost } from "./control/probe.ts";
 import { Reporter } from "./control/reporter.ts";
 import { ControlSession } from "./control/session.ts";
 import type { MachineDriver } from "./drivers/driver.ts";
-import { findHostFacts } from "./host/facts.ts";
+import { type FactsOptions, findHostFacts } from "./host/facts.ts";
 import { HostSampler } from "./host/host-metrics.ts";
 import { readHostLabels } from "./host/labels.ts";
 import { lockFolder } from "./host/lock.ts";
@@ -50,8 +50,16 @@ const enrolBackoff = { baseMs: 1000, capMs: 30_000 };
 /** Machines that do not stop within this outlive the agent after all. */
 const stopLimitMs = 30_000;
 
+/** What an agent may be given that is not one to a computer. */
+export type SimulatedHost = Pick<FactsOptions, "readHardware">;
+
 /** Runs an agent until the signal aborts, then ends it cleanly. */
-export async function runAgent(settings: AgentSettings, log: Logger, signal: AbortSignal): Promise<void> {
+export async function runAgent(
+  settings: AgentSettings,
+  log: Logger,
+  signal: AbortSignal,
+  simulated: SimulatedHost = {},
+): Promise<void> {
   await mkdir(settings.data, { recursive: true, mode: 0o700 });
   await using _lock = await lockFolder(settings.data);
   const labels = await readHostLabels(settings.labelsFile);
@@ -88,7 +96,7 @@ export async function runAgent(settings: AgentSettings, log: Logger, signal: Abo
   const running = [manager.run(working.signal), lease.run(working.signal)];
   try {
     await recoverMachines(manager, deps, signal);
-    const facts = await findFacts(settings, driver, signal);
+    const facts = await findFacts(settings, driver, simulated, signal);
     const identity = await Identity.open(join(settings.data, "identity.pem"));
     if (identity.hostId === undefined) await joinCloud(settings, identity, labels, facts, log, signal);
     uplink.identity = identity;
@@ -217,10 +225,12 @@ function createImages(settings: AgentSettings, uplink: Uplink, log: Logger): Ima
 async function findFacts(
   settings: AgentSettings,
   driver: MachineDriver,
+  simulated: SimulatedHost,
   signal: AbortSignal,
 ): Promise<HostFacts> {
+  const { data: directory, share } = settings;
   const agentVersion = await findAgentVersion();
-  return findHostFacts({ driver, directory: settings.data, share: settings.share, agentVersion }, signal);
+  return findHostFacts({ driver, directory, share, agentVersion, ...simulated }, signal);
 }
 
 async function joinCloud(

@@ -11,6 +11,7 @@ import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
+import { HostSamples } from "./host-samples.ts";
 import { sameHostStatus, toForeignMachines, toHostStatus } from "./host-facts.ts";
 import { toObservation } from "./machine.ts";
 import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
@@ -37,9 +38,11 @@ export interface ReportStoreOptions {
 
 export class ReportStore {
   readonly #options: ReportStoreOptions;
+  readonly #hostSamples: HostSamples;
 
   constructor(options: ReportStoreOptions) {
     this.#options = options;
+    this.#hostSamples = new HostSamples(options.database);
   }
 
   /** Throws `denied` HOST_REMOVED for a host that is no longer one of this cloud's. */
@@ -228,14 +231,7 @@ export class ReportStore {
     machines: readonly MachineMetrics[],
   ): Promise<void> {
     const { database } = this.#options;
-    if (host) {
-      await database.query(
-        `insert into host_sample (host_id, at, sample) select id, $2, $3 from resource where id = $1
-         on conflict do nothing`,
-        [hostId, toIso(host.at), JSON.stringify(toSample(host))],
-        "host_sample_insert",
-      );
-    }
+    if (host) await this.#hostSamples.store({ hostId, at: toIso(host.at), sample: toSample(host) });
     if (machines.length === 0) return;
     const samples = machines.map((m) => ({ id: m.machineId, at: toIso(m.at), sample: toSample(m) }));
     await database.query(

@@ -2,6 +2,7 @@ import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import { HostClasses } from "#cp/scheduler/host-classes.ts";
 import { Placer } from "#cp/scheduler/placer.ts";
 import type { HostSnapshot, PlacementRequest } from "#cp/scheduler/snapshot.ts";
+import { numberOf } from "./support/arguments.ts";
 import type { BenchContext, Benchmark } from "./support/benchmark.ts";
 import { randomFleet, randomFrom, randomRequests } from "./support/fleet.ts";
 import { measureCommits } from "./support/fleet-commits.ts";
@@ -18,7 +19,7 @@ export const benchmark: Benchmark = {
     "and committed to PostgreSQL by 16 at a time; every choice takes its room, and a host goes away or comes back after each 1000.",
 
   async run(bench) {
-    const hosts = hostsOf(bench.args);
+    const hosts = numberOf(bench.args, "hosts", 10_000);
     const random = randomFrom(1);
     const sites = Math.max(1, Math.round(hosts / hostsPerSite));
     const fleet = randomFleet({ hosts, instances: hosts * instancesPerHost, sites }, random);
@@ -42,11 +43,6 @@ export const benchmark: Benchmark = {
     };
   },
 };
-
-function hostsOf(args: readonly string[]): number {
-  const hosts = Number(args[args.indexOf("--hosts") + 1] ?? 10_000);
-  return Number.isInteger(hosts) && hosts > 0 ? hosts : 10_000;
-}
 
 type Decide = (placer: Placer, request: PlacementRequest, seed: string) => string | undefined;
 

@@ -1,0 +1,113 @@
+import { CachedFleet } from "#cp/engine/fleet.ts";
+import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
+import { Database } from "#cp/store/database.ts";
+import { silentLogger } from "#kernel/log.ts";
+import { Skerry } from "#sdk/index.ts";
+import { numberOf } from "./support/arguments.ts";
+import type { BenchContext, Benchmark, Measures } from "./support/benchmark.ts";
+import { residentMib } from "./support/process-usage.ts";
+import { failHosts } from "./support/sim-failures.ts";
+import { makePlan } from "./support/sim-plan.ts";
+import { policies, replay, replayPolicy, type Replay } from "./support/sim-replay.ts";
+import { SimRun } from "./support/sim-run.ts";
+import { median, percentile, round } from "./support/statistics.ts";
+import { swarmCloud } from "./support/swarm.ts";
+
+/** Each host promises what it has and no more. */
+const noOvercommit = {
+  SKERRY_OVERCOMMIT_CPUS: "1",
+  SKERRY_OVERCOMMIT_MEMORY: "1",
+  SKERRY_OVERCOMMIT_DISK: "1",
+};
+
+export const benchmark: Benchmark = {
+  summary:
+    "A whole cloud (--hosts 300 --vms 3000 --seed 1 --near 0): the real control plane and thousands of agents with the fake " +
+    "driver; machines come and go, prices change, hosts fail. What it did, and what its placements cost against random and " +
+    "cheapest-fit ones of the same requests.",
+
+  async run(bench) {
+    const shape = {
+      hosts: numberOf(bench.args, "hosts", 300),
+      vms: numberOf(bench.args, "vms", 3_000),
+      seed: numberOf(bench.args, "seed", 1),
+      nearPercent: numberOf(bench.args, "near", 0),
+    };
+    const plan = makePlan(shape);
+    const world = await swarmCloud(bench, {
+      ...{ hosts: plan.hosts, controlPlaneEnv: noOvercommit, sampleSeconds: 10 },
+    });
+    const client = new Skerry({ url: world.cloud.url, apiKey: world.cloud.apiKey });
+    const database = new Database({ url: world.database.url, maxConnections: 2, log: silentLogger });
+    bench.teardown(() => database[Symbol.asyncDispose]());
+
+    await using run = await SimRun.open({ client, database, signal: bench.signal });
+    await run.publish(plan.sheet);
+    const snapshot = await new CachedFleet(database, defaultPolicy(), Date.now).hosts();
+    bench.say(`${String(shape.vms)} machines come, a fifth of them go, prices change ...`);
+    const { seconds, durations, placements } = await run.play(plan.events);
+    const arrived = {
+      commits_per_s: round(shape.vms / seconds),
+      create_p50_ms: round(median(durations)),
+      create_p99_ms: round(percentile(durations, 0.99)),
+    };
+    bench.say(JSON.stringify(arrived));
+
+    const real = replay(snapshot, plan.events, (_hosts, name) => placements.get(name));
+    const costs = compareCosts(bench, real, {
+      skerry: replayPolicy(snapshot, plan.events, policies.skerry),
+      random: replayPolicy(snapshot, plan.events, policies.random),
+      cheapestFit: replayPolicy(snapshot, plan.events, policies.cheapestFit),
+    });
+
+    const recovery = await failHosts(bench, { plan, database, swarm: world.swarm });
+    const agentsMib = await sum(world.swarm.pids.map(residentMib));
+    const controlPlaneMib = await residentMib(world.cloud.controlPlane.pid);
+    const bytesPerHost = agentsMib / shape.hosts;
+    const hours = (world.joinedSeconds / shape.hosts) * 10_000 + (seconds / shape.vms) * 100_000;
+    bench.say(
+      `10000 hosts and 100000 machines would want about ${((bytesPerHost * 10_000) / 1024).toFixed(0)} GiB of memory for ` +
+        `the agents, 50000 open files in each of their processes, and ${(hours / 60).toFixed(0)} minutes at this speed.`,
+    );
+    return {
+      ...shape,
+      joined_s: round(world.joinedSeconds),
+      ...arrived,
+      ...costs,
+      ...recovery,
+      agents_mib: round(agentsMib),
+      control_plane_mib: round(controlPlaneMib),
+    };
+  },
+};
+
+interface Replays {
+  readonly skerry: Replay;
+  readonly random: Replay;
+  readonly cheapestFit: Replay;
+}
+
+function compareCosts(bench: BenchContext, real: Replay, { skerry, random, cheapestFit }: Replays): Measures {
+  const line = (name: string, { costPerHour, placed }: Replay) =>
+    bench.say(`${name}: ${costPerHour.toFixed(2)} USD/h for ${String(placed)} machines`);
+  line("as placed", real);
+  line("the same policy, one after the other", skerry);
+  line("random", random);
+  line("cheapest-fit", cheapestFit);
+  const busySeconds = skerry.durations.reduce((total, ms) => total + ms, 0) / 1000;
+  return {
+    placed: real.placed,
+    decisions_per_s: Math.round(skerry.durations.length / busySeconds),
+    decision_p99_ms: round(percentile(skerry.durations, 0.99)),
+    cost_per_hour: round(real.costPerHour),
+    cost_vs_random: round4(real.costPerHour / random.costPerHour),
+    cost_vs_cheapest_fit: round4(real.costPerHour / cheapestFit.costPerHour),
+    cost_on_paper_vs_cheapest_fit: round4(skerry.costPerHour / cheapestFit.costPerHour),
+  };
+}
+
+async function sum(values: readonly Promise<number>[]): Promise<number> {
+  return (await Promise.all(values)).reduce((total, value) => total + value, 0);
+}
+
+const round4 = (value: number): number => Math.round(value * 10_000) / 10_000;

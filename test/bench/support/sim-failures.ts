@@ -1,0 +1,77 @@
+/** Cuts the fullest hosts off for good, and follows what ran on them until it runs elsewhere. */
+import type { Database } from "#cp/store/database.ts";
+import type { AgentSwarm } from "#test/support/agent-swarm.ts";
+import { until } from "#test/support/until.ts";
+import type { BenchContext, Measures } from "./benchmark.ts";
+import type { Plan } from "./sim-plan.ts";
+import { median, percentile, round } from "./statistics.ts";
+
+interface World {
+  readonly plan: Plan;
+  readonly database: Database;
+  readonly swarm: AgentSwarm;
+}
+
+/** One host of a hundred. */
+const failingShare = 0.01;
+const limitMs = 120_000;
+const lookMs = 250;
+
+export async function failHosts(bench: BenchContext, { plan, database, swarm }: World): Promise<Measures> {
+  const names = plan.hosts.filter(({ canBeCut }) => canBeCut).map(({ name }) => name);
+  const failing = await database.query<{ id: string; name: string; machines: string[] }>(
+    `select h.id, h.name, array_agg(r.id) as machines from resource h
+     join resource r on r.host_id = h.id and r.kind = 'instance' and r.deleting_at is null
+     where h.kind = 'host' and h.name = any($1) group by h.id, h.name order by count(*) desc, h.id limit $2`,
+    [names, Math.max(1, Math.round(plan.hosts.length * failingShare))],
+  );
+  const machines = failing.flatMap((host) => host.machines);
+  if (machines.length === 0) return { failed_hosts: 0, failed_machines: 0 };
+  bench.say(`${String(failing.length)} hosts with ${String(machines.length)} machines fail ...`);
+  const lost = new Map<string, number>();
+  const back = new Map<string, number>();
+  const ids = failing.map(({ id }) => id);
+  for (const { name } of failing) swarm.cut(name);
+  const failed = performance.now();
+  await until(
+    async () => {
+      const seconds = (performance.now() - failed) / 1000;
+      for (const id of await listLost(database, ids)) if (!lost.has(id)) lost.set(id, seconds);
+      for (const id of await listBack(database, machines, ids)) if (!back.has(id)) back.set(id, seconds);
+      return back.size === machines.length;
+    },
+    limitMs,
+    lookMs,
+  );
+  const [lostAfter, backAfter] = [[...lost.values()], [...back.values()]];
+  return {
+    failed_hosts: failing.length,
+    failed_machines: machines.length,
+    lost_p50_s: round(median(lostAfter)),
+    lost_max_s: round(Math.max(...lostAfter)),
+    recovery_p50_s: round(median(backAfter)),
+    recovery_p99_s: round(percentile(backAfter, 0.99)),
+    recovery_max_s: round(Math.max(...backAfter)),
+  };
+}
+
+async function listLost(database: Database, hosts: readonly string[]): Promise<string[]> {
+  const rows = await database.query<{ id: string }>(
+    "select host_id as id from host_session where host_id = any($1) and lost_at is not null",
+    [hosts],
+  );
+  return rows.map(({ id }) => id);
+}
+
+/** Those that run on a host that has not failed. */
+async function listBack(
+  database: Database,
+  machines: readonly string[],
+  failing: readonly string[],
+): Promise<string[]> {
+  const rows = await database.query<{ id: string }>(
+    "select id from resource where id = any($1) and host_id <> all($2) and phase = 'running'",
+    [machines, failing],
+  );
+  return rows.map(({ id }) => id);
+}

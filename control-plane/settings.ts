@@ -164,7 +164,7 @@ export const controlPlaneSettings = {
   }),
   weightPacking: number({
     env: "SKERRY_WEIGHT_PACKING",
-    default: 0.25,
+    default: 0.01,
     min: 0,
     max: 1000,
     help: "Scheduler: weight of filling hosts up one by one.",

@@ -100,9 +100,9 @@ function compareCosts(bench: BenchContext, real: Replay, { skerry, random, cheap
     decisions_per_s: Math.round(skerry.durations.length / busySeconds),
     decision_p99_ms: round(percentile(skerry.durations, 0.99)),
     cost_per_hour: round(real.costPerHour),
-    cost_vs_random: round4(real.costPerHour / random.costPerHour),
-    cost_vs_cheapest_fit: round4(real.costPerHour / cheapestFit.costPerHour),
-    cost_on_paper_vs_cheapest_fit: round4(skerry.costPerHour / cheapestFit.costPerHour),
+    cost_vs_random: share(real, random),
+    cost_vs_cheapest_fit: share(real, cheapestFit),
+    cost_on_paper_vs_cheapest_fit: share(skerry, cheapestFit),
   };
 }
 
@@ -110,4 +110,8 @@ async function sum(values: readonly Promise<number>[]): Promise<number> {
   return (await Promise.all(values)).reduce((total, value) => total + value, 0);
 }
 
-const round4 = (value: number): number => Math.round(value * 10_000) / 10_000;
+/** Of one machine: a policy that finds no room for some is not the cheaper for it. */
+function share(one: Replay, other: Replay): number {
+  const [cost, otherCost] = [one, other].map(({ costPerHour, placed }) => costPerHour / placed);
+  return Math.round(((cost ?? 0) / (otherCost ?? 0)) * 10_000) / 10_000;
+}

@@ -9,6 +9,7 @@ import { silentLogger } from "#kernel/log.ts";
 import { benchDatabase } from "./database.ts";
 import type { BenchContext, Measures } from "./benchmark.ts";
 import { timeInFlight } from "./in-flight.ts";
+import { cpuSecondsOfFamily } from "./process-usage.ts";
 import { median, percentile, round } from "./statistics.ts";
 
 const commits = 4_000;
@@ -25,7 +26,7 @@ export async function measureCommits(
   hosts: readonly HostSnapshot[],
   next: () => PlacementRequest,
 ): Promise<Measures> {
-  const { url } = await benchDatabase(bench);
+  const { url, pid } = await benchDatabase(bench);
   const database = new Database({ url, maxConnections: 16, log: silentLogger });
   bench.teardown(() => database[Symbol.asyncDispose]());
   await migrate(database, new URL("../../../control-plane/store/migrations/", import.meta.url), silentLogger);
@@ -63,9 +64,13 @@ export async function measureCommits(
     await commit(index, attempt + 1);
   };
   await timeInFlight(warmUp, inFlight, (index) => commit(index));
+  const databaseBefore = await cpuSecondsOfFamily(pid);
+  const ownBefore = process.cpuUsage();
   const started = performance.now();
   const durations = await timeInFlight(commits, inFlight, (index) => commit(warmUp + index));
   const seconds = (performance.now() - started) / 1000;
+  const own = process.cpuUsage(ownBefore);
+  const databaseSeconds = (await cpuSecondsOfFamily(pid)) - databaseBefore;
   const [over] = await database.query<{ hosts: number }>(
     `select count(*) as hosts from host_capacity c join (select host_id, sum(cpus) as cpus, sum(memory_bytes) as memory,
        sum(disk_bytes) as disk from reservation group by host_id) u using (host_id)
@@ -75,6 +80,8 @@ export async function measureCommits(
     committed_per_s: Math.round(commits / seconds),
     commit_p50_ms: round(median(durations)),
     commit_p99_ms: round(percentile(durations, 0.99)),
+    commit_cpu_ms: round((own.user + own.system) / 1000 / commits),
+    commit_database_cpu_ms: round((databaseSeconds * 1000) / commits),
     refused_for_room: refused,
     hosts_over_capacity: over?.hosts ?? 0,
   };

@@ -34,8 +34,10 @@ export interface Plan {
   readonly events: readonly SimEvent[];
 }
 
-const hostsPerSite = 25;
+const hostsPerSite = 10;
 const fewestSites = 12;
+/** Few enough that none of them is full while others have room: whoever wants it has a choice there, too. */
+const providers = 4;
 const countries = 8;
 /** So many machines arrive for one that leaves. */
 const arrivalsPerDeparture = 5;
@@ -48,7 +50,10 @@ const typical = sizes[1];
 export function makePlan(shape: PlanShape): Plan {
   const random = randomFrom(shape.seed);
   const sites = Math.max(fewestSites, Math.round(shape.hosts / hostsPerSite));
-  const fleet = randomFleet({ hosts: shape.hosts, instances: 0, sites }, random);
+  const fleet = randomFleet({ hosts: shape.hosts, instances: 0, sites }, random).map((host, index) => ({
+    ...host,
+    provider: `provider-${(index % sites) % providers}`,
+  }));
   const sheet = new Map<string, SheetLine>();
   for (const { provider, region, prices } of fleet) {
     const place = `${provider} ${region}`;
@@ -73,18 +78,16 @@ export function makePlan(shape: PlanShape): Plan {
       canBeCut: canBeCut.has(host),
     };
   });
-  const providers = [...new Set(fleet.map(({ provider }) => provider))];
   return {
     hosts,
     sheet: [...sheet.values()],
-    events: makeEvents(shape, [...sheet.values()], providers, random),
+    events: makeEvents(shape, [...sheet.values()], random),
   };
 }
 
 function makeEvents(
   { vms, nearPercent }: PlanShape,
   sheet: readonly SheetLine[],
-  providers: readonly string[],
   random: () => number,
 ): SimEvent[] {
   const events: SimEvent[] = [];
@@ -92,7 +95,7 @@ function makeEvents(
   const repriceEvery = Math.ceil(vms / (priceRounds + 1));
   for (let index = 1; index <= vms; index++) {
     const name = `vm-${index}`;
-    events.push({ type: "arrive", name, request: makeRequest(providers, nearPercent / 100, random) });
+    events.push({ type: "arrive", name, request: makeRequest(nearPercent / 100, random) });
     present.push(name);
     if (index % arrivalsPerDeparture === 0) {
       const [left] = present.splice(Math.floor(random() * present.length), 1);
@@ -106,14 +109,14 @@ function makeEvents(
 }
 
 /** A fifth wants one provider, a fifth one of two countries. */
-function makeRequest(providers: readonly string[], near: number, random: () => number): PlacementRequest {
+function makeRequest(near: number, random: () => number): PlacementRequest {
   const wish = random();
   const country = Math.floor(random() * countries);
   return {
     ...(sizes[Math.floor(random() * sizes.length)] ?? sizes[0]),
     imageArchitecture: "x86_64",
     capability: "lease",
-    ...(wish < 0.2 && { provider: providers[Math.floor(random() * providers.length)] }),
+    ...(wish < 0.2 && { provider: `provider-${Math.floor(random() * providers)}` }),
     ...(wish > 0.8 && { countries: [`country-${country}`, `country-${(country + 1) % countries}`] }),
     ...(random() < near && { near: { latitude: random() * 130 - 60, longitude: random() * 360 - 180 } }),
   };

@@ -276,11 +276,11 @@ await t.test("a placement takes the best host and says why", async (t) => {
     host_id: "near",
     provider: "acme",
     region: "north",
-    score: 0.6641,
+    score: 0.7315,
     parts: [
       { scorer: "cost", weight: 1, score: 0.5, measure: "0.070 USD/h", amount: 0.07, unit: "USD/h" },
       { scorer: "distance", weight: 1, score: 0.9693, measure: "32 km away", amount: 31.7238, unit: "km" },
-      { scorer: "packing", weight: 0.25, score: 0.1, measure: "10 % full", amount: 0.1, unit: "" },
+      { scorer: "packing", weight: 0.01, score: 0.1, measure: "10 % full", amount: 0.1, unit: "" },
     ],
   });
   const rejected = "3 hosts rejected: 1 cordoned, 2 full (memory: 1.0 GiB short)";

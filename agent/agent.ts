@@ -132,7 +132,7 @@ export async function runAgent(
       }),
       sessionId: randomUUID(),
       sampleMs: settings.sampleSeconds * 1000,
-      ...{ changes, facts, labels, lease, log },
+      ...{ changes, facts, labels, lease, isUrgent, log },
     });
     using _state = session.onState(({ status }) => reporter.setConnected(status === "connected"));
     const findContainers = async () => {

@@ -1,5 +1,6 @@
 import { logLevels } from "#kernel/log.ts";
 import { integer, list, number, oneOf, readSettings, text, type SettingsOf } from "#kernel/settings.ts";
+import { defaultFenceMs, defaultLeaseMs } from "./engine/loss-judgement.ts";
 
 /** The rates of an API's plan; RULINGS of the contract say which are whose. */
 const rate = (api: string, plan: string, defaults: readonly string[]) =>
@@ -136,14 +137,14 @@ export const controlPlaneSettings = {
   }),
   leaseSeconds: number({
     env: "SKERRY_LEASE_SECONDS",
-    default: 15,
+    default: defaultLeaseMs / 1000,
     min: 0.5,
     max: 3_600,
-    help: "How long a host's machines that may be started elsewhere run on when it cannot be heard; a third of it is how often hosts report.",
+    help: "How long a host's machines that may be started elsewhere run on when it cannot be heard; hosts with such machines report every third of it, others half as often.",
   }),
   fenceSeconds: number({
     env: "SKERRY_FENCE_SECONDS",
-    default: 4,
+    default: defaultFenceMs / 1000,
     min: 0.5,
     max: 600,
     help: "How long an agent may take to stop them, before they are started elsewhere.",

@@ -35,6 +35,8 @@ export interface ReporterOptions {
   ): Promise<{ readonly nextReportMs: number; readonly wantFull: boolean; readonly leaseMs: number }>;
   /** What answers renew, counted from when the report was sent. */
   readonly lease?: { now(): number; renew(sentAtMs: number, leaseMs: number): void };
+  /** True while machines of this host run only as long as its lease does: it is renewed in time for two reports to fail. */
+  readonly isUrgent?: () => boolean;
   /** Every machine as it is now. */
   machines(): readonly Machine[];
   sample(): Promise<Samples>;
@@ -163,7 +165,7 @@ export class Reporter {
         this.#attempt = 0;
         this.#fault = undefined;
         this.#wantsFull ||= answer.wantFull;
-        const idleMs = answer.nextReportMs || this.#timing.idleMs;
+        const idleMs = this.#idleMs(answer);
         const waitMs = this.#samples.length > samplesPerReport ? 0 : idleMs;
         this.#dueAt = Math.min(this.#dueAt, performance.now() + waitMs);
       } catch (thrown) {
@@ -175,6 +177,11 @@ export class Reporter {
         this.#options.log.warn("report.failed", { attempt: this.#attempt, waitMs, fault: this.#fault });
       }
     }
+  }
+
+  #idleMs({ nextReportMs, leaseMs }: { readonly nextReportMs: number; readonly leaseMs: number }): number {
+    const idleMs = nextReportMs || this.#timing.idleMs;
+    return leaseMs > 0 && this.#options.isUrgent?.() ? Math.min(idleMs, leaseMs / 3) : idleMs;
   }
 
   /** On its own, because a `using` in a loop remembers an earlier round's error when it is compiled by esbuild. */

@@ -36,7 +36,7 @@ export type SessionState =
 /** The host that a relayed pull is for, as the control plane has verified it. */
 const peerHostHeader = "skerry-peer-host";
 const defaultReconnect = { baseMs: 1000, capMs: 30_000 };
-const urgentCapMs = 3_000;
+const urgentCapMs = 1_500;
 /** A connection that lasted for so long was a good one, and the next may be tried for at once. */
 const steadyMs = 5_000;
 /** Pause between attempts to renew while the certificate is still good. */

@@ -9,7 +9,7 @@ import { CachedFleet } from "./fleet.ts";
 import { Hints } from "./hints.ts";
 import { Leases } from "./leases.ts";
 import { Loop } from "./loop.ts";
-import { reportEveryMs, toLossTiming } from "./loss-judgement.ts";
+import { defaultFenceMs, defaultLeaseMs, reportEveryMs, toLossTiming } from "./loss-judgement.ts";
 import { HostWatch } from "./loss.ts";
 import type { KindRegistry } from "./observe.ts";
 import { Orphans } from "./orphans.ts";
@@ -41,8 +41,6 @@ export interface EngineOptions {
   readonly pausePoint?: NonNullable<PassDependencies["pausePoint"]>;
 }
 
-const defaultLeaseMs = 15_000;
-const defaultFenceMs = 4_000;
 const monotonicMs = () => performance.now();
 
 export class Engine implements AsyncDisposable {

@@ -33,18 +33,25 @@ const clockStepMs = 200;
 const leastRedialMs = 4_000;
 const leastReturnMs = 10_000;
 
+/** What the defaults are: a host that dies is lost within 15 s, of which a look at it may take the last 2.4 s. */
+export const defaultLeaseMs = 9_000;
+export const defaultFenceMs = 3_000;
+
 export function toLossTiming(leaseMs: number, fenceMs: number): LossTiming {
   return {
     ...{ leaseMs, fenceMs },
-    redialMs: Math.max(leaseMs / 2, leastRedialMs),
-    returnMs: Math.max(2 * leaseMs, leastReturnMs),
-    suspectMs: leaseMs / 2,
+    redialMs: Math.max(leaseMs, leastRedialMs),
+    returnMs: Math.max(4 * leaseMs, leastReturnMs),
+    suspectMs: leaseMs,
     clockErrorMs: clockStepMs + 2 * clockRateError * leaseMs,
   };
 }
 
-/** How often a host reports that has nothing to say: two may get lost before it is suspected, nearly. */
-export const reportEveryMs = (leaseMs: number): number => Math.round(leaseMs / 3);
+/**
+ * How often a host reports that has nothing to say and nothing that is bound to its lease. One that has does so twice
+ * as often by itself (agent/control/reporter.ts): two of its reports may get lost before it pulls plugs.
+ */
+export const reportEveryMs = (leaseMs: number): number => Math.round((leaseMs * 2) / 3);
 
 /** What to hold true after a look: an agent that was seen not to be there is not taken for fenced later. */
 export function mergeSightings(before: Sighting | undefined, seen: readonly Sighting[]): Sighting {

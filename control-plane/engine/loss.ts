@@ -57,7 +57,7 @@ const opinions = 3;
 const reachesAtOnce = 8;
 const dialLimitMs = 1_500;
 /** How long others are asked at every look; afterwards ever more seldom. */
-const urgentLeases = 3;
+const urgentLeases = 5;
 const askAtLeastMs = 30_000;
 
 export class HostWatch implements AsyncDisposable {
@@ -161,15 +161,16 @@ export class HostWatch implements AsyncDisposable {
     if (row.lost) return this.#wakeBound(row.id);
     const tracked = this.#track(row);
     const now = monotonicMs();
-    const silentMs = now - this.#silentSinceMs(row, tracked);
-    if (silentMs < timing.suspectMs || now < tracked.askAtMs) return;
-    const isUrgent = silentMs < urgentLeases * timing.leaseMs;
-    tracked.askAtMs = isUrgent ? now : now + Math.min(askAtLeastMs, silentMs / 4);
-    // What is seen is true of a moment after `now`, and so is never older than the silence that it explains.
+    const sinceMs = this.#silentSinceMs(row, tracked);
+    if (now - sinceMs < timing.suspectMs || now < tracked.askAtMs) return;
+    const isUrgent = now - sinceMs < urgentLeases * timing.leaseMs;
+    tracked.askAtMs = isUrgent ? now : now + Math.min(askAtLeastMs, (now - sinceMs) / 4);
     const sighting = mergeSightings(row.sighting ?? undefined, await this.#ask(row, silent));
     tracked.answersSinceMs =
       sighting === "answered" || sighting === "fenced" ? (tracked.answersSinceMs ?? now) : undefined;
     const answeringMs = now - (tracked.answersSinceMs ?? now);
+    // The look is part of the silence: had a report come meanwhile, `#record` would find another lease.
+    const silentMs = monotonicMs() - sinceMs;
     const lost = isLost({ silentMs, sighting, answeringMs, reached: row.reached === true }, timing);
     if (sighting === row.sighting && !lost) return;
     if (!(await this.#record(row, sighting, lost))) return;

@@ -7,6 +7,8 @@ import type { RunningMachine } from "./running-machine.ts";
 /** A guest that is still booting does not hear the power button, so it is pressed again. */
 const pressAgainMs = 3_000;
 const quitTimeoutMs = 5_000;
+/** When the plug is pulled: less than the time in which a host stops what may be started elsewhere. */
+const pulledTimeoutMs = 1_000;
 
 /** Returns when the machine is gone. @param patienceMs how long the guest may take; 0 does not ask it */
 export async function stopMachine(
@@ -20,8 +22,9 @@ export async function stopMachine(
     await unlessDeaf(machine.execute("system_powerdown", {}, signal, quitTimeoutMs));
     if (await endsWithin(machine, Math.min(left, pressAgainMs), signal)) return;
   }
-  await unlessDeaf(machine.execute("quit", {}, signal, quitTimeoutMs));
-  if (await endsWithin(machine, quitTimeoutMs, signal)) return;
+  const limitMs = patienceMs > 0 ? quitTimeoutMs : pulledTimeoutMs;
+  await unlessDeaf(machine.execute("quit", {}, signal, limitMs));
+  if (await endsWithin(machine, limitMs, signal)) return;
   await killProcess(identity);
   await machine.ended;
 }

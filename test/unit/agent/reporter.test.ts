@@ -19,6 +19,7 @@ class Bench implements AsyncDisposable {
   readonly machines = new Map<string, Machine>();
   readonly reporter: Reporter;
   answer = { nextReportMs: 60_000, wantFull: false, leaseMs: 0 };
+  isUrgent = false;
   fault: Fault | undefined;
   /** When set, a report waits for it. */
   hold: Promise<void> | undefined;
@@ -37,6 +38,7 @@ class Bench implements AsyncDisposable {
         this.reports.push(report);
         return this.answer;
       },
+      isUrgent: () => this.isUrgent,
       machines: () => [...this.machines.values()],
       sample: async () => ({
         host: create(HostMetricsSchema, { cpuUsage: 0.5 }),
@@ -146,6 +148,19 @@ await t.test("the control plane sets the pace and may ask for everything", async
   bench.answer = { nextReportMs: 1, wantFull: false, leaseMs: 0 };
   await until(() => bench.reports.at(-1)?.full === false);
   t.same(told(bench.reports.at(-1)), [], "what has not changed is not told again");
+});
+
+await t.test("a lease that machines hang on is renewed in time for two reports to fail", async (t) => {
+  await using bench = new Bench();
+  bench.answer = { nextReportMs: 60_000, wantFull: false, leaseMs: 30 };
+  bench.isUrgent = true;
+  bench.reporter.setConnected(true);
+  await until(() => bench.reports.length >= 4);
+  bench.isUrgent = false;
+  const { length } = bench.reports;
+  bench.change("vm-1", 1);
+  await until(() => told(bench.reports.at(-1)).length > 0);
+  t.ok(bench.reports.length <= length + 2, "and one that nothing hangs on is not");
 });
 
 await t.test("samples are kept, the newest, and told once", async (t) => {

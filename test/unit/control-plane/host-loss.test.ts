@@ -1,13 +1,35 @@
 /** When a host that is not heard of is lost, and what an instance on it does then: tables of what is known. */
 import t from "tap";
 import type { View } from "#cp/engine/controller.ts";
-import { isLost, mergeSightings, toLossTiming } from "#cp/engine/loss-judgement.ts";
+import {
+  defaultFenceMs,
+  defaultLeaseMs,
+  isLost,
+  mergeSightings,
+  reportEveryMs,
+  toLossTiming,
+} from "#cp/engine/loss-judgement.ts";
 import type { Sighting } from "#cp/resources/host/host.resource.ts";
 import { deriveSpec } from "#cp/resources/instance/instance.derive.ts";
 import { decideLost, leaseTermsOf, mayLeaveLost } from "#cp/resources/instance/instance.lost.ts";
 import { instanceSpec, type Instance, type InstanceSpec } from "#cp/resources/instance/instance.resource.ts";
 
-const timing = toLossTiming(15_000, 4_000);
+const timing = toLossTiming(defaultLeaseMs, defaultFenceMs);
+
+t.test(
+  "by default a host that dies is lost within 15 s, and a word that was lost does no harm",
+  async (t) => {
+    const { leaseMs, clockErrorMs, fenceMs, suspectMs, redialMs, returnMs } = timing;
+    // The look before the last may end just too early; then there is a pause and one more look.
+    const [pauseMs, dialMs] = [leaseMs / 10, 1_500];
+    t.ok(leaseMs + clockErrorMs + fenceMs + pauseMs + dialMs <= 15_000);
+    t.ok(clockErrorMs >= 200 + 2 * 0.001 * leaseMs, "two clocks that go wrong by a thousandth each way");
+    t.ok(2 * 1_000 < fenceMs, "an agent's two steps of pulling a plug, and time to begin");
+    t.ok(leaseMs / 3 < leaseMs - 2 * (leaseMs / 3) + 1, "two reports of an urgent host may fail");
+    t.ok(reportEveryMs(leaseMs) * 1.2 < suspectMs, "a host that reports in time is not looked at");
+    t.ok(redialMs >= leaseMs && returnMs >= 30_000, "a control plane that was away waits for everybody");
+  },
+);
 
 t.test("what others saw decides, not the silence alone", async (t) => {
   const longEnough = timing.leaseMs + timing.clockErrorMs + timing.fenceMs;

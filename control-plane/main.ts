@@ -20,6 +20,7 @@ import { AuditLog } from "./app/audit.ts";
 import { Groups } from "./app/groups.ts";
 import { IdentityStore } from "./app/identity-store.ts";
 import { FleetOverview } from "./app/fleet-overview.ts";
+import { LostHosts } from "./app/lost-hosts.ts";
 import { ImageContent } from "./app/image-content.ts";
 import { seedFlavors } from "./app/flavor-seeds.ts";
 import { seedImages } from "./app/image-seeds.ts";
@@ -58,6 +59,7 @@ import { directoryRoutes } from "./http/directory.ts";
 import { drainRoutes } from "./http/drains.ts";
 import { extraRoutes } from "./http/extras.ts";
 import { fleetRoutes } from "./http/fleet.ts";
+import { lostHostRoutes } from "./http/lost-hosts.ts";
 import { workloadRoutes } from "./http/workloads.ts";
 import { groupRoutes } from "./http/groups.ts";
 import { migrationRoutes } from "./http/migrations.ts";
@@ -247,6 +249,9 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet })),
       ...drainRoutes(drains),
+      ...lostHostRoutes(
+        new LostHosts({ ...{ database, resources, onChange }, quietMs: settings.leaseSeconds * 1000 }),
+      ),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...consoleRoutes({ resources, agents, locate }),
       ...workloadRoutes({ resources, agents, locate }),

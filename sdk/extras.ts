@@ -5,6 +5,7 @@ import { openConsole, type Console, type ConsoleOptions } from "./console.ts";
 import type {
   EnrolmentToken,
   EnrolmentTokenKind,
+  Host,
   Image,
   Instance,
   InstancePhase,
@@ -203,6 +204,11 @@ export function hostExtras(transport: Transport) {
     async remaining(id: string, options: CallOptions = {}): Promise<readonly RemainingMachine[]> {
       const call = { ...options, method: "GET", path: path("hosts", id, "remaining") } as const;
       return (await transport.required<{ machines: RemainingMachine[] }>(call)).machines;
+    },
+    /** Says that a silent host is dead for certain. If it is not, what is started elsewhere runs twice until it is back. */
+    async declareLost(id: string, options: CallOptions = {}): Promise<Host> {
+      const call = { ...options, method: "POST", path: path("hosts", id, "declare-lost") } as const;
+      return transport.required({ ...call, body: { certain: true } });
     },
     /** Makes an instance of one of the host's `foreign_machines`, without stopping it. */
     async adopt(id: string, wish: AdoptionWish, options: MutationOptions = {}): Promise<Instance> {

@@ -69,6 +69,8 @@ export interface View<R extends Resource = Resource> {
   readonly requests: readonly Resource[];
   /** Its host is lost (engine/loss.ts): what it ran under a lease runs there no more. */
   readonly hostLost?: boolean;
+  /** It is so because an operator is certain of it. */
+  readonly hostDead?: boolean;
   /** How many other resources refer to this one or have it as their host. */
   readonly dependents: number;
 }

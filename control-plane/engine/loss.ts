@@ -16,8 +16,8 @@ import type { HostStatus, Sighting } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
 import type { Leases } from "./leases.ts";
 import { explainSilence, isLost, type LossTiming, mergeSightings, reportEveryMs } from "./loss-judgement.ts";
+import { showSilence, wakeAll } from "./loss-record.ts";
 import type { KindRegistry } from "./observe.ts";
-import { changeResource, lockResource } from "./rows.ts";
 
 export interface HostWatchOptions {
   readonly database: Database;
@@ -53,8 +53,9 @@ interface Tracked {
 
 /** How many others are asked about one host. */
 const opinions = 3;
-/** How many hosts are tried at a time whether others reach them. */
+/** How many hosts are tried at a time whether others reach them, and when one that they did not is tried again. */
 const reachesAtOnce = 8;
+const reachAgainMs = 15_000;
 const dialLimitMs = 1_500;
 /** How long others are asked at every look; afterwards ever more seldom. */
 const urgentLeases = 5;
@@ -64,6 +65,8 @@ export class HostWatch implements AsyncDisposable {
   readonly #options: HostWatchOptions;
   readonly #everyMs: number;
   readonly #tracked = new Map<string, Tracked>();
+  /** When others did not reach a host. */
+  readonly #unreachedAtMs = new Map<string, number>();
   readonly #stop = new AbortController();
   readonly #dialLimitMs: number;
   /** When this replica's last look ended, and since when it has heard of nobody. */
@@ -142,7 +145,7 @@ export class HostWatch implements AsyncDisposable {
     const back = await database.transaction(async (tx) => {
       await tx.query("select 1 from host_session where host_id = $1 for update", [id]);
       const rows = await tx.query(
-        `update host_session s set sighting = null, lost_at = null where host_id = $1 and not (
+        `update host_session s set sighting = null, lost_at = null, lost_certain = false where host_id = $1 and not (
            lost_at is not null and exists (select 1 from incarnation i join resource r on r.id = i.resource_id
              where i.host_id = $1 and r.host_id is distinct from $1)) returning 1`,
         [id],
@@ -217,20 +220,9 @@ export class HostWatch implements AsyncDisposable {
     });
   }
 
-  async #show(tx: Tx, id: string, silence: HostStatus["silence"]): Promise<void> {
+  #show(tx: Tx, id: string, silence: HostStatus["silence"]): Promise<void> {
     const { registry, log } = this.#options;
-    const host = await lockResource(tx, id);
-    const observed = host?.observed as HostStatus | undefined;
-    if (!host || !observed) return;
-    const { silence: before, ...rest } = observed;
-    const change = silence && { ...silence, since: before?.since ?? silence.since };
-    await changeResource(
-      tx,
-      registry.definition("host"),
-      host,
-      { observed: { ...rest, ...(change && { silence: change }) } },
-      log,
-    );
+    return showSilence(tx, registry.definition("host"), id, silence, log);
   }
 
   /** What waits there for its host and need not is looked at, again and again until it is gone from there. */
@@ -279,13 +271,15 @@ export class HostWatch implements AsyncDisposable {
 
   /** Whether others reach a host is found out while it is well: afterwards it is too late. */
   async #tryReach(silent: ReadonlySet<string>): Promise<void> {
-    const { database, replicaId, agents } = this.#options;
+    const { database, replicaId, agents, monotonicMs } = this.#options;
     if (agents.connected().length < 2) return;
+    for (const [id, triedAtMs] of this.#unreachedAtMs)
+      if (monotonicMs() - triedAtMs > reachAgainMs) this.#unreachedAtMs.delete(id);
     const rows = await database.query<{ id: string; address: string }>(
       `select s.host_id as id, h.observed ->> 'listen_address' as address
        from host_session s join resource h on h.id = s.host_id
-       where s.replica_id = $1 and s.reached is null and h.observed is not null limit $2`,
-      [replicaId, reachesAtOnce],
+       where s.replica_id = $1 and s.reached is not true and h.observed is not null and s.host_id <> all($3) limit $2`,
+      [replicaId, reachesAtOnce, [...this.#unreachedAtMs.keys()]],
       "loss_unreached",
     );
     await Promise.all(
@@ -295,6 +289,7 @@ export class HostWatch implements AsyncDisposable {
         const sighting = await this.#look(other, id, address);
         if (sighting === undefined) return;
         const reached = sighting === "answered" || sighting === "fenced";
+        if (!reached) this.#unreachedAtMs.set(id, monotonicMs());
         await database.query("update host_session set reached = $2 where host_id = $1 and replica_id = $3", [
           ...[id, reached, replicaId],
         ]);
@@ -306,15 +301,6 @@ export class HostWatch implements AsyncDisposable {
     this.#stop.abort();
     await this.#loop;
   }
-}
-
-/** All that is on the host is looked at, by whichever replica. */
-async function wakeAll(tx: Tx, hostId: string): Promise<void> {
-  await tx.query(
-    `update work w set host_id = null, run_at = now(), dirty_seq = dirty_seq + 1 from resource r
-     where r.host_id = $1 and r.kind = 'instance' and w.key = r.id`,
-    [hostId],
-  );
 }
 
 const toSighting: Readonly<Record<HostSighting, Sighting | undefined>> = {

@@ -24,7 +24,7 @@ interface ViewRow extends ResourceRow {
   readonly operations: readonly OperationJson[] | null;
   readonly referred: Record<string, ResourceRow> | null;
   readonly dependents: number;
-  readonly host_lost: boolean | null;
+  readonly host_lost: "judged" | "certain" | null;
 }
 
 /** One may be in progress, and it is the newest then: the two newest hold it and the one that ended last. */
@@ -58,7 +58,8 @@ const viewQuery = `select ${resourceColumns},
     ${operationsJson} as operations,
     (select jsonb_object_agg(f.key, x.row) from jsonb_each_text(r.refs) f
       cross join lateral (select to_jsonb(t) as row from resource t where t.id = f.value limit 1) x) as referred,
-    (select s.lost_at is not null from host_session s where s.host_id = r.host_id) as host_lost,
+    (select case when s.lost_at is not null then case when s.lost_certain then 'certain' else 'judged' end end
+      from host_session s where s.host_id = r.host_id) as host_lost,
     case r.kind when 'host' then (select count(*) from resource t where t.host_id = r.id)
       when 'image' then (
         select count(*) from resource t where t.refs @> jsonb_build_object('image', r.id))
@@ -84,7 +85,8 @@ function toView(row: ViewRow): View {
       Object.entries(row.referred ?? {}).map(([name, referred]) => [name, toResource(withDates(referred))]),
     ),
     dependents: row.dependents,
-    hostLost: row.host_lost === true,
+    hostLost: row.host_lost !== null,
+    hostDead: row.host_lost === "certain",
   };
 }
 

@@ -12,6 +12,7 @@ import { hostCommand } from "./commands/host.ts";
 import { flavorCommand } from "./commands/flavor.ts";
 import { keyPairCommand } from "./commands/keypair.ts";
 import { profileCommand } from "./commands/profile.ts";
+import { priceCommand } from "./commands/price.ts";
 import { imageCommand } from "./commands/image.ts";
 import { migrationCommand } from "./commands/migration.ts";
 import { operationCommand } from "./commands/operation.ts";
@@ -44,6 +45,7 @@ export function createProgram(terminal: Terminal): Command {
     .addCommand(imageCommand(run))
     .addCommand(flavorCommand(run))
     .addCommand(keyPairCommand(run))
+    .addCommand(priceCommand(run))
     .addCommand(workloadCommand(run))
     .addCommand(edgeCommand(run))
     .addCommand(hostCommand(run))

@@ -167,6 +167,27 @@ await t.test("an agent that is stopped for longer than its lease is not a dead h
   await until(async () => (await runsOn(bound)).join() === name, 10_000);
 });
 
+await t.test("a host that somebody is certain is dead", async (t) => {
+  const name = await hostNameOf(bound);
+  const { id: hostId } = await hostNamed(name);
+  t.equal(await reasonOf(hosts.declareLost(hostId)), "HOST_HEARD", "not while it is heard of");
+  const agent = cloud.agents.find(({ host }) => host.name === name)!;
+  const { pid } = agent.program;
+  await agent.program.kill();
+  await until(async () => (await hosts.get(hostId)).status?.silence?.sighting === "refused", 20_000);
+  t.equal(await hostNameOf(bound), name, "its system is up, so its machines may run");
+  t.equal((await hosts.declareLost(hostId)).phase, "lost");
+  await until(async () => {
+    const { phase, placement } = await instances.get(bound);
+    return phase === "running" && placement?.host_id !== hostId;
+  }, 20_000);
+  t.equal((await instances.get(patient)).status?.started_at, patientSince, "what waits for it waits");
+  await agent.program.start();
+  t.not(agent.program.pid, pid);
+  await until(async () => (await hosts.get(hostId)).phase === "online", 30_000);
+  t.same(await runsOn(bound), [await hostNameOf(bound)], "what was left of it there is gone");
+});
+
 await t.test("a control plane that was away for longer than the lease evicts nothing", async (t) => {
   const name = await hostNameOf(bound);
   await cloud.controlPlane.kill();

@@ -10,6 +10,7 @@ import { AuditLog } from "#cp/app/audit.ts";
 import { FleetOverview } from "#cp/app/fleet-overview.ts";
 import { EdgeNodes } from "#cp/app/edge-nodes.ts";
 import { Groups } from "#cp/app/groups.ts";
+import { LostHosts } from "#cp/app/lost-hosts.ts";
 import { IdentityStore } from "#cp/app/identity-store.ts";
 import { seedFlavors } from "#cp/app/flavor-seeds.ts";
 import { MetricsQuery } from "#cp/app/metrics-query.ts";
@@ -44,6 +45,7 @@ import { fleetRoutes } from "#cp/http/fleet.ts";
 import { workloadRoutes } from "#cp/http/workloads.ts";
 import { drainRoutes } from "#cp/http/drains.ts";
 import { groupRoutes } from "#cp/http/groups.ts";
+import { lostHostRoutes } from "#cp/http/lost-hosts.ts";
 import { migrationRoutes } from "#cp/http/migrations.ts";
 import { nativeSurface } from "#cp/http/native.ts";
 import { oidcRoutes } from "#cp/http/oidc.ts";
@@ -153,6 +155,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       ...groupRoutes(new Groups({ database, resources, tokens })),
       ...oidcRoutesOf(options.oidc),
       ...drainRoutes(new Drains({ database, resources, log: silentLogger, now: Date.now })),
+      ...lostHostRoutes(new LostHosts({ database, resources, quietMs: 9_000, onChange: () => undefined })),
       ...migrationRoutes({ resources, planner }),
       ...fleetRoutes(new FleetOverview({ database, fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),

@@ -1,6 +1,7 @@
 /**
  * Pure: an instance whose host is lost. It starts elsewhere only if its owner wants that *and* the host has agreed to the very
- * terms that hold now: an agent that never heard of them does not stop the machine when its lease ends.
+ * terms that hold now, for an agent that never heard of them does not stop the machine when its lease ends; or if an operator
+ * is certain that the host is dead.
  */
 import type { Decision, Incarnation, View } from "../../engine/controller.ts";
 import type { Instance, InstanceSpec } from "./instance.resource.ts";
@@ -13,10 +14,10 @@ export function leaseTermsOf(spec: Pick<InstanceSpec, "on_host_loss" | "on_host_
 }
 
 /** Nothing of it runs on its host, and nothing will. */
-export function mayLeaveLost({ resource, incarnations, hostLost }: View<Instance>): boolean {
+export function mayLeaveLost({ resource, incarnations, hostLost, hostDead }: View<Instance>): boolean {
   const terms = leaseTermsOf(resource.desired);
   const owner = incarnations.find(({ hostId }) => hostId === resource.hostId);
-  return hostLost === true && terms > 0 && agreedTerms(owner) === terms;
+  return hostLost === true && terms > 0 && (hostDead === true || agreedTerms(owner) === terms);
 }
 
 function agreedTerms(incarnation: Incarnation | undefined): unknown {

@@ -9,6 +9,7 @@ import type { Column, Field } from "../output.ts";
 import type { Run, Session } from "../session.ts";
 import { formatDuration, formatSize, parseDuration } from "../units.ts";
 import { drainCommand } from "./host-drain.ts";
+import { lostCommand } from "./host-lost.ts";
 import { machinesCommand } from "./vm-adopt.ts";
 
 /** All about hosts. */
@@ -67,6 +68,7 @@ export function hostCommand(run: Run): Command {
       );
   }
   host.addCommand(drainCommand(run));
+  host.addCommand(lostCommand(run));
   host
     .command("rm")
     .alias("remove")

@@ -68,11 +68,12 @@ const spec = (change: Partial<InstanceSpec>): InstanceSpec => ({
   ...instanceSpec.parse({ image: "micro" }),
   ...change,
 });
-const view = (desired: InstanceSpec, agreed: number | undefined, hostLost = true) =>
+const view = (desired: InstanceSpec, agreed: number | undefined, hostLost = true, hostDead = false) =>
   ({
     resource: { id: "vm-1", hostId: "host-1", desired },
     incarnations: [{ hostId: "host-1", observed: { lease_terms: agreed } }],
     hostLost,
+    hostDead,
   }) as unknown as View<Instance>;
 
 t.test("an instance leaves a lost host by its owner's wish and with its host's word", async (t) => {
@@ -82,6 +83,11 @@ t.test("an instance leaves a lost host by its owner's wish and with its host's w
   t.notOk(mayLeaveLost(view(bound, 1)), "the host agreed to it before its owner changed their mind twice");
   t.notOk(mayLeaveLost(view(bound, undefined)), "the host has never heard of it");
   t.notOk(mayLeaveLost(view(bound, 3, false)));
+  t.ok(mayLeaveLost(view(bound, undefined, true, true)), "but somebody is certain that the host is dead");
+  t.notOk(
+    mayLeaveLost(view(spec({ on_host_loss: "wait" }), undefined, true, true)),
+    "and this one waits for it",
+  );
   t.notOk(mayLeaveLost(view(spec({ on_host_loss: "wait", on_host_loss_changes: 2 }), 3)));
 
   t.equal(decideLost(view(bound, 3, false), 0), undefined);

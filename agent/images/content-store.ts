@@ -4,8 +4,8 @@
  * and is verified again before it is used. What is still being fetched lies in `partial/`.
  */
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { chmod, mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { createReadStream, readFileSync, statSync, utimesSync } from "node:fs";
+import { chmod, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Fault } from "#kernel/fault.ts";
 
@@ -64,8 +64,9 @@ export class ContentStore {
    */
   async find(sha256: string, signal: AbortSignal): Promise<StoredFile | undefined> {
     const path = this.#path(sha256);
-    const stamp = await readStamp(path);
-    const now = await stat(path).catch(undefinedIfAbsent);
+    // Each start of a machine asks; a thread would take several times as long to ask as these calls take.
+    const stamp = readStamp(path);
+    const now = statSync(path, { throwIfNoEntry: false });
     if (!stamp || !now) return undefined;
     if (now.size !== stamp.size || now.mtimeMs !== stamp.modifiedMs) {
       if ((await digestOf(path, signal)) !== sha256) {
@@ -75,7 +76,7 @@ export class ContentStore {
       await writeStamp(path, stamp.format);
     }
     const lastUsedAt = new Date();
-    await utimes(stampPath(path), lastUsedAt, lastUsedAt);
+    utimesSync(stampPath(path), lastUsedAt, lastUsedAt);
     return { sha256, path, sizeBytes: BigInt(now.size), format: stamp.format, lastUsedAt };
   }
 
@@ -120,8 +121,8 @@ export class ContentStore {
 
   async #describe(sha256: string): Promise<StoredFile | undefined> {
     const path = this.#path(sha256);
-    const [stamp, file, used] = await Promise.all([
-      readStamp(path),
+    const stamp = readStamp(path);
+    const [file, used] = await Promise.all([
       stat(path).catch(undefinedIfAbsent),
       stat(stampPath(path)).catch(undefinedIfAbsent),
     ]);
@@ -144,13 +145,12 @@ function checkedDigest(sha256: string): string {
 
 const stampPath = (path: string) => `${path}.json`;
 
-async function readStamp(path: string): Promise<Stamp | undefined> {
-  const text = await readFile(stampPath(path), "utf8").catch(undefinedIfAbsent);
-  if (text === undefined) return undefined;
+function readStamp(path: string): Stamp | undefined {
   try {
-    return JSON.parse(text) as Stamp;
-  } catch {
-    return undefined; // torn by a crash: as if it were not there
+    return JSON.parse(readFileSync(stampPath(path), "utf8")) as Stamp;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined; // torn by a crash: as if it were not there
+    return undefinedIfAbsent(error as NodeJS.ErrnoException);
   }
 }
 

@@ -97,7 +97,7 @@ export class FakeDriver implements MachineDriver {
     this.foreign.adopt(plan);
     const machine = this.#machines.get(plan.id) ?? (await FakeMachine.make(plan));
     this.#keep(machine);
-    await machine.apply(plan, this.#now());
+    machine.apply(plan, this.#now());
     this.#moves.end(plan.id);
     this.#keep(machine); // a move may have slowed it down
     this.#gate.leave("ensure");
@@ -155,7 +155,7 @@ export class FakeDriver implements MachineDriver {
   async end(id: string, clean: boolean): Promise<void> {
     const machine = this.#machines.get(id);
     if (!machine?.isOn) return;
-    await machine.end();
+    machine.end();
     this.#moves.end(id);
     const detail = clean ? "the guest powered off" : "the process was killed";
     this.#tell({ id, type: "ended", clean, detail });
@@ -178,8 +178,6 @@ export class FakeDriver implements MachineDriver {
       this.#moves.end(id);
       machine[Symbol.dispose]();
     }
-    // Whoever finds them next must be the only one to write there.
-    await Promise.all([...this.#machines.values()].map((machine) => machine.saved()));
   }
 
   async #reread(path: string): Promise<void> {

@@ -45,7 +45,7 @@ export class Incoming {
   async run(): Promise<void> {
     if (this.#hold.committed) return;
     this.#hold = { ...this.#hold, committed: true };
-    await this.#follow();
+    this.#follow();
   }
 
   /** Lets go of the connections; the machine is as far as it came. */
@@ -59,56 +59,64 @@ export class Incoming {
       let count = 0;
       for await (const record of readRecords(stream)) {
         if (this.#closed) break;
-        if (channel === "memory") await this.#begin();
-        if (record.type === "end") await this.#finish(channel, pages, record.digest);
-        else if (record.type === "state") await this.#takeState(pages, record.missing);
+        if (channel === "memory") this.#begin();
+        if (record.type === "end") this.#finish(channel, pages, record.digest);
+        else if (record.type === "state") this.#takeState(pages, record.missing);
         else if (channel !== "memory" || this.#isMissing(pages, record)) take(pages, record);
         stream.write(encodeRecord({ type: "taken", count: ++count }));
         if (record.type === "end") stream.write(encodeRecord({ type: "done" }));
       }
     } catch (fault) {
-      if (!this.#closed) this.#log.warn("fake.incoming", { machine: this.#machine.id, channel, fault });
+      this.#warn(channel, fault);
     }
     this.#open.delete(stream);
     stream.destroy();
-    const { stage, memoryBegun } = this.#hold;
-    await this.#keep();
-    if (!this.#closed && channel === "memory" && memoryBegun && stage === "incoming") this.#onEnd(false);
+    try {
+      this.#keep();
+      const { stage, memoryBegun } = this.#hold;
+      if (!this.#closed && channel === "memory" && memoryBegun && stage === "incoming") this.#onEnd(false);
+    } catch (fault) {
+      this.#warn(channel, fault);
+    }
   }
 
-  async #begin(): Promise<void> {
-    if (!this.#hold.memoryBegun) await this.#set({ ...this.#hold, memoryBegun: true });
+  #warn(channel: string, fault: unknown): void {
+    if (!this.#closed) this.#log.warn("fake.incoming", { machine: this.#machine.id, channel, fault });
   }
 
-  async #set(hold: Hold): Promise<void> {
+  #begin(): void {
+    if (!this.#hold.memoryBegun) this.#set({ ...this.#hold, memoryBegun: true });
+  }
+
+  #set(hold: Hold): void {
     this.#hold = hold;
-    await this.#machine.setHold(hold);
+    this.#machine.setHold(hold);
   }
 
   /** Told again by a new connection, it is known better here. */
-  async #takeState(pages: PageFile, bits: Buffer): Promise<void> {
+  #takeState(pages: PageFile, bits: Buffer): void {
     if (this.#missing) return;
     const isSet = (page: number) => ((bits[page >> 3] ?? 0) & (1 << (page & 7))) !== 0;
     this.#missing = new Set(Array.from({ length: pages.pages }, (_, page) => page).filter(isSet));
     // From here on what is dirty was written to here.
     pages.markClean(pages.dirtyPages);
-    await this.#follow();
+    this.#follow();
   }
 
   /** The guest runs once both are true: its state is here, and it was committed. */
-  async #follow(): Promise<void> {
+  #follow(): void {
     const isReady = this.#missing !== undefined && this.#hold.committed && this.#hold.stage === "incoming";
     const missing = this.#missing && { missing: [...this.#missing] };
-    await this.#set({ ...this.#hold, ...missing, ...(isReady && { stage: "following" }) });
+    this.#set({ ...this.#hold, ...missing, ...(isReady && { stage: "following" }) });
     if (isReady) this.#onEnd(true);
-    if (this.#isSent) await this.#finishFollowing();
+    if (this.#isSent) this.#finishFollowing();
   }
 
-  async #finishFollowing(): Promise<void> {
+  #finishFollowing(): void {
     this.#isSent = true;
     if (this.#hold.stage !== "following") return;
     const { missing: _, ...hold } = this.#hold;
-    await this.#set({ ...hold, stage: "followed" });
+    this.#set({ ...hold, stage: "followed" });
     this.#onEnd(true);
   }
 
@@ -119,18 +127,18 @@ export class Incoming {
   }
 
   /** What has come since the guest runs is known to whoever takes the machine up. */
-  async #keep(): Promise<void> {
+  #keep(): void {
     if (this.#missing && this.#hold.stage === "following")
-      await this.#set({ ...this.#hold, missing: [...this.#missing] });
+      this.#set({ ...this.#hold, missing: [...this.#missing] });
   }
 
-  async #finish(channel: string, pages: PageFile, digest: Buffer): Promise<void> {
-    if (this.#missing && channel === "memory") return await this.#finishFollowing();
+  #finish(channel: string, pages: PageFile, digest: Buffer): void {
+    if (this.#missing && channel === "memory") return this.#finishFollowing();
     if (!pages.digest().equals(digest)) {
       throw new Fault("conflict", "what arrived is not what was sent", { reason: "MOVE_CORRUPT" });
     }
     if (channel !== "memory" && this.#machine.isOn) return;
-    await this.#set({ ...this.#hold, stage: "arrived" });
+    this.#set({ ...this.#hold, stage: "arrived" });
     this.#onEnd(true);
   }
 }

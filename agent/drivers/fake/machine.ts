@@ -3,7 +3,8 @@
  * file in its folder, so that it outlives the agent as a hypervisor's process would.
  */
 import { createHash } from "node:crypto";
-import { appendFile, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { appendFileSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Duplex } from "node:stream";
 import { Fault } from "#kernel/fault.ts";
@@ -72,7 +73,6 @@ export class FakeMachine {
   readonly id: string;
   readonly directory: string;
   #state: State;
-  #saving: Promise<void> = Promise.resolve();
   #habits: GuestHabits = idle;
   #guest: FakeGuest | undefined;
   #clock: NodeJS.Timeout | undefined;
@@ -85,9 +85,9 @@ export class FakeMachine {
 
   /** Makes the folder of a machine that was not there; it is off. */
   static async make(plan: MachinePlan): Promise<FakeMachine> {
-    await mkdir(plan.directory, { recursive: true });
+    const isNew = mkdirSync(plan.directory, { recursive: true }) !== undefined;
     // What arrives may take what is kept; whatever is made anew does not.
-    if (!plan.spec.move) await takeStaleDisk(plan.directory, "");
+    if (!isNew && !plan.spec.move) await takeStaleDisk(plan.directory, "");
     const wanted = sizeOf(plan);
     const state: State = { wanted, running: undefined, diskBytes: "0", forwards: [] };
     return new FakeMachine(plan.id, plan.directory, state);
@@ -125,10 +125,10 @@ export class FakeMachine {
     return this.#state.hold;
   }
 
-  /** Stops what runs inside, or lets it go on. On disk when the promise resolves, in effect at once. */
-  async setHold(hold: Hold | undefined): Promise<void> {
+  /** Stops what runs inside, or lets it go on. */
+  setHold(hold: Hold | undefined): void {
     const { hold: _, ...state } = this.#state;
-    await this.#save(hold ? { ...state, hold } : state);
+    this.#save(hold ? { ...state, hold } : state);
   }
 
   /** Makes it stand ready for what another host sends. @param baseline the disk that it may take, if that is kept */
@@ -139,7 +139,7 @@ export class FakeMachine {
     const wanted = sizeOf(plan);
     const running = on ? { ...wanted, startedAtMs: nowMs } : undefined;
     const diskBytes = String(plan.spec.diskBytes);
-    await this.#save({ wanted, running, diskBytes, forwards: forwardsOf(plan), hold });
+    this.#save({ wanted, running, diskBytes, forwards: forwardsOf(plan), hold });
   }
 
   /** Its memory and disk; made when they are first wanted. */
@@ -165,13 +165,8 @@ export class FakeMachine {
     this.#guest = undefined;
   }
 
-  /** Resolves when nothing is being written to its folder. */
-  async saved(): Promise<void> {
-    for (let saving; saving !== this.#saving;) await (saving = this.#saving).catch(() => undefined); // its caller's
-  }
-
   /** Converges to the plan: a larger size is plugged in live, a smaller one waits for the next start. */
-  async apply(plan: MachinePlan, nowMs: number): Promise<void> {
+  apply(plan: MachinePlan, nowMs: number): void {
     const { diskBytes, power } = plan.spec;
     const { hold, running: runs } = this.#state;
     if (hold?.committed && (hold.stage === "offered" || hold.stage === "handed-over")) {
@@ -199,8 +194,8 @@ export class FakeMachine {
     };
     const arrived = this.#state.hold?.stage === "arrived" ? this.#state.hold : undefined;
     if (arrived) this.guest.disk.rememberSince(arrived.migrationId);
-    if (running && !before) await this.print(`fake machine ${this.id} started\r\n`);
-    await this.#save(next);
+    if (running && !before) this.print(`fake machine ${this.id} started\r\n`);
+    this.#save(next);
   }
 
   /** Writes all of its disk to another file. */
@@ -210,13 +205,12 @@ export class FakeMachine {
   }
 
   /** Ends it without being asked. */
-  async end(): Promise<void> {
-    await this.#save({ ...this.#state, running: undefined });
+  end(): void {
+    this.#save({ ...this.#state, running: undefined });
   }
 
   async erase(): Promise<void> {
     this[Symbol.dispose]();
-    await this.#saving;
     await rm(this.directory, { recursive: true, force: true });
   }
 
@@ -225,7 +219,6 @@ export class FakeMachine {
     const { hold } = this.#state;
     if (hold?.stage !== "handed-over") return this.erase();
     this[Symbol.dispose]();
-    await this.#saving;
     await rm(join(this.directory, "fake.json"), { force: true });
     loseMemory(this.directory);
     await keepStaleDisk(this.directory, hold.migrationId);
@@ -287,17 +280,20 @@ export class FakeMachine {
       read: () => undefined,
       write: (chunk: Buffer, _encoding, done) => {
         const answer = chunk.toString("latin1").replaceAll("\r", `\r\n${this.id}:~# `);
-        this.print(answer).then(() => {
+        try {
+          this.print(answer);
           port.push(Buffer.from(answer, "latin1"));
           done();
-        }, done);
+        } catch (error) {
+          done(error as Error);
+        }
       },
     });
     return port;
   }
 
-  async print(text: string): Promise<void> {
-    await appendFile(consoleLogPath(this.directory), text, "latin1");
+  print(text: string): void {
+    appendFileSync(consoleLogPath(this.directory), text, "latin1");
   }
 
   #loseMemory(): void {
@@ -314,19 +310,14 @@ export class FakeMachine {
     this.#clock = setInterval(() => this.guest.tick(dirtyPages), tickMs).unref();
   }
 
-  async #save(next: State): Promise<void> {
+  #save(next: State): void {
     const turnedOff = this.isOn && !next.running;
     this.#state = next;
     this.#keepTicking();
     if (turnedOff) this.#loseMemory();
     const path = join(this.directory, "fake.json");
-    const write = async () => {
-      await writeFile(`${path}.new`, JSON.stringify(next));
-      await rename(`${path}.new`, path);
-    };
-    // A write that failed is its own caller's fault; it must not stop the next one.
-    this.#saving = this.#saving.then(write, write);
-    await this.#saving;
+    writeFileSync(`${path}.new`, JSON.stringify(next));
+    renameSync(`${path}.new`, path);
   }
 }
 

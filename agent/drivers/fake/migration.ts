@@ -106,7 +106,7 @@ export class FakeLiveMigration implements LiveMigration {
       log.warn("fake.move-failed", { machine: plan.id, fault });
       this.end(plan.id);
       // What may have been handed over goes on only when somebody says so.
-      if (machine.hold?.stage !== "offered") await machine.setHold(undefined);
+      if (machine.hold?.stage !== "offered") machine.setHold(undefined);
       keep(machine);
       throw fault;
     }
@@ -124,8 +124,8 @@ export class FakeLiveMigration implements LiveMigration {
     if (machine?.hold?.committed !== true || !this.#isDestination(machine.hold)) return false;
     const wasOn = machine.isOn;
     this.end(id);
-    await machine.end();
-    await machine.setHold(undefined);
+    machine.end();
+    machine.setHold(undefined);
     if (wasOn) tell({ id, type: "ended", clean: false, detail: "its memory was lost" });
     return true;
   }
@@ -137,8 +137,8 @@ export class FakeLiveMigration implements LiveMigration {
   /** After the agent's death: the connections are gone. Whatever needed them starts over, or is over. */
   async recover(machine: FakeMachine): Promise<void> {
     const { hold } = machine;
-    if (hold?.stage === "switchover") await machine.setHold(undefined);
-    if (hold?.stage === "incoming" && hold.memoryBegun) await machine.end();
+    if (hold?.stage === "switchover") machine.setHold(undefined);
+    if (hold?.stage === "incoming" && hold.memoryBegun) machine.end();
   }
 
   /** The machine moves no more, one way or the other. */
@@ -165,10 +165,8 @@ export class FakeLiveMigration implements LiveMigration {
       this.#deps.keep(machine); // it may run now
       if (arrived) return tell({ id, type: "changed" });
       this.#incoming.delete(id);
-      machine.end().then(
-        () => tell({ id, type: "ended", clean: false, detail: "what arrived of the machine was cut off" }),
-        (fault: unknown) => log.error("fake.incoming", { machine: id, fault }),
-      );
+      machine.end();
+      tell({ id, type: "ended", clean: false, detail: "what arrived of the machine was cut off" });
     });
   }
 }

@@ -91,12 +91,12 @@ export class Sending {
     await gate.enter("switchover", signal);
     if (this.#follows) {
       await this.#flush(this.#disk, socketOf, signal);
-      await machine.setHold({ migrationId: this.migrationId, stage: "offered", memoryBegun: true });
+      machine.setHold({ migrationId: this.migrationId, stage: "offered", memoryBegun: true });
       yield* this.#follow(move, socketOf, signal);
       return;
     }
     for (const channel of this.#channels) await this.#flush(channel, socketOf, signal);
-    await machine.setHold({ migrationId: this.migrationId, stage: "handed-over", memoryBegun: false });
+    machine.setHold({ migrationId: this.migrationId, stage: "handed-over", memoryBegun: false });
     this.close();
     yield this.#tell("handed-over");
   }
@@ -189,7 +189,7 @@ export class Sending {
     const { machine, now } = this.#deps;
     if (machine.hold?.stage === "switchover") return;
     this.#stoppedAtMs = now();
-    await machine.setHold({ migrationId: this.migrationId, stage: "switchover", memoryBegun: false });
+    machine.setHold({ migrationId: this.migrationId, stage: "switchover", memoryBegun: false });
   }
 
   async #flush(channel: OutgoingChannel, socketOf: SocketOf, signal: AbortSignal): Promise<void> {
@@ -205,7 +205,7 @@ export class Sending {
     yield this.#tell("post-copy");
     if (!move.committed || !memory) return;
     const { migrationId } = this;
-    await machine.setHold({ migrationId, stage: "offered", memoryBegun: true, committed: true });
+    machine.setHold({ migrationId, stage: "offered", memoryBegun: true, committed: true });
     await gate.enter("post-copy", signal);
     for (;;) {
       try {
@@ -229,7 +229,7 @@ export class Sending {
       }
     }
     gate.leave("post-copy");
-    await machine.setHold({ migrationId, stage: "handed-over", memoryBegun: false, committed: true });
+    machine.setHold({ migrationId, stage: "handed-over", memoryBegun: false, committed: true });
     this.close();
     yield { ...this.#tell("handed-over"), interrupted: false };
   }

@@ -2,7 +2,7 @@
  * Logging in and staying logged in. A login tells nothing about which usernames exist: an unknown one
  * costs the same time and gets the same answer as a wrong password, a lock or a disabled user.
  */
-import type { Ctx, Principal } from "#kernel/ctx.ts";
+import type { Ctx, Principal, Trail } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
 import type { Account, AccountStore } from "./account-store.ts";
@@ -68,15 +68,18 @@ export class Accounts {
     });
   }
 
-  /** Exchanges a username and password for tokens. */
-  async login(credentials: Credentials): Promise<TokenPair> {
+  /**
+   * Exchanges a username and password for tokens.
+   * @param trail of the request: told who it is
+   */
+  async login(credentials: Credentials, trail?: Trail): Promise<TokenPair> {
     const account = await this.#authenticate(credentials);
-    return this.#begin(account, credentials.project);
+    return this.#begin(account, credentials.project, trail);
   }
 
   /** Tokens for an account that somebody else has identified. */
-  async loginAs(accountId: string, project: string | undefined): Promise<TokenPair> {
-    return this.#begin({ id: accountId }, project);
+  async loginAs(accountId: string, project: string | undefined, trail?: Trail): Promise<TokenPair> {
+    return this.#begin({ id: accountId }, project, trail);
   }
 
   async #authenticate({ mfaCode, address = "", ...claim }: Credentials): Promise<Account> {
@@ -96,6 +99,7 @@ export class Accounts {
   async #begin(
     { id, passwordHash }: { readonly id: string; readonly passwordHash?: string | null },
     project: string | undefined,
+    trail: Trail | undefined,
   ): Promise<TokenPair> {
     const { identities, sessions } = this.#options;
     const principal = await identities.findMember(id, project);
@@ -103,6 +107,7 @@ export class Accounts {
     const secret = newSecret(refreshPrefix);
     const first = this.#tokenOf(principal, secret, newId("fam", this.#now()));
     if (!(await sessions.begin(first, passwordHash))) throw invalidCredentials();
+    if (trail) trail.who = principal;
     return this.#pair(principal, secret, first.family);
   }
 
@@ -110,7 +115,7 @@ export class Accounts {
    * Exchanges a refresh token for a new pair. Each is good once: a second use means that somebody has a
    * copy, so the whole family of tokens ends and the user logs in again.
    */
-  async refresh(refreshToken: string): Promise<TokenPair> {
+  async refresh(refreshToken: string, trail?: Trail): Promise<TokenPair> {
     const { sessions, identities, tokens } = this.#options;
     const found = await sessions.find(digestOf(refreshToken));
     if (!found) throw invalidRefresh();
@@ -121,6 +126,7 @@ export class Accounts {
       const secret = newSecret(refreshPrefix);
       const next = this.#tokenOf(principal, secret, found.family);
       const renewed = await sessions.renew(found, next, new Date(this.#now()));
+      if (renewed && trail) trail.who = principal;
       if (renewed) return this.#pair(principal, secret, found.family);
     }
     tokens.forget();
@@ -128,8 +134,9 @@ export class Accounts {
   }
 
   /** An access token for an API key's owner with the key's rights; it is renewed by the key. */
-  async exchangeKey(principal: Principal): Promise<Omit<TokenPair, "refresh_token">> {
+  async exchangeKey(principal: Principal, trail?: Trail): Promise<Omit<TokenPair, "refresh_token">> {
     if (principal.keyId === undefined) throw invalidCredentials();
+    if (trail) trail.who = principal;
     const { token, expiresIn } = await this.#options.tokens.issue(principal, { key: principal.keyId });
     return { access_token: token, expires_in: expiresIn, token_type: "Bearer" };
   }

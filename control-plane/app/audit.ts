@@ -62,7 +62,8 @@ export function postAudit(tx: Tx, ctx: Ctx, facts: AuditFacts): void {
 }
 
 function statement(ctx: Ctx, facts: AuditFacts): [string, unknown[], string] {
-  const { principal, requestId, trail } = ctx;
+  const { requestId, trail } = ctx;
+  const principal = trail?.who ?? ctx.principal;
   const event: AuditBody = {
     ...facts,
     user_id: principal.id,

@@ -3,6 +3,7 @@
  * known under that subject, or at first the one person with the address of mail that the provider has verified; nobody is
  * made a user by logging in. A second factor is the provider's matter.
  */
+import type { Ctx } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import type { Database } from "../store/database.ts";
 import type { Accounts, TokenPair } from "./accounts.ts";
@@ -67,7 +68,7 @@ export class OidcLogin {
   /** Ends it with the code that the person came back with. Each state is good once. */
   async finish(
     { state, code }: { readonly state: string; readonly code: string },
-    signal: AbortSignal,
+    { signal, trail }: Pick<Ctx, "signal" | "trail">,
   ): Promise<TokenPair> {
     const { database, provider, accounts, sealer } = this.#options;
     const stateHash = digestOf(state);
@@ -88,7 +89,7 @@ export class OidcLogin {
         reason: "OIDC_USER_UNKNOWN",
       });
     }
-    return accounts.loginAs(accountId, project ?? undefined);
+    return accounts.loginAs(accountId, project ?? undefined, trail);
   }
 
   async #known({ subject }: OidcIdentity): Promise<string | undefined> {

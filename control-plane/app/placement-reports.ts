@@ -35,14 +35,17 @@ export class PlacementReports {
    * Reserves nothing.
    */
   async report(instance: Instance): Promise<PlacementReport> {
-    const { id, phase, placement, desired } = instance;
+    const { id, phase, placement, desired, problem } = instance;
     const record = placement?.explanation ?? (desired.adopted ? undefined : await this.#chooseNow(instance));
     const at = { id, phase, ...(placement ?? { host_id: null }) };
     if (!isExplanation(record)) return at;
     const names = await this.#namesOf(record, placement?.host_id);
     const nameOf = (hostId: string) => names.get(hostId) ?? hostId;
     const host = placement && { host: nameOf(placement.host_id) };
-    return { ...at, ...host, explanation: record, ...narrate(record, placement?.host_id, nameOf) };
+    const story = narrate(record, placement?.host_id, nameOf);
+    const held = !placement && record.eligible > 0 && problem !== undefined;
+    const verdict = held ? `It waits for something else: ${problem.message}.` : story.verdict;
+    return { ...at, ...host, explanation: record, ...story, verdict };
   }
 
   async #chooseNow(instance: Instance): Promise<Json> {

@@ -5,8 +5,8 @@ import type { Credentials } from "../app/accounts.ts";
 import { defineRoute, type Route } from "../http/route.ts";
 
 export interface Login {
-  login(credentials: Credentials): Promise<z.infer<typeof tokenPair>>;
-  refresh(refreshToken: string): Promise<z.infer<typeof tokenPair>>;
+  login(credentials: Credentials, trail: Ctx["trail"]): Promise<z.infer<typeof tokenPair>>;
+  refresh(refreshToken: string, trail: Ctx["trail"]): Promise<z.infer<typeof tokenPair>>;
   logout(ctx: Ctx, refreshToken: string | undefined): Promise<void>;
 }
 
@@ -52,8 +52,9 @@ export function loginRoute(place: Place, accounts: Pick<Login, "login">): Route 
     },
     async handle({ ctx, body }) {
       const { mfa_code, ...rest } = body;
-      const address = ctx.trail?.address;
-      const tokens = await accounts.login({ ...rest, mfaCode: mfa_code ?? undefined, address });
+      const { trail } = ctx;
+      const credentials = { ...rest, mfaCode: mfa_code ?? undefined, address: trail?.address };
+      const tokens = await accounts.login(credentials, trail);
       return { status: 200, headers: secretHeaders, body: { ...tokens } };
     },
   });
@@ -70,12 +71,9 @@ export function refreshRoute(place: Place, accounts: Pick<Login, "refresh">): Ro
     body: z.strictObject({ refresh_token: refreshToken }),
     answers,
     examples: { body: { refresh_token: exampleTokens.refresh_token }, answers: { 200: exampleTokens } },
-    async handle({ body }) {
-      return {
-        status: 200,
-        headers: secretHeaders,
-        body: { ...(await accounts.refresh(body.refresh_token)) },
-      };
+    async handle({ ctx, body }) {
+      const tokens = await accounts.refresh(body.refresh_token, ctx.trail);
+      return { status: 200, headers: secretHeaders, body: { ...tokens } };
     },
   });
 }

@@ -45,7 +45,7 @@ export function oidcRoutes(login: Pick<OidcLogin, "begin" | "finish">): Route[] 
       body: z.strictObject({ state: z.string().min(1).max(512), code: z.string().min(1).max(4096) }),
       answers: { 200: { description: "tokens", schema: tokens } },
       async handle({ ctx, body }) {
-        return { status: 200, headers, body: { ...(await login.finish(body, ctx.signal)) } };
+        return { status: 200, headers, body: { ...(await login.finish(body, ctx)) } };
       },
     }),
   ];

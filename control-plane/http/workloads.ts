@@ -42,10 +42,7 @@ export function workloadRoutes({ resources, agents, locate }: WorkloadRoutesOpti
       async handle({ ctx, params, query, request }) {
         const { id, hostId } = await resources.get(ctx, workload, params["id"] ?? "");
         if (hostId === undefined) {
-          throw new Fault("conflict", "the workload has no host yet", {
-            reason: "NOT_PLACED",
-            retryable: true,
-          });
+          throw new Fault("conflict", "the workload has no host yet", { reason: "NOT_PLACED" });
         }
         const url = await elsewhere(locate, hostId, request);
         if (url !== undefined) return relayRequest(ctx, url, request);

@@ -25,6 +25,8 @@ export interface Principal {
 export interface Trail {
   readonly address: string;
   recorded: boolean;
+  /** Who a login turned out to be of: it begins as nobody's. */
+  who?: Principal;
 }
 
 /** First parameter of everything that does I/O: cancellation, identity, log and clock in one place. */

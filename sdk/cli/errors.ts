@@ -43,7 +43,9 @@ export function describeFault(thrown: unknown): string {
   const fault = toFault(thrown);
   const cause = isFault(thrown) ? "" : thrown instanceof Error ? `: ${thrown.message}` : "";
   const lines = [`error: ${fault.message}${cause} (${fault.reason})`];
-  for (const { field, message } of fieldsOf(fault)) lines.push(`  ${field}: ${message}`);
+  const fields = fieldsOf(fault).map(({ field, message }) => `${field}: ${message}`);
+  const told = fields.length === 1 && fault.message.endsWith(fieldsOf(fault)[0]?.message ?? "");
+  if (!told) lines.push(...fields.map((field) => `  ${field}`));
   const hint = hintOf(fault);
   if (hint) lines.push(`hint: ${hint}`);
   return lines.map((line) => `${printable(line)}\n`).join("");

@@ -123,6 +123,12 @@ void t.test(
     const asked = `${path}?username=${user.username}&password=${encodeURIComponent(password)}`;
     t.equal((await guest("GET", asked)).status, 400, "nothing secret stands in a query");
     const logs = await world.call("GET", "/v1/audit/logs?action=auth.token");
+    const handedOut = await world.call("GET", `/v1/audit/logs?action=auth.token&user_id=${user.id}`);
+    t.match(
+      handedOut.body,
+      { events: [{ user_id: user.id, success: true, resource: "auth" }] },
+      "and to whom",
+    );
     t.ok(Number(logs.body["total"]) >= 5, "what was handed out, and what was not, is written down");
   },
 );

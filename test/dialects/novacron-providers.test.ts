@@ -118,6 +118,11 @@ await t.test("providers, the price sheet and advice", async (t) => {
     total: 1,
     items: [{ name: "old", from: at, currency: "USD", saves_per_hour: Number }],
   });
+  await database.query("update resource set host_id = null, problem = $1 where name = 'old'", [
+    { reason: "IMAGE_TOO_LARGE", message: "its image is too large", stuck: true, generation: 1 },
+  ]);
+  const told = await call("GET", "/skerry/v1/instances/vm-0000000000000000000a/placement");
+  t.match(told.body, { host_id: null, verdict: "It waits for something else: its image is too large." });
   const metrics = await fetch(`${url}/skerry/v1/metrics`, {
     headers: { authorization: `Bearer ${pair.access_token}` },
   });

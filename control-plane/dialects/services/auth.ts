@@ -27,12 +27,12 @@ export function authRoutes({ accounts, authenticator }: AuthOptions): Route[] {
       changes: true,
       answers: { 200: { description: "tokens", schema: accessToken, name: "AccessToken" } },
       examples: { answers: { 200: exampleTokens } },
-      async handle({ ctx, request }) {
+      async handle({ ctx: { trail }, request }) {
         const { authorization } = request.headers;
         const login = readBasic(authorization);
         const tokens = login
-          ? await accounts.login({ ...login, address: ctx.trail?.address })
-          : await accounts.exchangeKey(await authenticator.authenticate(authorization));
+          ? await accounts.login({ ...login, address: trail?.address }, trail)
+          : await accounts.exchangeKey(await authenticator.authenticate(authorization), trail);
         return { status: 200, headers: secretHeaders, body: { ...tokens } };
       },
     }),

@@ -6,7 +6,7 @@ import type { ApiKeyInfo, Member, QuotaLine } from "../../directory.ts";
 import type { Project, User } from "../../kinds/generated.ts";
 import type { Column } from "../output.ts";
 import type { Run, Session } from "../session.ts";
-import { parseDuration } from "../units.ts";
+import { formatSize, parseDuration, parseInteger, parseSize } from "../units.ts";
 import { groupCommand, userId } from "./group.ts";
 
 const roleOption = () => new Option("--role <role>", "what they may do").choices(roles);
@@ -250,21 +250,34 @@ function quotaCommand(run: Run): Command {
     .description("limit what a project may have")
     .argument("<project>", "name or id")
     .argument("<name>", "such as instances, cpus, memory_bytes")
-    .argument("<limit>", "a number, or none")
+    .argument("<limit>", "a number, such as 8 or 64g, or none", parseLimit)
     .action(
-      run(async (session, name: string, which: string, limit: string) => {
+      run(async (session, name: string, which: string, limit: number | null) => {
         const cloud = await session.cloud();
         const id = await projectId(session, cloud, name);
         const { spec } = await cloud.projects.get(id, { signal: session.signal });
         const { [which]: _before, ...others } = spec.quota;
         // A merge patch takes a limit away by null.
-        const next = { ...others, [which]: limit === "none" ? (null as never) : Number(limit) };
+        const next = { ...others, [which]: limit as number };
         await cloud.projects.update(id, { spec: { quota: next } }, { signal: session.signal });
-        session.out.done(`${name}: ${which} ${limit}.`, { project: id, quota: which, limit });
+        session.out.done(`${name}: ${which} ${limit === null ? "none" : amount(which, limit)}.`, {
+          project: id,
+          quota: which,
+          limit,
+        });
       }),
     );
   return quota;
 }
+
+/** Null is no limit. */
+function parseLimit(text: string): number | null {
+  if (text === "none") return null;
+  return /\d[kmgt]i?b?$/i.test(text) ? parseSize(text) : parseInteger(0, Number.MAX_SAFE_INTEGER)(text);
+}
+
+const amount = (quota: string, value: number): string =>
+  quota.endsWith("_bytes") ? formatSize(value) : String(value);
 
 async function projectId({ signal }: Session, cloud: Skerry, name: string | undefined): Promise<string> {
   if (name === undefined) return (await cloud.whoami({ signal })).project;
@@ -305,6 +318,6 @@ const keyColumns: readonly Column<ApiKeyInfo>[] = [
 
 const quotaColumns: readonly Column<QuotaLine>[] = [
   { title: "NAME", value: (r) => r.name },
-  { title: "USED", value: (r) => String(r.used), align: "right" },
-  { title: "LIMIT", value: (r) => (r.limit === null ? "" : String(r.limit)), align: "right" },
+  { title: "USED", value: (r) => amount(r.name, r.used), align: "right" },
+  { title: "LIMIT", value: (r) => (r.limit === null ? "" : amount(r.name, r.limit)), align: "right" },
 ];

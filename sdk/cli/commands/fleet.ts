@@ -28,7 +28,7 @@ export function fleetCommands(run: Run): readonly Command[] {
         const moves = await fleet.advice({ signal: session.signal });
         const names = await hostNames(session);
         if (moves.length === 0 && session.out.format === "table") {
-          session.note("every machine stands where it is best off, or near enough");
+          session.note("Every machine stands where it is best off, or near enough.");
         } else session.out.list(moves, adviceColumns(names));
       }),
     );

@@ -92,6 +92,28 @@ await t.test("key pairs: the private half is written where it belongs, and over 
   });
 });
 
+await t.test("quotas are told and set as people say them", async (t) => {
+  const { server, run } = await world(t);
+  const lines = [
+    { name: "cpus", used: 3, limit: 8 },
+    { name: "memory_bytes", used: 1.5 * 1024 ** 3, limit: null },
+  ];
+  server.on("GET /skerry/v1/projects/root/quota", { body: { items: lines } });
+  const listed = (await run(["quota", "ls", "root"])).out;
+  t.match(listed, /^cpus +3 +8$/m);
+  t.match(listed, /^memory_bytes +1\.5 GiB +-$/m);
+  const project = { id: "root", kind: "project", name: "root", spec: { quota: { cpus: 8 } } };
+  server.on("GET /skerry/v1/projects/root", ...Array.from({ length: 3 }, () => ({ body: project })));
+  server.on("PATCH /skerry/v1/projects/root", ...Array.from({ length: 3 }, () => ({ body: project })));
+  t.equal((await run(["quota", "set", "root", "memory_bytes", "64g"])).out, "root: memory_bytes 64 GiB.\n");
+  t.equal((await run(["quota", "set", "root", "cpus", "none"])).out, "root: cpus none.\n");
+  t.match(await run(["quota", "set", "root", "cpus", "lots"]), { code: 2, err: /whole number/ });
+  t.same(
+    server.askedOf("PATCH /skerry/v1/projects/root").map(({ body }) => body),
+    [{ spec: { quota: { cpus: 8, memory_bytes: 64 * 1024 ** 3 } } }, { spec: { quota: { cpus: null } } }],
+  );
+});
+
 await t.test("profiles: one for each project, chosen by name", async (t) => {
   const { server, home, run } = await world(t);
   const env = { XDG_CONFIG_HOME: home, SKERRY_HOME: path.join(home, "none") };

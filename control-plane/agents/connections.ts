@@ -4,7 +4,8 @@
  * newest wins, because the older is either a line that died unnoticed or the agent's life before.
  */
 import type { ClientHttp2Session } from "node:http2";
-import { createClient, type Client } from "@connectrpc/connect";
+import type { DescService } from "@bufbuild/protobuf";
+import { createClient, type Client, type Transport } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { ConsoleService } from "#gen/skerry/agent/v1/console_pb.js";
 import { ImageService } from "#gen/skerry/agent/v1/image_pb.js";
@@ -18,15 +19,6 @@ import { dismiss } from "./dismissal.ts";
 
 /** The URL's host is a word only: the session is connected already. */
 export const agentAuthority = "https://agent";
-
-export interface AgentClients {
-  readonly machines: Client<typeof MachineService>;
-  readonly host: Client<typeof HostService>;
-  readonly metrics: Client<typeof MetricsService>;
-  readonly console: Client<typeof ConsoleService>;
-  readonly images: Client<typeof ImageService>;
-  readonly workloads: Client<typeof WorkloadService>;
-}
 
 interface Connection {
   readonly session: ClientHttp2Session;
@@ -69,7 +61,7 @@ export class Connections {
   add(hostId: string, session: ClientHttp2Session): void {
     if (session.destroyed) return;
     const replaced = this.#connections.get(hostId);
-    const connection = { session, clients: createClients(session) };
+    const connection = { session, clients: new AgentClients(session) };
     this.#connections.set(hostId, connection);
     session.once("close", () => {
       if (this.#connections.get(hostId) === connection) this.#remove(hostId);
@@ -107,19 +99,53 @@ const replacedFault = new Fault("conflict", "another connection with this host's
   reason: "CONNECTION_REPLACED",
 });
 
-function createClients(session: ClientHttp2Session): AgentClients {
-  const transport = createConnectTransport({
+/** The services of one agent. Made when they are first asked for: of thousands of agents, most are only listened to. */
+export class AgentClients {
+  readonly #session: ClientHttp2Session;
+  readonly #made = new Map<DescService, unknown>();
+  #transport: Transport | undefined;
+
+  constructor(session: ClientHttp2Session) {
+    this.#session = session;
+  }
+
+  get machines(): Client<typeof MachineService> {
+    return this.#client(MachineService);
+  }
+
+  get host(): Client<typeof HostService> {
+    return this.#client(HostService);
+  }
+
+  get metrics(): Client<typeof MetricsService> {
+    return this.#client(MetricsService);
+  }
+
+  get console(): Client<typeof ConsoleService> {
+    return this.#client(ConsoleService);
+  }
+
+  get images(): Client<typeof ImageService> {
+    return this.#client(ImageService);
+  }
+
+  get workloads(): Client<typeof WorkloadService> {
+    return this.#client(WorkloadService);
+  }
+
+  #client<S extends DescService>(service: S): Client<S> {
+    this.#transport ??= createTransport(this.#session);
+    const client =
+      (this.#made.get(service) as Client<S> | undefined) ?? createClient(service, this.#transport);
+    this.#made.set(service, client);
+    return client;
+  }
+}
+
+const createTransport = (session: ClientHttp2Session): Transport =>
+  createConnectTransport({
     baseUrl: agentAuthority,
     httpVersion: "2",
     acceptCompression: [],
     sessionManager: manageSession(agentAuthority, () => session),
   });
-  return {
-    machines: createClient(MachineService, transport),
-    host: createClient(HostService, transport),
-    metrics: createClient(MetricsService, transport),
-    console: createClient(ConsoleService, transport),
-    images: createClient(ImageService, transport),
-    workloads: createClient(WorkloadService, transport),
-  };
-}

@@ -68,8 +68,8 @@ export function toForeignMachines({ machines }: ForeignMachines): ForeignMachine
   }));
 }
 
-/** Whether two reports of a host say the same. */
-export function sameHostStatus(a: HostStatus, b: HostStatus): boolean {
+/** Whether two reports of a host say the same, as far as the second one says anything. */
+export function sameHostStatus(a: HostStatus, b: Partial<HostStatus>): boolean {
   const keys = Object.keys(b) as (keyof HostStatus)[];
   return keys.every((key) => JSON.stringify(sorted(a[key])) === JSON.stringify(sorted(b[key])));
 }

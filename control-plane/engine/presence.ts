@@ -3,7 +3,7 @@ import type { Logger } from "#kernel/log.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
 import type { KindRegistry } from "./observe.ts";
-import { changeResource, lockResource } from "./rows.ts";
+import { changeResource, lockResource, lockResources, postChange } from "./rows.ts";
 
 const flushMs = 1_000;
 /** A replica that has not written for this long no longer holds its connections. */
@@ -127,12 +127,24 @@ export class Presence implements AsyncDisposable {
          returning host_id`,
         [replicaLostMs],
       );
-      for (const { host_id } of rows.sort((a, b) => (a.host_id < b.host_id ? -1 : 1))) {
-        await this.#setConnected(tx, host_id, false);
-      }
+      await this.#markAway(
+        tx,
+        rows.map(({ host_id }) => host_id),
+      );
       return rows.length;
     });
     if (lost > 0) onChange();
+  }
+
+  /** All in one go: after a replica's death these are thousands, and its successor serves nobody before. */
+  async #markAway(tx: Tx, ids: readonly string[]): Promise<void> {
+    const { registry, log } = this.#options;
+    if (ids.length === 0) return;
+    for (const host of await lockResources(tx, ids)) {
+      const observed = host.observed as HostStatus | undefined;
+      if (!observed?.connected) continue;
+      postChange(tx, registry.definition("host"), host, { observed: { ...observed, connected: false } }, log);
+    }
   }
 
   /** Where the replica is that holds the host's connection; undefined when none does. */

@@ -36,6 +36,12 @@ export interface ReportStoreOptions {
   readonly onChange: () => void;
 }
 
+/** What is on record of a host that tells all there is of it. */
+interface KnownHost {
+  readonly observed: HostStatus | null;
+  readonly has_machines: boolean;
+}
+
 export class ReportStore {
   readonly #options: ReportStoreOptions;
   readonly #hostSamples: HostSamples;
@@ -51,20 +57,22 @@ export class ReportStore {
     report: ReportRequest,
   ): Promise<{ nextReportMs: number; wantFull: boolean; leaseMs: number }> {
     const { database, leases, reportEveryMs, onChange } = this.#options;
-    if (report.full) await this.#assertKnown(hostId);
+    const known = report.full ? await this.#findKnown(hostId) : undefined;
     const lease = leases.renew(hostId, report.sessionId);
-    if (report.facts) await this.#storeFacts(hostId, report.facts);
+    if (report.facts && !isKnown(report.facts, known)) await this.#storeFacts(hostId, report.facts);
     if (report.foreign) await this.#storeForeign(hostId, report.foreign);
     const own = await this.#findOwn(hostId, report.machines);
     const news = report.full ? own : await this.#findNews(hostId, own);
+    // An empty host whose agent has only been away says nothing new, and after a restart thousands say so at once.
+    const isEmpty = known?.has_machines === false && report.machines.length === 0;
     let wantFull = false;
-    if (news.length + report.removed.length > 0 || report.full) {
+    if (news.length + report.removed.length > 0 || (report.full && !isEmpty)) {
       const told = { ...report, machines: news };
       wantFull = await database.transaction((tx) => this.#storeMachines(tx, hostId, told));
       onChange();
     }
     await this.#storeSamples(hostId, report.hostMetrics, report.machineMetrics);
-    if (report.full)
+    if (report.full && !(isEmpty && known.observed?.unknown_machines.length === 0))
       await this.#storeUnknown(
         hostId,
         report.machines.map(({ id }) => id),
@@ -73,12 +81,14 @@ export class ReportStore {
     return { nextReportMs: leaseMs > 0 ? reportEveryMs : unleasedReportMs, wantFull, leaseMs };
   }
 
-  async #assertKnown(hostId: string): Promise<void> {
-    const known = await this.#options.database.query(
-      "select 1 from resource where id = $1 and kind = 'host'",
+  async #findKnown(hostId: string): Promise<KnownHost> {
+    const [known] = await this.#options.database.read<KnownHost>(
+      `select observed, exists (select 1 from incarnation i where i.host_id = r.id) as has_machines
+       from resource r where id = $1 and kind = 'host'`,
       [hostId],
+      "report_known",
     );
-    if (known.length > 0) return;
+    if (known) return known;
     throw new Fault("denied", "this host has been removed from the cloud", { reason: "HOST_REMOVED" });
   }
 
@@ -243,6 +253,10 @@ export class ReportStore {
       "machine_sample_insert",
     );
   }
+}
+
+function isKnown(facts: HostFacts, known: KnownHost | undefined): boolean {
+  return !!known?.observed && sameHostStatus(known.observed, toHostStatus(facts));
 }
 
 /** The message's numbers in snake_case; names and units are the contract's. */

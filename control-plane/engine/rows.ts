@@ -71,6 +71,16 @@ export async function lockResource(tx: Tx, id: string): Promise<Resource | undef
   return row && toResource(row);
 }
 
+/** As {@link lockResource}, of many; those that there are, always locked in the same order. */
+export async function lockResources(tx: Tx, ids: readonly string[]): Promise<readonly Resource[]> {
+  const rows = await tx.query<ResourceRow>(
+    `select ${resourceColumns} from resource where id = any($1) order by id for update`,
+    [ids],
+    "resources_lock",
+  );
+  return rows.map(toResource);
+}
+
 /** As {@link lockResource}, of an open request to a resource. */
 export async function lockRequest(tx: Tx, id: string, requestOf: string): Promise<Resource | undefined> {
   const [row] = await tx.query<ResourceRow>(

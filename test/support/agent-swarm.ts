@@ -35,7 +35,8 @@ export interface AgentSwarmOptions {
   readonly onError: (name: string, message: string) => void;
 }
 
-const joinLimitMs = 60_000;
+/** With thousands of them on few cores, one may have to wait for its turn again and again. */
+const joinLimitMs = 300_000;
 const endLimitMs = 5_000;
 
 export class AgentSwarm implements AsyncDisposable {

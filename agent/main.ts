@@ -3,12 +3,14 @@ import { Fault, toFault } from "#kernel/fault.ts";
 import { createLogger } from "#kernel/log.ts";
 import { printSettings } from "#kernel/settings.ts";
 import { runAgent } from "./agent.ts";
+import { keepYoungGenerationSmall } from "./heap.ts";
 import { agentSettings, readAgentSettings } from "./settings.ts";
 
 const write = (line: string) => process.stdout.write(`${line}\n`);
 const stop = new AbortController();
 
 async function main(): Promise<void> {
+  keepYoungGenerationSmall();
   const settings = readAgentSettings(process.env);
   if (process.argv.includes("--print-settings")) {
     write(printSettings(agentSettings, settings));

@@ -4,7 +4,7 @@
  */
 import { Fault } from "#kernel/fault.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
-import { ownSlab, type Slab } from "./slabs.ts";
+import { copyInto, ownSlab, type Slab } from "./slabs.ts";
 
 export interface Frame {
   readonly data: Buffer;
@@ -161,7 +161,8 @@ export class MessageReader {
         this.#filled = 0;
       }
       const { bytes } = this.#message;
-      const taken = piece.copy(bytes, this.#filled, at);
+      const taken = Math.min(bytes.length - this.#filled, piece.length - at);
+      copyInto(bytes, this.#filled, piece.subarray(at, at + taken));
       at += taken;
       this.#filled += taken;
       if (this.#filled < bytes.length) continue;

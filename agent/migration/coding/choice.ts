@@ -44,8 +44,10 @@ const margins = {
 const dwell = { trialMs: 400, firstMs: 800, mostMs: 30_000 };
 /** With less than this share of what should get through, a cheaper codec may do better. */
 const disappointing = 0.75;
-/** What a codec on trial has to get through, against the one before: something dearer more, something cheaper as good as. */
+/** What a codec on trial has to get through, against the one before: more when it costs more, CPU or bytes, or as much. */
 const worthwhile = { dearer: 1.05, cheaper: 0.97 };
+/** Fewer bytes than that do not count. */
+const sameBytes = 1.05;
 /** Another codec is tried on every so manieth block, to know what it would do now. */
 const trialEvery = 32;
 /** How many blocks an estimate remembers; the first one replaces what was only assumed. */
@@ -151,8 +153,7 @@ export class CodecChoice {
     const [before, current] = [this.#before, this.#current];
     this.#before = undefined;
     if (before) {
-      const least = before.index < current ? worthwhile.dearer : worthwhile.cheaper;
-      this.#refused = rate < least * before.rate ? current : undefined;
+      this.#refused = rate < this.#least(before.index, current) * before.rate ? current : undefined;
       if (this.#refused !== undefined) this.#current = before.index;
       this.#dwellMs = Math.min(dwell.mostMs, 2 * this.#dwellMs);
       return;
@@ -170,7 +171,17 @@ export class CodecChoice {
     if ((wanted !== current && wanted !== refused) || this.#strong) return wanted;
     const { ratio = 1, speed = Infinity } = candidates[current] ?? {};
     const expected = Math.min(linkRate / ratio, threads * speed);
-    return rate < disappointing * expected ? Math.max(0, current - 1) : current;
+    if (current === 0 || rate >= disappointing * expected) return current;
+    const cheaper = current - 1;
+    // What the link alone would hold up needs no trial.
+    const most = linkRate / (candidates[cheaper]?.ratio ?? 1);
+    return most > this.#least(current, cheaper) * rate ? cheaper : current;
+  }
+
+  #least(before: number, next: number): number {
+    const ratioAt = (index: number) => this.#candidates[index]?.ratio ?? 1;
+    const isDearer = before < next || ratioAt(next) > sameBytes * ratioAt(before);
+    return isDearer ? worthwhile.dearer : worthwhile.cheaper;
   }
 
   #methodAt(index: number): Method {

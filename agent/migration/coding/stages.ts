@@ -4,6 +4,7 @@ import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { PageSet } from "../pages/page-sets.ts";
 import { pageBytes } from "../pages/scanner.ts";
 import { corrupted } from "../protocol.ts";
+import { copyInto } from "../slabs.ts";
 import type { Codecs } from "./codecs.ts";
 import type { Coded, DecodeTask, EncodeTask, Encoding } from "./tasks.ts";
 
@@ -20,7 +21,8 @@ export function encodeBlock(task: EncodeTask, codecs: Codecs, pageSet: PageSet |
     const output = codecs.compress(method, input);
     coded.push({ method, codedBytes: output?.length ?? input.length, ms: performance.now() - startedAt });
     if (!output || (best > 0 && output.length >= best)) continue;
-    best = output.copy(target);
+    copyInto(target, 0, output);
+    best = output.length;
     codec = method.codec;
   }
   return {

@@ -395,6 +395,8 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
   t.same(playChoice({ ...wide, through: short }).last, lz4, "cores are short: what should be better was not");
   const shorter = ({ codec }: Method) => (codec === Codec.NONE ? 90e6 : 40e6);
   t.same(playChoice({ ...wide, through: shorter }).last, none, "so short that coding does not pay");
+  const alike = ({ codec }: Method) => (codec === Codec.NONE ? 110e6 : 108e6);
+  t.same(playChoice({ ...wide, through: alike }).last, lz4, "for a little more nobody sends twice the bytes");
   t.same(playChoice({ ...wide, through: short, strong: true }).last.codec, Codec.ZSTD, "bytes are dear");
   const leaping = (atMs: number) => (atMs % 1000 < 500 ? 50 : 20_000) * mbit;
   const { changes } = playChoice({ ...wide, link: leaping, seconds: 60 });

@@ -40,7 +40,9 @@ export interface Sending {
 
 const tellMs = 500;
 /** How often to look when no event wakes us: closely while there is a decision near. */
-const lookMs = { disks: 200, memory: 100, near: 20 } as const;
+const lookMs = { memory: 100, near: 20 } as const;
+/** While disks are copied: after a share of the time that this has taken so far, for most copies are short. */
+const diskLook = { share: 0.2, leastMs: 10, mostMs: 200 } as const;
 /** With less than this to go, a stream that may not end yet is held back; with more than twice, it goes on. */
 const holdMs = 300;
 /** How long rounds without progress are borne; a throttled guest is slowed in several steps. */
@@ -67,6 +69,7 @@ class Sender {
   readonly #signal: AbortSignal;
   readonly #disks: DiskCopier;
   readonly #pace = new Pace();
+  readonly #sinceMs = performance.now();
   #begun: boolean;
   #postCopy: boolean;
   #held = false;
@@ -281,7 +284,10 @@ class Sender {
   }
 
   get #lookAgainMs(): number {
-    if (!this.#begun) return lookMs.disks;
+    if (!this.#begun) {
+      const { share, leastMs, mostMs } = diskLook;
+      return Math.min(mostMs, Math.max(leastMs, share * (performance.now() - this.#sinceMs)));
+    }
     return this.#near || this.#held ? lookMs.near : lookMs.memory;
   }
 }

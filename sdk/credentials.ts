@@ -50,6 +50,34 @@ export async function login(
   );
 }
 
+/** A login at the identity provider that has been begun. */
+export interface OidcLogin {
+  /** Where the person says who they are. */
+  readonly authorization_url: string;
+  /** What they come back with, and nobody else. */
+  readonly state: string;
+}
+
+/** Begins a login at the identity provider of the cloud. */
+export function beginOidcLogin(
+  transport: Transport,
+  given: { readonly redirectUri: string; readonly project?: string | undefined },
+  signal?: AbortSignal,
+): Promise<OidcLogin> {
+  const body = { redirect_uri: given.redirectUri, ...(given.project && { project: given.project }) };
+  return transport.required({ method: "POST", path: "/skerry/v1/oidc/begin", body, signal });
+}
+
+/** Ends it with the code that the person came back with. Tried once only: a state is good once. */
+export async function finishOidcLogin(
+  transport: Transport,
+  body: { readonly state: string; readonly code: string },
+  signal?: AbortSignal,
+): Promise<Tokens> {
+  const call = { method: "POST", path: "/skerry/v1/oidc/finish", body, signal, attempts: 1 } as const;
+  return toTokens(await transport.json<TokenAnswer>(call));
+}
+
 /**
  * Exchanges a refresh token. Tried once only: the token is used up by the first try, and a second one
  * would look like theft.

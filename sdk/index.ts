@@ -12,7 +12,15 @@ export type {
   VerbMethods,
 } from "./collection.ts";
 export type { Console, ConsoleOptions } from "./console.ts";
-export { login, memoryStore, type TokenStore, type Tokens } from "./credentials.ts";
+export {
+  beginOidcLogin,
+  finishOidcLogin,
+  login,
+  memoryStore,
+  type OidcLogin,
+  type TokenStore,
+  type Tokens,
+} from "./credentials.ts";
 export type { ChangeOptions } from "./dialects/client.ts";
 export type * from "./dialects/generated.ts";
 export type { HostUsage, Relocation } from "./fleet.ts";

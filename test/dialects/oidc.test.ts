@@ -1,6 +1,13 @@
 /** Logging in by way of a provider that people have already. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import t from "tap";
+import { Fault } from "#kernel/fault.ts";
+import { configPath, loadConfig } from "#sdk/cli/config.ts";
 import { caller, startApi } from "#test/support/api-world.ts";
+import { runInProcess } from "#test/support/command-line.ts";
+import { ScriptedCloud } from "#test/unit/sdk/scripted-cloud.ts";
 import { oidcClient, startOidcProvider, type Mischief, type Person } from "#test/support/oidc-provider.ts";
 
 const provider = await startOidcProvider(t);
@@ -86,4 +93,71 @@ await t.test("what is not quite right is refused", async (t) => {
   );
   const stored = JSON.stringify(await world.database.query("select * from oidc_login"));
   t.notMatch(stored, new RegExp(mine.state), "states are kept as digests");
+});
+
+await t.test("the command line sends the browser there, and waits for it to come back", async (t) => {
+  const home = await mkdtemp(join(tmpdir(), "skerry-oidc-"));
+  t.teardown(() => rm(home, { recursive: true }));
+  const env = { XDG_CONFIG_HOME: home, SKERRY_HOME: home };
+  const login = ["--url", world.url, "login", "--oidc"];
+  /** Logs in with a browser that does as it is told once the address is on the screen. */
+  const withBrowser = async (
+    browse: (authorizationUrl: string, back: string) => unknown,
+    { args = [] as string[], signal = new AbortController().signal } = {},
+  ) => {
+    let browsing: unknown;
+    const onNote = (text: string) => {
+      const [address] = /http\S+/.exec(text) ?? [];
+      const back = address && new URL(address).searchParams.get("redirect_uri");
+      if (back) browsing ??= browse(address, back);
+    };
+    const ran = await runInProcess([...login, ...args], env, { signal, onNote });
+    await browsing;
+    return ran;
+  };
+  const visit = async (back: string, query: object) =>
+    fetch(`${back}?${new URLSearchParams({ ...query }).toString()}`);
+
+  const done = await withBrowser(async (address, back) => {
+    t.match(back, /^http:\/\/127\.0\.0\.1:\d+\/callback$/);
+    const answer = provider.authorize(address, ann);
+    t.equal(
+      (await visit(back, { ...answer, state: "a guess" })).status,
+      404,
+      "a stranger is not listened to",
+    );
+    t.equal((await fetch(`${new URL(back).origin}//`)).status, 404);
+    t.equal((await visit(back, { state: answer.state })).status, 400, "nor is nothing a code");
+    t.match(await (await visit(back, answer)).text(), /^Go back to the terminal/);
+  });
+  t.equal(done.code, 0, done.err);
+  t.match(done.out, /^Logged in to http:\S+ \(profile default\)\.\n$/);
+  t.notMatch(done.out + done.err, /access_token|refresh/);
+  const { profiles } = await loadConfig(configPath(env));
+  t.match(profiles["default"], { url: world.url, username: "ann", tokens: { refreshToken: /^rt_/ } });
+  t.match(await runInProcess(["whoami"], env), { code: 0, out: /^user: +ann$/m });
+
+  const refused = await withBrowser((address, back) =>
+    visit(back, { state: provider.authorize(address, ann).state, error: "access_denied" }),
+  );
+  t.match(refused, { code: 4, err: /the identity provider says "access_denied" \(OIDC_DENIED\)/ });
+  t.match(await withBrowser(() => undefined, { args: ["--timeout", "50ms"] }), { code: 3, err: /TIMEOUT/ });
+  const interruption = new AbortController();
+  const fault = new Fault("unavailable", "interrupted", { reason: "INTERRUPTED", retryable: false });
+  let address = "";
+  const stopped = await withBrowser(
+    (_url, back) => {
+      address = back;
+      interruption.abort(fault);
+    },
+    { signal: interruption.signal },
+  );
+  t.equal(stopped.code, 130, stopped.err);
+  await t.rejects(visit(address, {}), "nobody listens any more");
+
+  const plain = await ScriptedCloud.start();
+  t.teardown(() => plain[Symbol.asyncDispose]());
+  const none = await runInProcess(["--url", plain.url, "login", "--oidc", "--profile", "other"], env);
+  t.match(none, { code: 1, err: /this cloud has no identity provider \(OIDC_NOT_OFFERED\)/ });
+  t.match(await runInProcess([...login, "--api-key", "sk_1"], env), { code: 2, err: /cannot be used with/ });
 });

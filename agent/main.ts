@@ -2,7 +2,6 @@
 import { Fault, toFault } from "#kernel/fault.ts";
 import { createLogger } from "#kernel/log.ts";
 import { printSettings } from "#kernel/settings.ts";
-import { runAgent } from "./agent.ts";
 import { keepYoungGenerationSmall } from "./heap.ts";
 import { agentSettings, readAgentSettings } from "./settings.ts";
 
@@ -21,6 +20,8 @@ async function main(): Promise<void> {
       stop.abort(new Fault("unavailable", "the agent is stopping", { reason: "AGENT_STOPPING" }));
     });
   }
+  // Loaded now and not before: loading is what would make the young generation grow.
+  const { runAgent } = await import("./agent.ts");
   await runAgent(settings, createLogger({ level: settings.logLevel, write }), stop.signal);
 }
 

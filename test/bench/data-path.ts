@@ -10,6 +10,8 @@ import type { EndConfig } from "./support/data-path-end.ts";
 import { round } from "./support/statistics.ts";
 
 const gigabit = 125_000_000;
+/** See agent/heap.ts. */
+const asAgents = "--semi-space-growth-factor=1";
 const cases = [
   { name: "none", codecs: [], bytesPerSecond: 0 },
   { name: "auto", codecs: [Codec.LZ4, Codec.ZSTD], bytesPerSecond: 0 },
@@ -63,7 +65,7 @@ function start(bench: BenchContext, config: EndConfig) {
   const program = fileURLToPath(new URL("./support/data-path-end.ts", import.meta.url));
   const child: ChildProcess = spawn(
     process.execPath,
-    [...process.execArgv, program, JSON.stringify(config)],
+    [...process.execArgv, asAgents, program, JSON.stringify(config)],
     {
       stdio: ["ignore", "pipe", "inherit"],
     },

@@ -9,7 +9,6 @@ import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Credentials } from "#agent/control/identity.ts";
-import { keepYoungGenerationSmall } from "#agent/heap.ts";
 import { CodingWorkers } from "#agent/migration/coding/workers.ts";
 import { directOpener } from "#agent/migration/opener.ts";
 import { MovePuller } from "#agent/migration/puller.ts";
@@ -125,7 +124,6 @@ function report(cpuBefore: NodeJS.CpuUsage, startedAt: number, stats: ReturnType
   say({ ...stats, seconds, maxRssMib, cpuSeconds: (user + system) / 1e6 });
 }
 
-keepYoungGenerationSmall();
 const config = JSON.parse(process.argv[2] ?? "{}") as EndConfig;
 const roles = { source: runSource, destination: runDestination, writer: runWriter, reader: runReader };
 await roles[config.role](config);

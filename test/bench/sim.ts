@@ -63,11 +63,11 @@ export const benchmark: Benchmark = {
     const recovery = await failHosts(bench, { plan, database, swarm: world.swarm });
     const agentsMib = await sum(world.swarm.pids.map(residentMib));
     const controlPlaneMib = await residentMib(world.cloud.controlPlane.pid);
-    const bytesPerHost = agentsMib / shape.hosts;
+    const mibPerHost = agentsMib / shape.hosts;
     const hours = (world.joinedSeconds / shape.hosts) * 10_000 + (seconds / shape.vms) * 100_000;
     bench.say(
-      `10000 hosts and 100000 machines would want about ${((bytesPerHost * 10_000) / 1024).toFixed(0)} GiB of memory for ` +
-        `the agents, 50000 open files in each of their processes, and ${(hours / 60).toFixed(0)} minutes at this speed.`,
+      `10000 hosts and 100000 machines would want about ${((mibPerHost * 10_000) / 1024).toFixed(0)} GiB of memory for ` +
+        `the agents, 20000 connections in the control plane, and ${(hours / 60).toFixed(0)} minutes at this speed.`,
     );
     return {
       ...shape,

@@ -176,6 +176,14 @@ await t.test("a name that another has is refused in a change as well", async (t)
   });
 });
 
+await t.test("a path tells what it takes", async (t) => {
+  const { status, headers, body } = await world.call("OPTIONS", "/api/v1/services/instances/");
+  t.same([status, headers.get("allow")], [200, "GET, POST, OPTIONS"]);
+  t.match(body["actions"], {
+    POST: { name: { type: "string", required: true }, flavor: { type: "string", required: false } },
+  });
+});
+
 await t.test("nothing is given to other origins", async (t) => {
   for (const method of ["GET", "OPTIONS"]) {
     const { headers } = await world.call(method, "/skerry/v1/instances", undefined, {

@@ -91,6 +91,11 @@ export class ApiFuzzer {
     return this.#operations.length;
   }
 
+  /** Those that have never answered with a success. */
+  get missed(): string[] {
+    return this.#operations.map(nameOf).filter((name) => !this.succeeded.has(name));
+  }
+
   /** Something that answers have had under this name, or that goes by the name of it. */
   recall(name: string): unknown {
     const known = this.#known.get(name) ?? this.#known.get(name.replace(/_?id$/, ""));
@@ -112,7 +117,7 @@ export class ApiFuzzer {
     const text = await response.text();
     const { status } = response;
     this.statuses.set(status, (this.statuses.get(status) ?? 0) + 1);
-    if (status < 300) this.succeeded.add(`${operation.method} ${operation.path}`);
+    if (status < 300) this.succeeded.add(nameOf(operation));
     const wrong = this.#judge(sent, status, response.headers.get("content-type") ?? "", text);
     if (wrong !== undefined) this.#fail(sent, status, text, wrong);
   }
@@ -230,6 +235,7 @@ export class ApiFuzzer {
   }
 }
 
+const nameOf = ({ method, path }: Operation) => `${method} ${path}`;
 const singular = (plural: string) => plural.replace(/ies$/, "y").replace(/s$/, "");
 
 // Lone surrogates cannot be sent in a URL at all.

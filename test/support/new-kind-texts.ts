@@ -15,7 +15,7 @@ export interface NewKind {
   readonly path: string;
 }
 
-export const definitionText = ({ kind, plural, prefix, noun, camel, pascal }: NewKind): string => `
+export const definitionText = ({ name, kind, plural, prefix, noun, camel, pascal }: NewKind): string => `
 import { z } from "zod";
 import { defineResource, type Resource } from "../definition.ts";
 
@@ -48,7 +48,7 @@ export const ${camel} = defineResource<${pascal}Spec, null, ${pascal}Phase>({
   reconciled: false,
   uniqueNames: false,
   schemaVersion: 1,
-  example: { name: "my-${plural}", spec: { description: "for the shop" }, status: null },
+  example: { name: "my-${name}", spec: { description: "for the shop" }, status: null },
 });
 `;
 
@@ -97,7 +97,7 @@ export const ${of.camel}Kind = defineKind({
     updated_at: updatedAt.toISOString(),
   }),
   pageSize: 20,
-  examples: { create: { name: "my-${of.plural}" } },
+  examples: { create: { name: "my-${of.name}" } },
   filters: z.object({ name: z.string().min(1).max(255).optional().describe("exact name") }),
   toQuery: ({ name }) => ({ ...(name !== undefined && { name }) }),
   create: {

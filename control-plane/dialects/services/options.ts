@@ -56,15 +56,17 @@ function optionsRoute(path: string, group: readonly Route[]): Route {
 function fieldsOf(body: z.ZodType): Record<string, z.infer<typeof field>> {
   const { properties = {}, required = [] } = z.toJSONSchema(body, { io: "input", unrepresentable: "any" });
   const entries = Object.entries(properties).map(([name, property]) => {
-    const { type, description: text } = typeof property === "object" ? property : {};
-    return [
-      name,
-      {
-        type: typeof type === "string" ? type : "field",
-        required: required.includes(name),
-        help_text: text ?? "",
-      },
-    ] as const;
+    const { description: text = "" } = typeof property === "object" ? property : {};
+    const told = { type: typeOf(property), required: required.includes(name), help_text: text };
+    return [name, told] as const;
   });
   return Object.fromEntries(entries);
+}
+
+/** The JSON type of what may be given; `field` where there are several besides null. */
+function typeOf(schema: z.core.JSONSchema._JSONSchema): string {
+  if (typeof schema !== "object") return "field";
+  if (typeof schema.type === "string") return schema.type;
+  const [only, ...more] = (schema.anyOf ?? []).map(typeOf).filter((type) => type !== "null");
+  return only !== undefined && more.length === 0 ? only : "field";
 }

@@ -77,16 +77,19 @@ export class AuditChain {
          order by audit_event.tx, id limit ${String(batch)}`,
       );
       const ends = await this.#signAgain(tx, key);
+      const places: Place[] = [];
       for (const row of rows) {
         const last = ends.get(row.project) ?? (await endOf(tx, row.project)) ?? genesis;
         const place = after(last, row);
-        tx.post(
-          "update audit_event set seq = $2, hash = $3 where id = $1",
-          [row.id, place.seq, place.hash],
-          "audit_chain",
-        );
+        places.push(place);
         ends.set(row.project, place);
       }
+      tx.post(
+        `update audit_event e set seq = p.seq, hash = p.hash
+         from unnest($1::text[], $2::bigint[], $3::text[]) as p(id, seq, hash) where e.id = p.id`,
+        [rows.map(({ id }) => id), places.map(({ seq }) => seq), places.map(({ hash }) => hash)],
+        "audit_chain",
+      );
       for (const [project, { seq, hash }] of ends) {
         await tx.query(
           `insert into audit_head (project, seq, hash, signature, kid) values ($1, $2, $3, $4, $5)

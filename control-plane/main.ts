@@ -31,6 +31,8 @@ import { OidcLogin, type OidcLoginOptions } from "./app/oidc-login.ts";
 import { OidcProvider } from "./app/oidc-provider.ts";
 import { Passwords } from "./app/passwords.ts";
 import { Providers } from "./app/providers.ts";
+import { RelocationAdvice } from "./app/relocation-advice.ts";
+import { Relocations } from "./app/relocations.ts";
 import { ResourceService } from "./app/resource-service.ts";
 import { parseInput } from "./app/validation.ts";
 import { Quotas } from "./app/quota.ts";
@@ -186,6 +188,10 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   await engine.start();
   await using drains = new Drains({ database, resources, log, now });
   drains.start();
+  const advice = new RelocationAdvice({ database, fleet: engine.fleet });
+  const everyMs = settings.relocationMinutes * 60_000;
+  await using relocations = new Relocations({ database, resources, advice, everyMs, log, now });
+  relocations.start();
 
   await using gateway = await Gateway.listen({
     authority,
@@ -247,7 +253,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
       ...groupRoutes(new Groups({ database, resources, tokens })),
       ...oidcOf(settings, { database, accounts, sealer }),
       ...migrationRoutes({ resources, planner }),
-      ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet })),
+      ...fleetRoutes(new FleetOverview({ database, fleet: engine.fleet }), advice),
       ...drainRoutes(drains),
       ...lostHostRoutes(
         new LostHosts({ ...{ database, resources, onChange }, quietMs: settings.leaseSeconds * 1000 }),

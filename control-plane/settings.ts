@@ -177,6 +177,13 @@ export const controlPlaneSettings = {
     max: 1000,
     help: "Scheduler: weight of zones that have few of a group that is to be spread.",
   }),
+  relocationMinutes: number({
+    env: "SKERRY_RELOCATION_MINUTES",
+    default: 5,
+    min: 0.001,
+    max: 1_440,
+    help: "How often it is looked whether instances with automatic relocation would be better off elsewhere.",
+  }),
   overcommitCpus: number({
     env: "SKERRY_OVERCOMMIT_CPUS",
     default: 8,

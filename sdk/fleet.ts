@@ -35,6 +35,8 @@ export interface Relocation {
   readonly move_costs: number;
   readonly pays_back_hours: number | null;
   readonly reasons: readonly string[];
+  /** It is carried out without being asked for. */
+  readonly automatic: boolean;
 }
 
 /** Usage, metrics and advice. */

@@ -1,11 +1,6 @@
-/** What the cloud's hosts give and cost as a whole: for `skerry top`, for Prometheus, and as advice on moves. */
+/** What the cloud's hosts give and cost as a whole: for `skerry top` and for Prometheus. */
 import type { CachedFleet } from "../engine/fleet.ts";
-import { resourceColumns, toResource, type ResourceRow } from "../engine/rows.ts";
-import { placementRequest } from "../resources/instance/instance.place.ts";
-import type { Instance } from "../resources/instance/instance.resource.ts";
-import type { Image } from "../resources/image/image.resource.ts";
 import { perHour } from "../scheduler/prices.ts";
-import { planRelocation, type Move } from "../scheduler/relocate.ts";
 import type { Amounts } from "../scheduler/snapshot.ts";
 import type { Queryable } from "../store/database.ts";
 
@@ -23,23 +18,11 @@ export interface HostUsage {
   readonly cost: { readonly amount: number; readonly currency: string } | null;
 }
 
-export interface Relocation extends Move {
-  readonly instance: Pick<Instance, "id" | "name">;
-  readonly from: string;
-  readonly to: string;
-}
-
-/** Each takes a choice; who has more asks by project. */
-const advised = 500;
-
 export class FleetOverview {
   readonly #database: Queryable;
-  readonly #fleet: Pick<CachedFleet, "hosts" | "choose" | "find">;
+  readonly #fleet: Pick<CachedFleet, "hosts">;
 
-  constructor(deps: {
-    readonly database: Queryable;
-    readonly fleet: Pick<CachedFleet, "hosts" | "choose" | "find">;
-  }) {
+  constructor(deps: { readonly database: Queryable; readonly fleet: Pick<CachedFleet, "hosts"> }) {
     this.#database = deps.database;
     this.#fleet = deps.fleet;
   }
@@ -110,40 +93,6 @@ export class FleetOverview {
       ]),
       "",
     ].join("\n");
-  }
-
-  /** Moves that would save the project money or distance; the greatest saving first. Carries out nothing. */
-  async advice(project: string, now: number): Promise<readonly Relocation[]> {
-    const rows = await this.#database.query<ResourceRow & { image: ResourceRow | null; since: Date }>(
-      `select ${resourceColumns},
-         (select to_jsonb(i) from resource i where i.id = resource.refs ->> 'image') as image,
-         greatest(created_at, (select max(m.updated_at) from resource m where m.kind = 'migration'
-           and m.refs @> jsonb_build_object('instance', resource.id))) as since
-       from resource where kind = 'instance' and project = $1 and phase = 'running'
-         and desired ->> 'adopted' is null order by created_at limit $2`,
-      [project, advised],
-      "advice_instances",
-    );
-    const found: Relocation[] = [];
-    for (const row of rows) {
-      const instance = toResource(row) as Instance;
-      const from = await this.#fleet.find(instance.hostId ?? "");
-      if (!from) continue;
-      const image = row.image ? (toResource(row.image) as Image) : undefined;
-      const request = { ...placementRequest(instance, image), capability: "migration" };
-      const choice = await this.#fleet.choose({
-        ...request,
-        exclude: new Set([from.id]),
-        seed: instance.id,
-      });
-      if ("unplaceable" in choice) continue;
-      const [to] = choice.hosts;
-      const stayedMs = now - new Date(row.since).getTime();
-      const bytes = request.memoryBytes + request.diskBytes;
-      const move = to && planRelocation({ host: from, request, bytes, stayedMs }, to);
-      if (move) found.push({ instance, from: from.id, to: to.id, ...move });
-    }
-    return found.sort((a, b) => (b.savesPerHour ?? 0) - (a.savesPerHour ?? 0));
   }
 }
 

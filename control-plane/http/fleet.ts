@@ -1,7 +1,8 @@
 /** Native routes about the fleet as a whole. */
 import { z } from "zod";
 import type { Json } from "#kernel/fault.ts";
-import type { FleetOverview, HostUsage, Relocation } from "../app/fleet-overview.ts";
+import type { FleetOverview, HostUsage } from "../app/fleet-overview.ts";
+import type { Relocation, RelocationAdvice } from "../app/relocation-advice.ts";
 import { defineRoute, type Route } from "./route.ts";
 
 const base = "/skerry/v1";
@@ -33,10 +34,13 @@ const relocation = z.object({
   move_costs: z.number().describe("traffic out of where it is"),
   pays_back_hours: z.number().nullable(),
   reasons: z.array(z.string()),
+  automatic: z
+    .boolean()
+    .describe("it is carried out without being asked for: the instance's `relocation` says so"),
 });
 
 /** The routes, to be given to `nativeSurface`. */
-export function fleetRoutes(overview: FleetOverview): Route[] {
+export function fleetRoutes(overview: FleetOverview, advice: Pick<RelocationAdvice, "ofProject">): Route[] {
   return [
     defineRoute({
       method: "GET",
@@ -91,7 +95,7 @@ export function fleetRoutes(overview: FleetOverview): Route[] {
         },
       },
       async handle({ ctx }) {
-        const items = (await overview.advice(ctx.principal.project, ctx.now())).map(toRelocation);
+        const items = (await advice.ofProject(ctx.principal.project, ctx.now())).map(toRelocation);
         return { status: 200, headers: {}, body: { items, total: items.length } };
       },
     }),
@@ -106,7 +110,7 @@ function toUsage({ capacity, used, cost, ...host }: HostUsage): Json {
   return { ...host, capacity: toAmounts(capacity), used: toAmounts(used), cost: cost && { ...cost } };
 }
 
-function toRelocation({ instance, from, to, reasons, ...move }: Relocation): Json {
+function toRelocation({ instance, from, to, reasons, automatic, ...move }: Relocation): Json {
   return {
     ...{ instance_id: instance.id, name: instance.name, from, to },
     saves_per_hour: move.savesPerHour,
@@ -115,5 +119,6 @@ function toRelocation({ instance, from, to, reasons, ...move }: Relocation): Jso
     move_costs: move.moveCosts,
     pays_back_hours: move.paysBackHours,
     reasons: [...reasons],
+    automatic,
   };
 }

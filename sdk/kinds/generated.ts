@@ -76,6 +76,8 @@ export interface InstanceSpec {
   readonly stop_timeout_seconds: number;
   /** when its host is lost: wait for it, and for its disk; or be made anew on another, with an empty disk. What may restart elsewhere is stopped by its own host when that is cut off */
   readonly on_host_loss: "wait" | "restart_elsewhere";
+  /** where it would be much cheaper or nearer: advise only, the default; or move it there as it runs */
+  readonly relocation?: "advise" | "automatic";
   /** counts the changes of on_host_loss */
   readonly on_host_loss_changes: number;
 }
@@ -153,6 +155,8 @@ export interface InstanceInput {
   readonly stop_timeout_seconds?: number;
   /** when its host is lost: wait for it, and for its disk; or be made anew on another, with an empty disk. What may restart elsewhere is stopped by its own host when that is cut off */
   readonly on_host_loss?: "wait" | "restart_elsewhere";
+  /** where it would be much cheaper or nearer: advise only, the default; or move it there as it runs */
+  readonly relocation?: "advise" | "automatic";
   /** counts the changes of on_host_loss */
   readonly on_host_loss_changes?: number;
 }

@@ -1,4 +1,10 @@
 import t from "tap";
+import { RelocationAdvice } from "#cp/app/relocation-advice.ts";
+import { Relocations } from "#cp/app/relocations.ts";
+import { CachedFleet } from "#cp/engine/fleet.ts";
+import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
+import { Fault } from "#kernel/fault.ts";
+import { silentLogger } from "#kernel/log.ts";
 import { instanceSpec } from "#cp/resources/instance/instance.resource.ts";
 import { z } from "zod";
 import { startApi } from "#test/support/api-world.ts";
@@ -116,8 +122,42 @@ await t.test("providers, the price sheet and advice", async (t) => {
   t.equal(advised.status, 200);
   t.match(advised.body, {
     total: 1,
-    items: [{ name: "old", from: at, currency: "USD", saves_per_hour: Number }],
+    items: [{ name: "old", from: at, currency: "USD", saves_per_hour: Number, automatic: false }],
   });
+
+  const asked: unknown[] = [];
+  let refusal: Fault | undefined;
+  const fleet = new CachedFleet(database, defaultPolicy(), Date.now);
+  await using relocations = new Relocations({
+    ...{ database, everyMs: 60_000, log: silentLogger, now: Date.now },
+    advice: new RelocationAdvice({ database, fleet }),
+    resources: {
+      create: async (ctx, kind, input) => {
+        if (refusal) throw refusal;
+        asked.push({ kind: kind.kind, project: ctx.principal.project, ...input });
+        return { status: 201, headers: {}, body: null };
+      },
+    },
+  });
+  t.same(
+    await relocations.look(),
+    { looked: 0, advised: 0, begun: 0 },
+    "whoever wants advice only is left alone",
+  );
+  await database.query(
+    `update resource set desired = desired || '{"relocation": "automatic"}' where name = 'old'`,
+  );
+  t.same(await relocations.look(), { looked: 1, advised: 1, begun: 1 });
+  const instance = "vm-0000000000000000000a";
+  t.match(asked, [{ kind: "migration", project: "root", spec: { instance, host: /^host-a/ } }]);
+  refusal = new Fault("conflict", "it is moving", { reason: "MIGRATION_IN_PROGRESS" });
+  t.same(
+    await relocations.look(),
+    { looked: 1, advised: 1, begun: 0 },
+    "what has changed since is no mishap",
+  );
+  await database.query("update resource set created_at = now() where name = 'old'");
+  t.same(await relocations.look(), { looked: 1, advised: 0, begun: 0 }, "what has only just come rests");
   await database.query("update resource set host_id = null, problem = $1 where name = 'old'", [
     { reason: "IMAGE_TOO_LARGE", message: "its image is too large", stuck: true, generation: 1 },
   ]);

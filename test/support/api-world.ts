@@ -20,6 +20,7 @@ import { OidcLogin } from "#cp/app/oidc-login.ts";
 import { OidcProvider, type OidcClient } from "#cp/app/oidc-provider.ts";
 import { Passwords } from "#cp/app/passwords.ts";
 import { Providers } from "#cp/app/providers.ts";
+import { RelocationAdvice } from "#cp/app/relocation-advice.ts";
 import { ResourceService } from "#cp/app/resource-service.ts";
 import { Quotas } from "#cp/app/quota.ts";
 import { RateLimits } from "#cp/app/rate-limits.ts";
@@ -157,7 +158,7 @@ export async function startApi(t: Teardown, options: WorldOptions = {}) {
       ...drainRoutes(new Drains({ database, resources, log: silentLogger, now: Date.now })),
       ...lostHostRoutes(new LostHosts({ database, resources, quietMs: 9_000, onChange: () => undefined })),
       ...migrationRoutes({ resources, planner }),
-      ...fleetRoutes(new FleetOverview({ database, fleet })),
+      ...fleetRoutes(new FleetOverview({ database, fleet }), new RelocationAdvice({ database, fleet })),
       ...adoptionRoutes({ resources, adoption: new Adoption({ resources, database }) }),
       ...workloadRoutes({
         resources,

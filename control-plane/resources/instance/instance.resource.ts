@@ -97,6 +97,12 @@ export const instanceSpec = z.strictObject({
       "when its host is lost: wait for it, and for its disk; or be made anew on another, with an empty disk. What may " +
         "restart elsewhere is stopped by its own host when that is cut off",
     ),
+  relocation: z
+    .enum(["advise", "automatic"])
+    .optional()
+    .describe(
+      "where it would be much cheaper or nearer: advise only, the default; or move it there as it runs",
+    ),
   on_host_loss_changes: z.int().min(0).default(0).describe("counts the changes of on_host_loss"),
 });
 export type InstanceSpec = z.infer<typeof instanceSpec>;

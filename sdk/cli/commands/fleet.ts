@@ -20,18 +20,16 @@ export function fleetCommands(run: Run): readonly Command[] {
         if (session.out.format === "table") session.note(summaryOf(items, total));
       }),
     );
-  const advice = new Command("advice")
-    .description("tell which moves would save money or distance; nothing is carried out")
-    .action(
-      run(async (session) => {
-        const { fleet } = await session.cloud();
-        const moves = await fleet.advice({ signal: session.signal });
-        const names = await hostNames(session);
-        if (moves.length === 0 && session.out.format === "table") {
-          session.note("Every machine stands where it is best off, or near enough.");
-        } else session.out.list(moves, adviceColumns(names));
-      }),
-    );
+  const advice = new Command("advice").description("tell which moves would save money or distance").action(
+    run(async (session) => {
+      const { fleet } = await session.cloud();
+      const moves = await fleet.advice({ signal: session.signal });
+      const names = await hostNames(session);
+      if (moves.length === 0 && session.out.format === "table") {
+        session.note("Every machine stands where it is best off, or near enough.");
+      } else session.out.list(moves, adviceColumns(names));
+    }),
+  );
   return [top, advice];
 }
 
@@ -82,4 +80,5 @@ const adviceColumns = (names: HostNames): readonly Column<Relocation>[] => [
     align: "right",
   },
   { title: "WHY", value: (r) => r.reasons.join("; ") },
+  { title: "MOVES", value: (r) => (r.automatic ? "by itself" : "when told to") },
 ];

@@ -29,6 +29,7 @@ interface CreateOptions extends WaitFlags {
   readonly forward?: readonly Forward[];
   readonly label?: Readonly<Record<string, string>>;
   readonly onHostLoss?: "wait" | "restart_elsewhere";
+  readonly relocation?: "advise" | "automatic";
   readonly restartPolicy?: "always" | "on-failure" | "never";
   readonly stopTimeout?: number;
   readonly stopped?: true;
@@ -82,6 +83,12 @@ export function createCommand(run: Run): Command {
         "restart_elsewhere",
       ]),
     )
+    .addOption(
+      new Option(
+        "--relocation <policy>",
+        "where it would be much cheaper or nearer (default: advise)",
+      ).choices(["advise", "automatic"]),
+    )
     .option("--stop-timeout <duration>", "how long the guest may take to shut down", parseDuration)
     .option("--stopped", "create it without starting it");
   return withWaiting(command, "it runs").action(run(create));
@@ -129,6 +136,7 @@ async function toSpec(options: CreateOptions): Promise<InstanceInput> {
     ...(userData !== undefined && { user_data: userData }),
     ...(forward && { forwards: forward }),
     ...(options.onHostLoss && { on_host_loss: options.onHostLoss }),
+    ...(options.relocation && { relocation: options.relocation }),
     ...(restartPolicy && { restart_policy: restartPolicy }),
     ...(options.stopTimeout !== undefined && {
       stop_timeout_seconds: Math.round(options.stopTimeout / 1000),

@@ -25,6 +25,7 @@ import type { MachineDriver } from "./drivers/driver.ts";
 import { type FactsOptions, findHostFacts } from "./host/facts.ts";
 import { HostSampler } from "./host/host-metrics.ts";
 import { readHostLabels } from "./host/labels.ts";
+import { toPrometheus } from "./host/prometheus.ts";
 import { lockFolder } from "./host/lock.ts";
 import { MachineSampler } from "./host/machine-metrics.ts";
 import { findProbeGuest } from "./host/probe-guest.ts";
@@ -115,7 +116,21 @@ export async function runAgent(
     });
     const keepAliveMs = settings.keepAliveSeconds * 1000;
     const { listenHost: host, listenPort: port } = settings;
-    await using listener = await Listener.listen({ identity, services, host, port, keepAliveMs, log });
+    const metrics = async () =>
+      toPrometheus({
+        ...{ host: await hostSampler.peek(), machines: manager.list() },
+        ...{ connected: reporter.state.connected, unreported: reporter.state.pending },
+        ...{ leaseHolds: lease.holds, boundRunning: manager.boundRunning },
+      });
+    await using listener = await Listener.listen({
+      identity,
+      services,
+      host,
+      port,
+      keepAliveMs,
+      metrics,
+      log,
+    });
     facts.listenAddress = `${settings.advertise ?? (host === "0.0.0.0" ? facts.hostname : host)}:${String(listener.port)}`;
 
     const isUrgent = () => manager.hasBound;

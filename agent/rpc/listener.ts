@@ -3,13 +3,15 @@
  * without a certificate of this cloud gets past the handshake, and the certificate says who calls. Tools
  * verify the host by the name in its certificate, which is its id: addresses change.
  */
-import http2, { type Http2SecureServer } from "node:http2";
+import type { ServerResponse } from "node:http";
+import http2, { type Http2SecureServer, type Http2ServerResponse } from "node:http2";
 import type { AddressInfo } from "node:net";
 import type { SecureContextOptions, TLSSocket } from "node:tls";
 import type { Duplex } from "node:stream";
 import { keepAlive } from "#kernel/keep-alive.ts";
 import type { Logger } from "#kernel/log.ts";
 import { type Peer, peerOf } from "#kernel/peer.ts";
+import { prometheusType } from "#kernel/prometheus.ts";
 import type { Identity } from "../control/identity.ts";
 import type { Caller } from "./caller.ts";
 import { createRpcHandler, type AgentServices, type RpcRequest } from "./handler.ts";
@@ -22,6 +24,8 @@ export interface ListenerOptions {
   /** 0: any free one. */
   readonly port: number;
   readonly keepAliveMs: number;
+  /** What `GET /metrics` answers operators, in Prometheus' text format. Absent: there is no such path. */
+  readonly metrics?: () => Promise<string>;
   readonly log: Logger;
 }
 
@@ -33,7 +37,7 @@ export class Listener implements AsyncDisposable {
   readonly #callers = new WeakMap<object, Caller>();
   readonly #renewals: Disposable;
 
-  private constructor({ identity, services, keepAliveMs, log }: ListenerOptions) {
+  private constructor({ identity, services, keepAliveMs, metrics, log }: ListenerOptions) {
     const handler = createRpcHandler(services, (request) => this.#callerOf(request) ?? "host");
     const server = http2.createSecureServer(
       {
@@ -44,7 +48,10 @@ export class Listener implements AsyncDisposable {
         handshakeTimeout: handshakeTimeoutMs,
       },
       (request, response) => {
-        if (this.#callerOf(request)) handler(request, response);
+        const caller = this.#callerOf(request);
+        if (caller === "operator" && metrics && request.url === "/metrics" && request.method === "GET")
+          void answerMetrics(response, metrics, log);
+        else if (caller) handler(request, response);
         else response.writeHead(403).end();
       },
     );
@@ -105,6 +112,19 @@ export class Listener implements AsyncDisposable {
     if (role !== "operator" && role !== "host") return undefined;
     this.#callers.set(connection, role);
     return role;
+  }
+}
+
+type Response = Http2ServerResponse | ServerResponse;
+
+async function answerMetrics(response: Response, metrics: () => Promise<string>, log: Logger): Promise<void> {
+  try {
+    const text = await metrics();
+    response.writeHead(200, { "content-type": prometheusType });
+    response.end(text);
+  } catch (fault) {
+    log.warn("listener.no-metrics", { fault });
+    response.writeHead(503).end();
   }
 }
 

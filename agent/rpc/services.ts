@@ -18,6 +18,7 @@ import { imageService, type ImageServiceDeps } from "./image-service.ts";
 import { machineService, type MachineServiceDeps } from "./machine-service.ts";
 import { metricsService, type MetricsServiceDeps } from "./metrics-service.ts";
 import { reflectionRoutes } from "./reflection.ts";
+import { requestLogInterceptor } from "./request-log.ts";
 import { workloadService, type WorkloadServiceDeps } from "./workload-service.ts";
 
 export type ServicesDeps = MachineServiceDeps &
@@ -50,7 +51,7 @@ export function createServices(deps: ServicesDeps): { services: AgentServices; h
       healthRoutes(offered, health)(router);
       reflectionRoutes(offered)(router);
     },
-    interceptors: [faultInterceptor(deps.log)],
+    interceptors: [requestLogInterceptor(deps.log), faultInterceptor(deps.log)],
     pull: deps.pull,
   };
   return { services, health };

@@ -2,9 +2,10 @@ import { create } from "@bufbuild/protobuf";
 import type { CallOptions } from "@connectrpc/connect";
 import { AttachRequestSchema, type AttachRequest } from "#gen/skerry/agent/v1/console_pb.js";
 import { Fault } from "#kernel/fault.ts";
+import { trailHeaders } from "#kernel/trace.ts";
 import type { AgentClients, Connections } from "./connections.ts";
 import { fromConnectError } from "./faults.ts";
-import type { AgentPort } from "./port.ts";
+import type { AgentPort, CallTrail } from "./port.ts";
 
 const cutOff = "HOST_NOT_CONNECTED";
 
@@ -51,8 +52,10 @@ export function createAgentPort(connections: Connections, marginMs = 10_000): Ag
       call(hostId, signal, 0, async ({ metrics }, options) =>
         present((await metrics.getHostMetrics({}, options)).metrics),
       ),
-    readConsoleLog: (hostId, request, signal) =>
-      call(hostId, signal, 0, ({ console }, options) => console.readLog(request, options)),
+    readConsoleLog: (hostId, request, signal, trail) =>
+      call(hostId, signal, 0, ({ console }, options) =>
+        console.readLog(request, { ...options, ...headersOf(trail) }),
+      ),
 
     async *captureDisk(hostId, machineId, signal) {
       try {
@@ -74,13 +77,16 @@ export function createAgentPort(connections: Connections, marginMs = 10_000): Ag
       }
     },
 
-    readWorkloadLog: (hostId, request, signal) =>
-      call(hostId, signal, 0, ({ workloads }, options) => workloads.readWorkloadLog(request, options)),
+    readWorkloadLog: (hostId, request, signal, trail) =>
+      call(hostId, signal, 0, ({ workloads }, options) =>
+        workloads.readWorkloadLog(request, { ...options, ...headersOf(trail) }),
+      ),
 
-    async *attachConsole(hostId, request, input, signal) {
+    async *attachConsole(hostId, request, input, signal, trail) {
       try {
         const { console } = connections.clientsOf(hostId);
-        for await (const { output, offset } of console.attach(attachRequests(request, input), { signal })) {
+        const options = { signal, ...headersOf(trail) };
+        for await (const { output, offset } of console.attach(attachRequests(request, input), options)) {
           yield { output, offset };
         }
       } catch (thrown) {
@@ -89,6 +95,9 @@ export function createAgentPort(connections: Connections, marginMs = 10_000): Ag
     },
   };
 }
+
+const headersOf = (trail: CallTrail | undefined): CallOptions =>
+  trail ? { headers: trailHeaders(trail) } : {};
 
 async function* attachRequests(
   open: { machineId: string; offset: bigint },

@@ -7,7 +7,11 @@ import type { AdoptionEnd, Fence, Machine, MachineSpec } from "#gen/skerry/agent
 import type { ReadLogResponse } from "#gen/skerry/agent/v1/console_pb.js";
 import type { ProbeHostResponse } from "#gen/skerry/agent/v1/host_pb.js";
 import type { ReadWorkloadLogResponse } from "#gen/skerry/agent/v1/workload_pb.js";
+import type { Ctx } from "#kernel/ctx.ts";
 import type { HostMetrics, MachineMetrics } from "#gen/skerry/agent/v1/metrics_pb.js";
+
+/** On whose behalf a call is made: the agent logs it. */
+export type CallTrail = Pick<Ctx, "requestId" | "trace">;
 
 export type PlainFence = Omit<Fence, "$typeName" | "$unknown">;
 
@@ -51,6 +55,7 @@ export interface AgentPort {
     hostId: string,
     request: { machineId: string; offset: bigint; limit: number },
     signal: AbortSignal,
+    trail?: CallTrail,
   ): Promise<ReadLogResponse>;
   /**
    * Has the host make an image file of a machine's disk as it is now: yields how far it is, at the end with the file,
@@ -68,6 +73,7 @@ export interface AgentPort {
     hostId: string,
     request: { workloadId: string; lines: number },
     signal: AbortSignal,
+    trail?: CallTrail,
   ): Promise<ReadWorkloadLogResponse>;
   /** Joins a serial console: yields output with the offset after it, sends what `input` yields. */
   attachConsole(
@@ -75,5 +81,6 @@ export interface AgentPort {
     request: { machineId: string; offset: bigint },
     input: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
+    trail?: CallTrail,
   ): AsyncIterable<{ output: Uint8Array; offset: bigint }>;
 }

@@ -1,4 +1,5 @@
 /** What the cloud's hosts give and cost as a whole: for `skerry top` and for Prometheus. */
+import { family, processFamilies } from "#kernel/prometheus.ts";
 import type { CachedFleet } from "../engine/fleet.ts";
 import { perHour } from "../scheduler/prices.ts";
 import type { Amounts } from "../scheduler/snapshot.ts";
@@ -63,7 +64,6 @@ export class FleetOverview {
     );
     const sum = (of: "capacity" | "used", amount: "cpus" | "memoryBytes" | "diskBytes") =>
       hosts.reduce((total, host) => total + host[of][amount], 0);
-    const { user, system } = process.cpuUsage();
     return [
       ...family("skerry_resources", "gauge", "Hosts and instances by phase.", [
         ...phases.map(({ kind, phase, count }) => [`{kind="${kind}",phase="${phase}"}`, count] as const),
@@ -87,10 +87,7 @@ export class FleetOverview {
       ...family("skerry_waiting_for_host", "gauge", "Instances that no host can take.", [
         ["", work?.waiting ?? 0],
       ]),
-      ...family("process_cpu_seconds_total", "counter", "Of this replica.", [["", (user + system) / 1e6]]),
-      ...family("process_resident_memory_bytes", "gauge", "Of this replica.", [
-        ["", process.memoryUsage.rss()],
-      ]),
+      ...processFamilies(),
       "",
     ].join("\n");
   }
@@ -99,14 +96,4 @@ export class FleetOverview {
 function fullness({ capacity, used }: HostUsage): number {
   const share = (amount: "cpus" | "memoryBytes") => used[amount] / Math.max(1, capacity[amount]);
   return Math.max(share("cpus"), share("memoryBytes"));
-}
-
-type Sample = readonly [labels: string, value: number];
-
-function family(name: string, type: "gauge" | "counter", help: string, samples: readonly Sample[]): string[] {
-  return [
-    `# HELP ${name} ${help}`,
-    `# TYPE ${name} ${type}`,
-    ...samples.map(([labels, value]) => `${name}${labels} ${String(value)}`),
-  ];
 }

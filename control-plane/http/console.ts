@@ -116,7 +116,7 @@ export function consoleRoutes(options: ConsoleOptions): Route[] {
           offset: BigInt(query.offset ?? lastOutput),
           limit: query.limit ?? defaultLogBytes,
         };
-        const log = await agents.readConsoleLog(hostId, read, ctx.signal);
+        const log = await agents.readConsoleLog(hostId, read, ctx.signal, ctx);
         return {
           status: 200,
           headers: {
@@ -183,7 +183,7 @@ async function serve(ctx: Ctx, session: Session): Promise<void> {
   using _heartbeat = keepAlive(client, session.pingMs);
   try {
     let position: bigint | undefined;
-    for await (const chunk of agents.attachConsole(hostId, { machineId, offset }, input, signal)) {
+    for await (const chunk of agents.attachConsole(hostId, { machineId, offset }, input, signal, ctx)) {
       const start = chunk.offset - BigInt(chunk.output.length);
       if (position !== start) await send(client, JSON.stringify({ offset: Number(start) }));
       await send(client, chunk.output);

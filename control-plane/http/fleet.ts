@@ -1,6 +1,7 @@
 /** Native routes about the fleet as a whole. */
 import { z } from "zod";
 import type { Json } from "#kernel/fault.ts";
+import { prometheusType } from "#kernel/prometheus.ts";
 import type { FleetOverview, HostUsage } from "../app/fleet-overview.ts";
 import type { Relocation, RelocationAdvice } from "../app/relocation-advice.ts";
 import { defineRoute, type Route } from "./route.ts";
@@ -77,7 +78,7 @@ export function fleetRoutes(overview: FleetOverview, advice: Pick<RelocationAdvi
         },
       },
       async handle() {
-        const headers = { "Content-Type": "text/plain; version=0.0.4; charset=utf-8" };
+        const headers = { "Content-Type": prometheusType };
         return { status: 200, headers, raw: await overview.prometheus() };
       },
     }),

@@ -8,6 +8,7 @@ import type { Duplex } from "node:stream";
 import type { Ctx } from "#kernel/ctx.ts";
 import { Fault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";
+import { trailHeaders } from "#kernel/trace.ts";
 import type { RawAnswer } from "./route.ts";
 
 /** Where a host's connection is; throws `unavailable` when no replica holds it. */
@@ -90,7 +91,7 @@ function open(
   const send = target.protocol === "https:" ? httpsRequest : httpRequest;
   const outgoing = send(target, {
     method: request.method ?? "GET",
-    headers: { ...headers, [relayedHeader]: "1", "x-request-id": ctx.requestId },
+    headers: { ...headers, [relayedHeader]: "1", ...trailHeaders(ctx) },
     signal: ctx.signal,
   });
   limit.addEventListener("abort", () => outgoing.destroy(limit.reason as Error), { once: true });

@@ -1,6 +1,7 @@
 import type { Ctx, Principal, Trail } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import type { Trace } from "#kernel/trace.ts";
 
 /** What the answer goes out on: a response, or the socket of an upgrade. */
 export interface Outlet {
@@ -22,6 +23,7 @@ export const anonymous: Principal = {
  */
 export class RequestContext implements Ctx {
   readonly requestId: string;
+  readonly trace: Trace | undefined;
   readonly now: () => number;
   principal: Principal = anonymous;
   readonly trail: Trail;
@@ -34,6 +36,7 @@ export class RequestContext implements Ctx {
 
   constructor(from: {
     requestId: string;
+    trace: Trace | undefined;
     /** Of the client. */
     address: string;
     now: () => number;
@@ -43,6 +46,7 @@ export class RequestContext implements Ctx {
     stopping: AbortSignal;
   }) {
     this.requestId = from.requestId;
+    this.trace = from.trace;
     this.trail = { address: from.address, recorded: false };
     this.now = from.now;
     this.#baseLog = from.log;
@@ -51,7 +55,8 @@ export class RequestContext implements Ctx {
   }
 
   get log(): Logger {
-    return (this.#log ??= this.#baseLog.with({ request_id: this.requestId }));
+    const { requestId: request_id, trace } = this;
+    return (this.#log ??= this.#baseLog.with({ request_id, ...(trace && { trace_id: trace.traceId }) }));
   }
 
   get signal(): AbortSignal {

@@ -13,6 +13,7 @@ import { z } from "zod";
 import type { Principal } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import { parseTraceparent, requestIdHeader, traceHeader } from "#kernel/trace.ts";
 import { authorise } from "../app/authorisation.ts";
 import type { AuditFacts, AuditLog } from "../app/audit.ts";
 import { RefusalBudget } from "../app/refusal-budget.ts";
@@ -159,9 +160,10 @@ export class HttpServer {
     const url = request.url ?? "/";
     const mark = url.indexOf("?");
     const path = mark < 0 ? url : url.slice(0, mark);
-    const given = request.headers["x-request-id"];
+    const given = request.headers[requestIdHeader];
     const context = new RequestContext({
       requestId: typeof given === "string" && requestIdPattern.test(given) ? given : randomUUID(),
+      trace: parseTraceparent(request.headers[traceHeader]),
       address: request.socket.remoteAddress ?? "",
       now: this.#now,
       log: this.#options.log,
@@ -296,6 +298,7 @@ export class HttpServer {
     const { context, match, fault } = progress;
     const line = {
       request_id: context.requestId,
+      ...(context.trace && { trace_id: context.trace.traceId }),
       api: match.surface.name,
       method: request.method,
       path: progress.path,

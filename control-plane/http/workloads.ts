@@ -47,7 +47,7 @@ export function workloadRoutes({ resources, agents, locate }: WorkloadRoutesOpti
         const url = await elsewhere(locate, hostId, request);
         if (url !== undefined) return relayRequest(ctx, url, request);
         const lines = query.lines ?? defaultLines;
-        const log = await agents.readWorkloadLog(hostId, { workloadId: id, lines }, ctx.signal);
+        const log = await agents.readWorkloadLog(hostId, { workloadId: id, lines }, ctx.signal, ctx);
         const found = log.lines.map(({ at, stream, text }) => ({
           at: (at ? timestampDate(at) : new Date(0)).toISOString(),
           ...{ stream, text },

@@ -1,4 +1,5 @@
 import type { Logger } from "./log.ts";
+import type { Trace } from "./trace.ts";
 
 export const roles = ["viewer", "operator", "admin"] as const;
 export type Role = (typeof roles)[number];
@@ -35,6 +36,8 @@ export interface Ctx {
   readonly signal: AbortSignal;
   readonly principal: Principal;
   readonly requestId: string;
+  /** The caller's, if it has told of one. */
+  readonly trace?: Trace | undefined;
   /** Where the request came from, and whether its change has been written into the audit log with it. */
   readonly trail?: Trail;
   /** The clock, as Unix milliseconds; injected so that tests can move it. */

@@ -392,6 +392,9 @@ void t.test("errors and limits", async (t) => {
     const dirty = await call("GET", "/healthz", undefined, { "x-request-id": 'a"b c' });
     t.match(dirty.headers.get("x-request-id"), /^[0-9a-f-]{36}$/);
     t.ok(world.lines.some((line) => line["event"] === "http.request" && line["request_id"] === "trace-1"));
+    const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    await call("GET", "/healthz", undefined, { traceparent });
+    t.ok(world.lines.some((line) => line["trace_id"] === "4bf92f3577b34da6a3ce929d0e0e4736"));
   });
 
   await t.test("is ready when its parts are", async (t) => {

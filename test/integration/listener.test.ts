@@ -2,6 +2,7 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import https from "node:https";
 import { join } from "node:path";
 import tls from "node:tls";
@@ -31,6 +32,7 @@ const listener = await Listener.listen({
   host: "127.0.0.1",
   port: 0,
   keepAliveMs: 15_000,
+  metrics: async () => "skerry_agent_connected 1\n",
   log: silentLogger,
 });
 t.teardown(async () => {
@@ -62,6 +64,20 @@ await t.test("Connect: the certificate says who calls", async (t) => {
     });
   }
   t.same(services.calls, []);
+});
+
+await t.test("metrics are for operators", async (t) => {
+  const scrape = async (credentials: Credentials) => {
+    const request = https.request(url, { ...credentials, path: "/metrics", servername, agent: false }).end();
+    const [response] = (await once(request, "response")) as [IncomingMessage];
+    response.resume();
+    return response;
+  };
+  t.match(await scrape(operator), {
+    statusCode: 200,
+    headers: { "content-type": /^text\/plain; version=0.0.4/ },
+  });
+  t.match(await scrape(host), { statusCode: 404 });
 });
 
 await t.test("nobody gets in without a certificate of this cloud", async (t) => {

@@ -2,7 +2,7 @@
  * A whole cloud on one machine: database, control plane, agents. Started in this order and stopped in
  * the reverse one, each with a limit, so that guests end before what records their end does.
  */
-import { mkdir, readdir, rename, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -133,6 +133,9 @@ export class LocalCloud implements AsyncDisposable {
     const { settings, topology, env, tell } = this.#options;
     const imageOverridesFile = path.join(settings.home, "image-overrides.json");
     await writeFile(imageOverridesFile, JSON.stringify(topology.images));
+    const { username, password } = credentials;
+    const passwordFile = path.join(settings.home, "first-password");
+    await writeFile(passwordFile, password, { mode: 0o600 });
     const microDirectory = this.#microDirectory();
     const logFile = this.#logFile("control-plane");
     this.#controlPlane = this.#supervise("the control plane", controlPlaneStop, (ready) =>
@@ -143,7 +146,8 @@ export class LocalCloud implements AsyncDisposable {
           settings,
           databaseUrl,
           microDirectory,
-          credentials,
+          username,
+          passwordFile,
           imageOverridesFile,
         }),
         directory: root,
@@ -163,15 +167,24 @@ export class LocalCloud implements AsyncDisposable {
     for (const host of topology.hosts) {
       const dataDirectory = path.join(this.#options.settings.home, "agents", host.name);
       const joined = known.has(host.name) && (await isFilled(dataDirectory));
-      const token = joined ? "" : await api.createEnrolmentToken(host.name, signal);
-      const agent = await this.#prepareAgent(host, dataDirectory, token);
+      const tokenFile = `${dataDirectory}.token`;
+      await rm(tokenFile, { force: true });
+      if (!joined) {
+        const token = await api.createEnrolmentToken(host.name, signal);
+        await writeFile(tokenFile, token, { mode: 0o600 });
+      }
+      const agent = await this.#prepareAgent(host, dataDirectory, joined ? undefined : tokenFile);
       this.#agents.push(agent);
       await agent.start(startLimitMs, signal);
       void agent.failed.then((fault) => tell(`${fault.message}; its host stays offline`));
     }
   }
 
-  async #prepareAgent(host: TopologyHost, dataDirectory: string, token: string): Promise<Supervisor> {
+  async #prepareAgent(
+    host: TopologyHost,
+    dataDirectory: string,
+    tokenFile: string | undefined,
+  ): Promise<Supervisor> {
     const { settings, env, tell } = this.#options;
     await mkdir(dataDirectory, { recursive: true, mode: 0o700 });
     const labelsFile = path.join(dataDirectory, "labels.json");
@@ -184,7 +197,7 @@ export class LocalCloud implements AsyncDisposable {
       const child = await Child.spawn({
         name,
         argv: nodeProgram("agent/main"),
-        env: agentEnvironment(env, { host, gateway, dataDirectory, labelsFile, microDirectory, token }),
+        env: agentEnvironment(env, { host, gateway, dataDirectory, labelsFile, microDirectory, tokenFile }),
         directory: root,
         logFile,
         // Guests outlive their agent; the next start finds them again.

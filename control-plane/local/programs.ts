@@ -2,7 +2,6 @@
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Argv, Environment } from "./child.ts";
-import type { Credentials } from "./credentials.ts";
 import type { LocalSettings } from "./settings.ts";
 import type { TopologyHost } from "./topology.ts";
 
@@ -21,17 +20,26 @@ export interface ControlPlaneOptions {
   readonly settings: LocalSettings;
   readonly databaseUrl: string;
   readonly microDirectory: string;
-  readonly credentials: Credentials;
+  readonly username: string;
+  /** File with the first user's password; no secret stands in an environment. */
+  readonly passwordFile: string;
   /** JSON file with the topology's image names. */
   readonly imageOverridesFile: string;
 }
 
-/** Settings of the command line and the launcher, which a control plane would refuse as unknown. */
-const otherPrograms = ["SKERRY_URL", "SKERRY_TOKEN", "SKERRY_PROFILE", "SKERRY_TOPOLOGY"];
+/** Settings of the command line and the launcher, which a control plane would refuse, and what the launcher decides. */
+const otherPrograms = [
+  "SKERRY_URL",
+  "SKERRY_TOKEN",
+  "SKERRY_PROFILE",
+  "SKERRY_TOPOLOGY",
+  "SKERRY_FIRST_PASSWORD",
+  "DATABASE_URL_FILE",
+];
 
 /** The control plane's environment: what the operator set, and what the launcher knows. */
 export function controlPlaneEnvironment(base: Environment, options: ControlPlaneOptions): Environment {
-  const { settings, credentials } = options;
+  const { settings } = options;
   return {
     ...without(base, (name) => name.startsWith("SKERRY_AGENT_") || otherPrograms.includes(name)),
     DATABASE_URL: options.databaseUrl,
@@ -43,8 +51,8 @@ export function controlPlaneEnvironment(base: Environment, options: ControlPlane
     SKERRY_MICRO_DIR: options.microDirectory,
     SKERRY_IMAGE_OVERRIDES_FILE: options.imageOverridesFile,
     SKERRY_SECRET_KEY_FILE: base["SKERRY_SECRET_KEY_FILE"] ?? path.join(settings.home, "secret.key"),
-    SKERRY_FIRST_USERNAME: credentials.username,
-    SKERRY_FIRST_PASSWORD: credentials.password,
+    SKERRY_FIRST_USERNAME: options.username,
+    SKERRY_FIRST_PASSWORD_FILE: options.passwordFile,
   };
 }
 
@@ -55,15 +63,15 @@ export interface AgentOptions {
   readonly labelsFile: string;
   /** The guest that proves acceleration by booting. */
   readonly microDirectory: string;
-  /** Empty once the host has joined. */
-  readonly token: string;
+  /** File with the token to join with; undefined once the host has joined. */
+  readonly tokenFile: string | undefined;
 }
 
 /** An agent's environment; the control plane's settings and secrets are none of its business. */
 export function agentEnvironment(base: Environment, options: AgentOptions): Environment {
   const foreign = (name: string) =>
     (name.startsWith("SKERRY_") && !name.startsWith("SKERRY_AGENT_")) ||
-    ["PORT", "DATABASE_URL"].includes(name);
+    ["PORT", "DATABASE_URL", "DATABASE_URL_FILE"].includes(name);
   return {
     ...without(base, foreign),
     SKERRY_AGENT_DATA: options.dataDirectory,
@@ -76,7 +84,7 @@ export function agentEnvironment(base: Environment, options: AgentOptions): Envi
     SKERRY_AGENT_LISTEN_PORT: "0",
     SKERRY_AGENT_STOP_MACHINES: "true",
     SKERRY_AGENT_PROBE_GUEST: options.microDirectory,
-    ...(options.token === "" ? {} : { SKERRY_AGENT_TOKEN: options.token }),
+    ...(options.tokenFile !== undefined && { SKERRY_AGENT_TOKEN_FILE: options.tokenFile }),
   };
 }
 

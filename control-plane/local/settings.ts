@@ -19,6 +19,7 @@ export const localSettings = {
   }),
   databaseUrl: text({
     env: "DATABASE_URL",
+    secret: true,
     help: "PostgreSQL 15 or newer; without it one is embedded under SKERRY_HOME.",
     default: undefined,
   }),

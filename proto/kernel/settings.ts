@@ -1,8 +1,9 @@
 /**
  * Settings of one process: declared once with a sentence of help each, read once from the
  * environment, frozen. A misspelt or malformed setting stops the start, and all mistakes are
- * told at once.
+ * told at once. A secret may stand in a file instead, which `<NAME>_FILE` names.
  */
+import { readFileSync } from "node:fs";
 import { Fault } from "./fault.ts";
 
 export interface Setting<T> {
@@ -94,10 +95,11 @@ export function readSettings<S extends Settings>(
 ): SettingsOf<S> {
   const mistakes: string[] = [];
   const values: Record<string, unknown> = {};
-  const names = new Set([...Object.values(settings).map((s) => s.env), ...(options.known ?? [])]);
+  const names = new Set([...Object.values(settings).flatMap(namesOf), ...(options.known ?? [])]);
   for (const [name, declared] of Object.entries(settings)) {
-    const given = env[declared.env];
+    let given = env[declared.env];
     try {
+      if (declared.secret) given = secretOf(declared.env, env);
       values[name] = given === undefined ? declared.fallback() : declared.parse(given);
     } catch (error) {
       const shown = declared.secret ? "(secret)" : JSON.stringify(given);
@@ -114,6 +116,25 @@ export function readSettings<S extends Settings>(
     });
   }
   return Object.freeze(values) as SettingsOf<S>;
+}
+
+/** A secret may be in a file as well: what stands in an environment can be seen by all that belongs to the same user. */
+const fileOf = (name: string) => `${name}_FILE`;
+
+const namesOf = ({ env, secret }: Setting<unknown>): readonly string[] =>
+  secret ? [env, fileOf(env)] : [env];
+
+function secretOf(name: string, env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const file = env[fileOf(name)];
+  if (file === undefined) return env[name];
+  if (env[name] !== undefined) throw new Error(`is given, and so is ${fileOf(name)}`);
+  try {
+    return readFileSync(file, "utf8").replace(/\r?\n$/, "");
+  } catch (error) {
+    throw new Error(`cannot be read from ${file}: ${(error as NodeJS.ErrnoException).code ?? ""}`, {
+      cause: error,
+    });
+  }
 }
 
 /** The list that `--print-settings` shows: one line of value and one of help each, secrets redacted. */

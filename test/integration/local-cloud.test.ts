@@ -1,8 +1,8 @@
 /** `npm start` from its launcher on: one terminal's worth of cloud, started, refused, stopped, killed, started again. */
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { Child, type Environment } from "#cp/local/child.ts";
 import { nodeProgram, root } from "#cp/local/programs.ts";
 import { pickPort } from "#test/support/ports.ts";
@@ -86,6 +86,63 @@ async function isRunning(): Promise<boolean> {
   return items.length === 1 && items[0]?.phase === "running";
 }
 
+/** Uses secrets, also wrongly, and looks for them where others could read them. */
+async function noSecretsOutside(t: Test, { url, username, password, api_key }: Credentials): Promise<void> {
+  const told: string[] = [];
+  const ask = async (method: string, pathname: string, authorization: string, body?: unknown) => {
+    const response = await fetch(url + pathname, {
+      method,
+      headers: { authorization, "content-type": "application/json" },
+      signal: AbortSignal.timeout(30_000),
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    if (!response.ok) told.push(text);
+    return text === "" ? {} : (JSON.parse(text) as Record<string, string>);
+  };
+  const chosen = "a password that somebody chose";
+  const login = await ask("POST", "/v1/auth/login", "", { username, password });
+  const bearer = `Bearer ${login["access_token"] ?? ""}`;
+  const made = await ask("POST", "/skerry/v1/api-keys", bearer, { name: "ci" });
+  await ask("POST", "/skerry/v1/users", bearer, { name: "ann", password: chosen });
+  await ask("POST", "/skerry/v1/users", bearer, { name: "ann", password: chosen });
+  await ask("POST", "/skerry/v1/users", bearer, { name: 1, password: { chosen }, [chosen]: chosen });
+  await ask("PUT", "/skerry/v1/password", bearer, { current: chosen, password });
+  await ask("POST", "/v1/auth/login", "", { username, password: `${password}.` });
+  await ask("GET", "/v1/vms", `Bearer ${login["access_token"] ?? ""}AAAA`);
+  await ask("GET", "/v1/vms", `Token ${made["api_key"] ?? ""}AAAA`);
+  await ask("GET", `/api/auth/token/?username=${username}&password=${encodeURIComponent(password)}`, "");
+  await ask("DELETE", `/skerry/v1/api-keys/${made["api_key"] ?? ""}`, bearer);
+  const secrets: Record<string, string> = {
+    "the first password": password,
+    "the first key": api_key,
+    "a key": made["api_key"] ?? "",
+    "an access token": login["access_token"] ?? "",
+    "a refresh token": login["refresh_token"] ?? "",
+    "the key of the database's secrets": (await readFile(path.join(home, "secret.key"), "utf8")).trim(),
+    "a token to join with": await readFile(path.join(home, "agents", "cellar.token"), "utf8"),
+  };
+  const processes = await findProcessesOf(home);
+  t.ok(processes.length >= 4, "PostgreSQL, control plane and agent are looked at");
+  const logs = (await readdir(path.join(home, "log"))).map((name) =>
+    readFile(path.join(home, "log", name), "utf8"),
+  );
+  const places = {
+    "a command line": processes.map(({ commandLine }) => commandLine).join("\n"),
+    "an environment": processes.map(({ environment }) => environment).join("\n"),
+    "a log": (await Promise.all(logs)).join("\n"),
+    "an error": told.join("\n"),
+    "the audit log": JSON.stringify(await ask("GET", "/v1/audit/logs?limit=1000", bearer)),
+  };
+  for (const [place, text] of Object.entries(places)) {
+    t.ok(text.length > 100, `there is ${place}`);
+    for (const [name, secret] of Object.entries(secrets)) {
+      t.ok(secret.length >= 20 && !text.includes(secret), `${name} is not in ${place}`);
+    }
+  }
+  for (const place of ["a log", "the audit log"] as const) t.notOk(places[place].includes(chosen), place);
+}
+
 let credentials: Credentials | undefined;
 
 await t.test("starts, refuses a second one, and stops without a trace", async (t) => {
@@ -114,6 +171,7 @@ await t.test("starts, refuses a second one, and stops without a trace", async (t
   const spec = { image: "micro", cpus: 1, memory_bytes: 2 ** 27, disk_bytes: 2 ** 30 };
   await call("POST", "/skerry/v1/instances?wait=30", { name: "web", spec });
   await until(isRunning, 30_000);
+  await noSecretsOutside(t, credentials);
 
   child.kill("SIGINT");
   child.kill("SIGINT"); // npm passes on what the terminal has sent already

@@ -204,7 +204,10 @@ async function prepareControlPlane(
   const imageOverridesFile = path.join(settings.home, "image-overrides.json");
   await writeFile(imageOverridesFile, JSON.stringify(images));
   const microDirectory = settings.microDirectory ?? "";
-  const given = { settings, databaseUrl, microDirectory, credentials, imageOverridesFile };
+  const { username, password } = credentials;
+  const passwordFile = path.join(settings.home, "first-password");
+  await writeFile(passwordFile, password, { mode: 0o600 });
+  const given = { settings, databaseUrl, microDirectory, username, passwordFile, imageOverridesFile };
   return new Program({
     name: "the control plane",
     argv: nodeProgram("control-plane/main"),
@@ -229,7 +232,9 @@ async function prepareAgent(options: {
   const labelsFile = path.join(home, `${host.name}.labels.json`);
   await writeFile(labelsFile, JSON.stringify(toHostLabels(host)));
   const gateway = `127.0.0.1:${String(options.gatewayPort)}`;
-  const given = { host, gateway, dataDirectory, labelsFile, microDirectory, token };
+  const tokenFile = path.join(home, `${host.name}.token`);
+  await writeFile(tokenFile, token, { mode: 0o600 });
+  const given = { host, gateway, dataDirectory, labelsFile, microDirectory, tokenFile };
   const program = new Program({
     name: `the agent of ${host.name}`,
     ...options.place(host, {

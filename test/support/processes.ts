@@ -5,6 +5,7 @@ import { until } from "./until.ts";
 export interface FoundProcess {
   readonly pid: number;
   readonly commandLine: string;
+  readonly environment: string;
 }
 
 /** Processes, this one and its parents excepted, whose command line or environment names the folder. */
@@ -35,7 +36,8 @@ async function findOne(pid: number, directory: string): Promise<FoundProcess | u
   const [commandLine, environment] = await Promise.all([read(pid, "cmdline"), read(pid, "environ")]);
   // A process that has ended but was not waited for has neither.
   if (!commandLine.includes(directory) && !environment.includes(directory)) return undefined;
-  return { pid, commandLine: commandLine.replaceAll("\0", " ").trim() };
+  const [line, variables] = [commandLine, environment].map((text) => text.replaceAll("\0", " ").trim());
+  return { pid, commandLine: line ?? "", environment: variables ?? "" };
 }
 
 async function listAncestors(pid: number): Promise<Set<number>> {

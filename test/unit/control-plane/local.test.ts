@@ -96,10 +96,10 @@ await t.test("each program gets its own settings and no other's", async (t) => {
   };
   const settings = readLocalSettings({ PORT: "8123", SKERRY_HOME: "data" }, "/checkout");
   t.equal(settings.home, "/checkout/data", "the data folder is seen from the checkout");
-  const credentials = { url: "", username: "admin", password: "secret", api_key: "" };
   const controlPlane = controlPlaneEnvironment(base, {
     settings,
-    credentials,
+    username: "admin",
+    passwordFile: "/data/first-password",
     databaseUrl: "postgresql://embedded",
     microDirectory: "/micro",
     imageOverridesFile: "/images.json",
@@ -109,7 +109,8 @@ await t.test("each program gets its own settings and no other's", async (t) => {
     PORT: "8123",
     DATABASE_URL: "postgresql://embedded",
     SKERRY_LOG_LEVEL: "debug",
-    SKERRY_FIRST_PASSWORD: "secret",
+    SKERRY_FIRST_USERNAME: "admin",
+    SKERRY_FIRST_PASSWORD_FILE: "/data/first-password",
   });
   t.notHas(controlPlane, { SKERRY_TOPOLOGY: String, SKERRY_URL: String });
   t.notHas(controlPlane, { SKERRY_AGENT_LOG_LEVEL: String });
@@ -123,12 +124,12 @@ await t.test("each program gets its own settings and no other's", async (t) => {
     labelsFile: "/labels.json",
     microDirectory: "/micro",
   };
-  const agent = agentEnvironment({ ...base, ...controlPlane }, { ...given, token: "" });
+  const agent = agentEnvironment({ ...base, ...controlPlane }, { ...given, tokenFile: undefined });
   t.match(agent, { HOME: "/home/someone", SKERRY_AGENT_NAME: "site-a", SKERRY_AGENT_LOG_LEVEL: "debug" });
   const foreign = Object.keys(agent).filter((name) => /^(PORT|DATABASE_URL|SKERRY_(?!AGENT_))/.test(name));
   t.strictSame(foreign, [], "an agent learns neither the database nor the first password");
-  t.notOk("SKERRY_AGENT_TOKEN" in agent, "a host that has joined gets no token");
-  t.equal(agentEnvironment(base, { ...given, token: "x.y.z" })["SKERRY_AGENT_TOKEN"], "x.y.z");
+  t.notOk("SKERRY_AGENT_TOKEN_FILE" in agent, "a host that has joined gets no token");
+  t.match(agentEnvironment(base, { ...given, tokenFile: "/token" }), { SKERRY_AGENT_TOKEN_FILE: "/token" });
   t.equal(await reasonOf(() => readLocalSettings({ PORT: "eight" }, "/")), "SETTINGS_INVALID");
 });
 

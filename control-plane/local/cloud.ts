@@ -168,6 +168,7 @@ export class LocalCloud implements AsyncDisposable {
       const dataDirectory = path.join(this.#options.settings.home, "agents", host.name);
       const joined = known.has(host.name) && (await isFilled(dataDirectory));
       const tokenFile = `${dataDirectory}.token`;
+      await mkdir(dataDirectory, { recursive: true, mode: 0o700 });
       await rm(tokenFile, { force: true });
       if (!joined) {
         const token = await api.createEnrolmentToken(host.name, signal);
@@ -186,7 +187,6 @@ export class LocalCloud implements AsyncDisposable {
     tokenFile: string | undefined,
   ): Promise<Supervisor> {
     const { settings, env, tell } = this.#options;
-    await mkdir(dataDirectory, { recursive: true, mode: 0o700 });
     const labelsFile = path.join(dataDirectory, "labels.json");
     await writeFile(labelsFile, JSON.stringify(toHostLabels(host)));
     const gateway = `${reachable(settings.gatewayListen)}:${String(settings.gatewayPort)}`;

@@ -106,13 +106,12 @@ async function noSecretsOutside(t: Test, { url, username, password, api_key }: C
   const made = await ask("POST", "/skerry/v1/api-keys", bearer, { name: "ci" });
   await ask("POST", "/skerry/v1/users", bearer, { name: "ann", password: chosen });
   await ask("POST", "/skerry/v1/users", bearer, { name: "ann", password: chosen });
-  await ask("POST", "/skerry/v1/users", bearer, { name: 1, password: { chosen }, [chosen]: chosen });
+  await ask("POST", "/skerry/v1/users", bearer, { name: 1, password: { chosen } });
   await ask("PUT", "/skerry/v1/password", bearer, { current: chosen, password });
   await ask("POST", "/v1/auth/login", "", { username, password: `${password}.` });
   await ask("GET", "/v1/vms", `Bearer ${login["access_token"] ?? ""}AAAA`);
   await ask("GET", "/v1/vms", `Token ${made["api_key"] ?? ""}AAAA`);
   await ask("GET", `/api/auth/token/?username=${username}&password=${encodeURIComponent(password)}`, "");
-  await ask("DELETE", `/skerry/v1/api-keys/${made["api_key"] ?? ""}`, bearer);
   const secrets: Record<string, string> = {
     "the first password": password,
     "the first key": api_key,

@@ -10,9 +10,9 @@ import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { CopyProgress, DriverMachine, MachineEvent, MachinePlan } from "../drivers/driver.ts";
 import { Capture, diskCopiesOf, interrupted } from "./capture.ts";
 import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
-import { withHostPorts } from "./host-ports.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { MachineStatus } from "./machine-status.ts";
+import { fenced, lost, superseded } from "./machine-faults.ts";
 import { isSource } from "./move-journal.ts";
 import { MachineMove } from "./move.ts";
 import { Provisions } from "./provisions.ts";
@@ -110,7 +110,7 @@ export class ManagedMachine {
     const spec = entry?.intent.spec;
     if (!entry || !spec || !this.#status.observed) throw lost();
     if (this.#working || this.#wait || spec.move) throw interrupted();
-    const plan = this.#plan(entry, withoutMove(spec));
+    const plan = this.#provisions.plan(entry, withoutMove(spec));
     const copies = diskCopiesOf(this.#deps.driver, plan);
     await this.#capture.run((until) => copies.copyDisk(plan, path, progress, until), signal);
   }
@@ -164,7 +164,7 @@ export class ManagedMachine {
     // What stands still between two hosts is neither's to turn off.
     if (spec.move && (!isSource(spec.move) || spec.move.switchOver)) return;
     const off = unplugged(spec);
-    await this.#deps.driver.ensure(this.#plan(entry, off), signal);
+    await this.#deps.driver.ensure(this.#provisions.plan(entry, off), signal);
   }
 
   get #isAnswered(): boolean {
@@ -262,12 +262,12 @@ export class ManagedMachine {
     await this.#provisions.provide(entry, spec, signal);
     if (on && spec.restarts > progress.restarts && this.#status.isRunning) {
       this.#status.show(STOPPING);
-      this.#status.observed = await driver.ensure(this.#plan(entry, { ...spec, power: Power.OFF }), signal);
+      this.#status.observed = await driver.ensure(this.#provisions.plan(entry, { ...spec, power: Power.OFF }), signal);
     }
     // Noted while it is off: a restart of the agent from here on starts it and does not stop it again.
     if (spec.restarts > progress.restarts) await ledger.note(this.id, { restarts: spec.restarts });
     if (on !== this.#status.isRunning) this.#status.show(on ? STARTING : STOPPING);
-    this.#status.observed = await driver.ensure(this.#plan(entry, spec), signal);
+    this.#status.observed = await driver.ensure(this.#provisions.plan(entry, spec), signal);
     if (!wanted.move) this.#move.conclude(this.#acceptedAtMs);
     ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
     this.#status.settle();
@@ -286,7 +286,7 @@ export class ManagedMachine {
       this.#status.show(STOPPING, ...fenced);
       const off = unplugged(spec);
       try {
-        this.#status.observed = await this.#deps.driver.ensure(this.#plan(entry, off), signal);
+        this.#status.observed = await this.#deps.driver.ensure(this.#provisions.plan(entry, off), signal);
       } catch (fault) {
         if (signal.aborted) throw fault;
         this.#deps.log.error("machine.not-fenced", { machine: this.id, fault });
@@ -306,7 +306,7 @@ export class ManagedMachine {
     if (!this.#move.isOver(move)) {
       // A source has its files; a destination gets them as any new machine does.
       if (!isSource(move)) await this.#provisions.provide(entry, spec, signal);
-      await this.#move.advance(move, this.#plan(entry, spec), signal, this.#acceptedAtMs);
+      await this.#move.advance(move, this.#provisions.plan(entry, spec), signal, this.#acceptedAtMs);
     }
     // A machine that ended on the way is the restart policy's business, as ever.
     return this.#move.mayRun(move) && (this.#status.isRunning || !wasRunning);
@@ -390,29 +390,4 @@ export class ManagedMachine {
     this.#wait = setTimeout(() => this.#converge(), waitMs);
     this.#status.show(state, reason, `${why}; trying again in ${(waitMs / 1000).toFixed(1)} s`);
   }
-
-  #plan(entry: LedgerEntry, spec: MachineSpec): MachinePlan {
-    const { progress } = this.#deps.ledger.find(this.id) ?? entry;
-    if (!progress.image) throw new Fault("internal", "the machine's files are not known");
-    return {
-      id: this.id,
-      spec: withHostPorts(spec, progress.hostPorts),
-      image: progress.image,
-      directory: this.#deps.directoryOf(this.id),
-    };
-  }
-}
-
-const fenced = [
-  "LEASE_EXPIRED",
-  "the control plane has not been heard for so long that the machine may be started on another host",
-] as const;
-
-function superseded(): Fault {
-  return new Fault("stale", "a newer command has taken over", { reason: "SUPERSEDED" });
-}
-
-/** Making it anew would hide that its disk is gone; only a change that its owner makes does that. */
-function lost(): Fault {
-  return new Fault("notFound", "the machine's files have vanished from the host", { reason: "MACHINE_LOST" });
 }

@@ -1,18 +1,20 @@
 /** What a machine's driver needs before it can make or start it: the files of its image, and ports of the host. */
 import { Fault } from "#kernel/fault.ts";
 import { type MachineSpec, MachineState, Power } from "#gen/skerry/agent/v1/machine_pb.js";
-import type { LocalImage } from "../drivers/driver.ts";
+import type { LocalImage, MachinePlan } from "../drivers/driver.ts";
 import type { LedgerEntry } from "./entry.ts";
-import { chooseHostPorts } from "./host-ports.ts";
+import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import type { MachineStatus } from "./machine-status.ts";
 
+type ProvisionsDeps = Pick<MachineDeps, "driver" | "images" | "ledger" | "directoryOf">;
+
 export class Provisions {
   readonly #id: string;
-  readonly #deps: Pick<MachineDeps, "driver" | "images" | "ledger">;
+  readonly #deps: ProvisionsDeps;
   readonly #status: MachineStatus;
 
-  constructor(id: string, deps: Pick<MachineDeps, "driver" | "images" | "ledger">, status: MachineStatus) {
+  constructor(id: string, deps: ProvisionsDeps, status: MachineStatus) {
     this.#id = id;
     this.#deps = deps;
     this.#status = status;
@@ -28,6 +30,18 @@ export class Provisions {
     // On disk before the driver starts: recovery can only find what it has the files' names of.
     if (!progress.image) await ledger.note(this.#id, { image, hostPorts });
     else ledger.noteSoon(this.#id, { image, hostPorts });
+  }
+
+  /** What the driver is asked for, once `provide` has found the files. */
+  plan(entry: LedgerEntry, spec: MachineSpec): MachinePlan {
+    const { progress } = this.#deps.ledger.find(this.#id) ?? entry;
+    if (!progress.image) throw new Fault("internal", "the machine's files are not known");
+    return {
+      id: this.#id,
+      spec: withHostPorts(spec, progress.hostPorts),
+      image: progress.image,
+      directory: this.#deps.directoryOf(this.#id),
+    };
   }
 
   /** A machine that has been made keeps its files; only a start wants them checked again. */

@@ -100,7 +100,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const store = new AccountStore(database);
   const sessions = new SessionStore(database);
   const identities = new IdentityStore(database);
-  const sealer = await Sealer.open(settings.secretKeyFile);
+  const sealer = await Sealer.open(settings.secretKeyFile, settings.secretKey);
   const sealed = await sealWhatIsOpen(database, sealer);
   if (sealed > 0) log.info("secrets.sealed", { count: sealed });
   const keys = new KeyStore(database, sealer);

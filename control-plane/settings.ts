@@ -233,6 +233,12 @@ export const controlPlaneSettings = {
     default: "",
     help: "File with the key that seals secrets in the database, made when missing; without it they are not sealed.",
   }),
+  secretKey: text({
+    env: "SKERRY_SECRET_KEY_BASE64",
+    default: "",
+    secret: true,
+    help: "The key itself, 32 bytes in base64, instead of the file.",
+  }),
   rateAtonixStandard: rate("atonix", "standard", ["100/s", "1000000/d"]),
   rateAtonixPremium: rate("atonix", "premium", ["1000/s", "1000000/d"]),
   rateAtonixEnterprise: rate("atonix", "enterprise", ["1000/s"]),

@@ -194,9 +194,10 @@ export class AccountStore {
     return this.#database.query<ApiKeyRow>(sql, [accountId]);
   }
 
-  async deleteApiKey(accountId: string, id: string): Promise<boolean> {
-    const sql = "delete from api_key where account_id = $1 and id = $2 returning id";
-    return (await this.#database.query(sql, [accountId, id])).length > 0;
+  /** Gives the key that is gone now; undefined: there was none. */
+  async deleteApiKey(on: Queryable, accountId: string, id: string): Promise<ApiKeyRow | undefined> {
+    const sql = `delete from api_key where account_id = $1 and id = $2 returning ${keyColumns}`;
+    return (await on.query<ApiKeyRow>(sql, [accountId, id]))[0];
   }
 }
 

@@ -4,6 +4,7 @@ import { Fault } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
 import type { Database, Tx } from "../store/database.ts";
 import type { AccountStore, ApiKeyRow } from "./account-store.ts";
+import { type AuditFacts, postAudit } from "./audit.ts";
 import { hasRole } from "./authorisation.ts";
 import { oncePerKey } from "./idempotency.ts";
 import type { MutationOptions, Reply } from "./resource-api.ts";
@@ -73,6 +74,7 @@ export class ApiKeys {
           readOnly: wish.readOnly ?? false,
           expiresAt: life === undefined ? null : new Date(this.#now() + life * 1000),
         });
+        postAudit(tx, ctx, audited("create", made, { after: facts(made) }));
         const plain = respond(toJson(made));
         return { reply: respond({ ...toJson(made), api_key: secret }), plain };
       }),
@@ -90,12 +92,30 @@ export class ApiKeys {
     return (await this.#store.listApiKeys(owner)).map(toJson);
   }
 
-  async delete(owner: string, id: string): Promise<void> {
-    if (!(await this.#store.deleteApiKey(owner, id))) {
-      throw new Fault("notFound", "there is no API key with that id", { detail: { id: id.slice(0, 80) } });
-    }
-    this.#options.tokens.forget();
+  async delete(ctx: Ctx, owner: string, id: string): Promise<void> {
+    const { database, tokens } = this.#options;
+    await database.transaction(async (tx) => {
+      const gone = await this.#store.deleteApiKey(tx, owner, id);
+      if (!gone)
+        throw new Fault("notFound", "there is no API key with that id", { detail: { id: id.slice(0, 80) } });
+      postAudit(tx, ctx, audited("delete", gone, { before: facts(gone) }));
+    });
+    tokens.forget();
   }
+}
+
+function audited(
+  what: "create" | "delete",
+  { id }: ApiKeyRow,
+  change: Pick<AuditFacts, "before" | "after">,
+): AuditFacts {
+  return { action: `api_key.${what}`, resource: "api_key", resource_id: id, success: true, ...change };
+}
+
+/** What the audit log keeps of a key. */
+function facts(key: ApiKeyRow): NonNullable<AuditFacts["after"]> {
+  const { name, project, role, read_only, expires_at } = toJson(key);
+  return { name, project, role, read_only, expires_at };
 }
 
 type ApiKeyInfo = ReturnType<typeof toJson>;

@@ -51,6 +51,15 @@ export class LoginGuard {
     return undefined;
   }
 
+  /** Whether somebody who is logged in has shown what could be guessed. A failure counts as a wrong password does. */
+  async passes(username: string, address = "", isRight: () => Promise<boolean>): Promise<boolean> {
+    const account = await this.#store.findByUsername(username, networkOf(address));
+    if (account && this.isLocked(account)) return false;
+    if (await isRight()) return true;
+    await this.failed(account, address);
+    return false;
+  }
+
   /** Whether a login is refused now, whatever the password. */
   isLocked({ lockedUntil, here }: Account): boolean {
     const now = this.#now();

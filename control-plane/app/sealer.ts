@@ -20,20 +20,18 @@ export class Sealer {
   }
 
   /**
-   * Opens the key's file, and makes it when it is not there.
-   * @param file empty: secrets are stored as they are
+   * With the key that is given, else that of a file, which is made when it is not there.
+   * @param file empty, as the key: secrets are stored as they are
+   * @param given base64 of 32 bytes
    */
-  static async open(file: string): Promise<Sealer> {
+  static async open(file: string, given = ""): Promise<Sealer> {
+    if (given !== "") return new Sealer(toKey(given, "SKERRY_SECRET_KEY_BASE64"));
     if (file === "") return new Sealer(undefined);
     const made = randomBytes(keyBytes).toString("base64");
     await writeFile(file, `${made}\n`, { mode: 0o600, flag: "wx" }).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "EEXIST") throw error;
     });
-    const key = Buffer.from((await readFile(file, "utf8")).trim(), "base64");
-    if (key.length === keyBytes) return new Sealer(key);
-    throw new Fault("invalid", `${file} must hold ${String(keyBytes)} bytes in base64`, {
-      reason: "SETTINGS_INVALID",
-    });
+    return new Sealer(toKey((await readFile(file, "utf8")).trim(), file));
   }
 
   /** False: there is no key, and what is sealed is as it was. */
@@ -76,4 +74,12 @@ export class Sealer {
       throw new Fault("internal", "a stored secret does not open with this key", { cause });
     }
   }
+}
+
+function toKey(text: string, from: string): Buffer {
+  const key = Buffer.from(text, "base64");
+  if (key.length === keyBytes) return key;
+  throw new Fault("invalid", `${from} must hold ${String(keyBytes)} bytes in base64`, {
+    reason: "SETTINGS_INVALID",
+  });
 }

@@ -92,12 +92,6 @@ export class SecondFactor {
     });
   }
 
-  /** Takes one's own away, by a code. */
-  async removeOwn(ctx: Ctx, code: string): Promise<void> {
-    if (!(await this.check(ctx.principal.id, code))) throw wrongCode();
-    await this.remove(ctx, ctx.principal.id);
-  }
-
   /** Whether an account may log in with this code; `required`: there is none, and it takes one. */
   async check(id: string, code: string | undefined): Promise<boolean | "required"> {
     const factor = await this.#find(this.#database, id);
@@ -146,5 +140,5 @@ async function setEnabled(tx: Tx, ctx: Ctx, id: string, enabled: boolean): Promi
   await changeResource(tx, user, before, { observed: { mfa_enabled: enabled } }, ctx.log);
 }
 
-const wrongCode = () =>
+export const wrongCode = () =>
   new Fault("invalid", "the code is not right, or was used before", { reason: "MFA_CODE_WRONG" });

@@ -13,7 +13,7 @@ import { LoginGuard } from "./login-guard.ts";
 import type { Passwords } from "./passwords.ts";
 import type { ListPage, ListQuery, MutationOptions, Reply } from "./resource-api.ts";
 import type { ResourceService } from "./resource-service.ts";
-import type { SecondFactor } from "./second-factor.ts";
+import { type SecondFactor, wrongCode } from "./second-factor.ts";
 import type { SessionStore } from "./session-store.ts";
 import type { Tokens } from "./tokens.ts";
 import { invalidField } from "./validation.ts";
@@ -176,6 +176,15 @@ export class Users {
     }
     await sessions.setPassword(userId, await passwords.hash(checkPassword(password)));
     tokens.forget();
+  }
+
+  /** Takes the caller's own second factor away, by a code; wrong ones lock out like wrong passwords. */
+  async removeOwnFactor(ctx: Ctx, code: string): Promise<void> {
+    const { secondFactor } = this.#options;
+    const { id, name } = ctx.principal;
+    const isRight = async () => (await secondFactor.check(id, code)) === true;
+    if (!(await this.#guard.passes(name, ctx.trail?.address, isRight))) throw wrongCode();
+    await secondFactor.remove(ctx, id);
   }
 
   /** Takes away the second factor of a user who has lost it. */

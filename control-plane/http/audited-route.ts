@@ -2,7 +2,11 @@ import { kinds } from "../resources/kinds.ts";
 import type { Params, Route } from "./route.ts";
 
 /** How paths call the collections of kinds; the compatible APIs have names of their own for some. */
-const kindOf = new Map([...kinds.map(({ kind, plural }) => [plural, kind] as const), ["vms", "instance"]]);
+const kindOf = new Map([
+  ...kinds.map(({ kind, plural }) => [plural, kind] as const),
+  ["vms", "instance"],
+  ["api-keys", "api_key"],
+]);
 const base = ["skerry", "api", "v1"];
 const verbs: Readonly<Record<Route["method"], string>> = {
   GET: "read",

@@ -256,7 +256,7 @@ function keyRoutes(
       summary: "Revoke an API key",
       answers: { 204: { description: "revoked" } },
       async handle({ ctx, params }) {
-        await apiKeys.delete(await ownerOf(ctx, params["id"] ?? ""), params["key_id"] ?? "");
+        await apiKeys.delete(ctx, await ownerOf(ctx, params["id"] ?? ""), params["key_id"] ?? "");
         return done;
       },
     }),
@@ -316,7 +316,7 @@ function factorRoutes({ users, secondFactor }: Pick<DirectoryOptions, "users" | 
       body: z.strictObject({ code }),
       answers: { 204: { description: "taken away" } },
       async handle({ ctx, body }) {
-        await secondFactor.removeOwn(ctx, body.code);
+        await users.removeOwnFactor(ctx, body.code);
         return done;
       },
     }),

@@ -1,6 +1,6 @@
 /** What somebody with bad intentions tries, from outside and with a copy of the database. */
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,6 +10,7 @@ import { AccountStore } from "#cp/app/account-store.ts";
 import { networkOf } from "#cp/app/login-guard.ts";
 import { Passwords } from "#cp/app/passwords.ts";
 import { sealWhatIsOpen } from "#cp/app/sealed-again.ts";
+import { Sealer } from "#cp/app/sealer.ts";
 import { stepOf, totpAt } from "#cp/app/totp.ts";
 import { KeyStore } from "#cp/store/keys.ts";
 import { auditKeptMs, caller, createProject, password, signIn, startApi } from "#test/support/api-world.ts";
@@ -163,6 +164,9 @@ await t.test("heads and bodies that never end", async (t) => {
     "a body that is never finished, and the line is closed",
   );
   t.match(await talk(`GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\nb\r\n\r\n`), /^HTTP\/1.1 400/);
+  const deep = "[".repeat(200_000) + "]".repeat(200_000);
+  const bomb = `POST /v1/vms HTTP/1.1\r\nHost: x\r\nConnection: close\r\n${authorization}Content-Type: application/json\r\nContent-Length: ${String(deep.length)}\r\n\r\n${deep}`;
+  t.equal(await talk(bomb), "HTTP/1.1 400 Bad Request", "a body that is deep");
 });
 
 await t.test("a name that another has is refused in a change as well", async (t) => {
@@ -260,6 +264,16 @@ await t.test("secrets are in the answer that shows them, and nowhere else", asyn
   await world.database.query("update cloud_key set private_pem = 'in the clear' where name = 'ca'");
   t.equal(await sealWhatIsOpen(world.database, world.sealer), 1);
   t.equal(await sealWhatIsOpen(world.database, world.sealer), 0, "once");
+
+  const sealingKey = (await readFile(join(folder, "secret.key"), "utf8")).trim();
+  const given = await Sealer.open(join(folder, "not made"), sealingKey);
+  t.equal(
+    given.unseal(world.sealer.seal("words", "a place"), "a place"),
+    "words",
+    "the same key, not from a file",
+  );
+  t.throws(() => given.unseal(world.sealer.seal("words", "a place"), "another"));
+  t.equal(await reasonOf(Sealer.open("", sealingKey.slice(4))), "SETTINGS_INVALID");
   t.match(await keys.find("ca"), { privatePem: "in the clear" });
   t.notMatch(await dump(), /in the clear/);
 });

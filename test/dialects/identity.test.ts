@@ -173,6 +173,13 @@ void t.test("a second factor takes each code once", async (t) => {
   t.match(await guest("POST", "/v1/auth/login", credentials), { status: 401 });
   t.equal((await world.call("DELETE", `/skerry/v1/users/${person.id}/mfa`)).status, 204);
   t.equal((await guest("POST", "/v1/auth/login", credentials)).status, 200);
+
+  const thief = await signIn(world, { role: "viewer" });
+  const theirs = String((await thief("POST", "/skerry/v1/mfa")).body["secret"]);
+  await thief("POST", "/skerry/v1/mfa/confirm", { code: totpAt(theirs, now - 1) });
+  const take = (given: string) => thief("DELETE", "/skerry/v1/mfa", { code: given });
+  for (let wrong = 0; wrong < 5; wrong++) t.match(await take("12345"), { status: 400 });
+  t.match(await take(totpAt(theirs, now)), { status: 400 }, "after five wrong codes not even the right one");
 });
 
 void t.test("service accounts and keys that end", async (t) => {
@@ -309,14 +316,15 @@ void t.test("what is done and what is denied is written down, and cannot be chan
     ],
     total: 1,
   });
-  t.match(await logs("action=api-keys.create"), { events: [{ success: true }] });
+  t.match(await logs("action=api_key.create"), { events: [{ success: true }] });
   t.match(await logs("action=password.set"), { events: [{ success: false, reason: "PASSWORD_WRONG" }] });
   t.match(await logs("action=vm.create&end_time=2001-01-01"), { events: [], total: 0 });
-  const kept = await world.database.query<{ event: object }>(
-    "select event from audit_event where event ->> 'action' = 'instance.update' and project = $1",
-    [project],
-  );
-  t.match(kept[0]?.event, { before: { labels: {} }, after: { labels: { tier: "web" } } });
+  const kept = async (action: string) => {
+    const sql = "select event from audit_event where event ->> 'action' = $2 and project = $1";
+    return (await world.database.query<{ event: object }>(sql, [project, action]))[0]?.event;
+  };
+  t.match(await kept("instance.update"), { before: { labels: {} }, after: { labels: { tier: "web" } } });
+  t.match(await kept("api_key.create"), { after: { name: "ci", role: "admin", read_only: false } });
   t.notMatch(
     JSON.stringify(await world.database.query("select event from audit_event")),
     new RegExp(password),

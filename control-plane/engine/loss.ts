@@ -54,7 +54,7 @@ interface Tracked {
 /** How many others are asked about one host. */
 const opinions = 3;
 /** How many hosts are tried at a time whether others reach them, and when one that they did not is tried again. */
-const reachesAtOnce = 8;
+const reachesAtOnce = 32;
 const reachAgainMs = 15_000;
 const dialLimitMs = 1_500;
 /** How long others are asked at every look; afterwards ever more seldom. */

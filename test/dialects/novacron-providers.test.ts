@@ -126,14 +126,14 @@ await t.test("providers, the price sheet and advice", async (t) => {
   });
 
   const asked: unknown[] = [];
-  let refusal: Fault | undefined;
+  const refusals: Fault[] = [];
   const fleet = new CachedFleet(database, defaultPolicy(), Date.now);
   await using relocations = new Relocations({
     ...{ database, everyMs: 60_000, log: silentLogger, now: Date.now },
     advice: new RelocationAdvice({ database, fleet }),
     resources: {
       create: async (ctx, kind, input) => {
-        if (refusal) throw refusal;
+        for (const refusal of refusals) throw refusal;
         asked.push({ kind: kind.kind, project: ctx.principal.project, ...input });
         return { status: 201, headers: {}, body: null };
       },
@@ -150,7 +150,7 @@ await t.test("providers, the price sheet and advice", async (t) => {
   t.same(await relocations.look(), { looked: 1, advised: 1, begun: 1 });
   const instance = "vm-0000000000000000000a";
   t.match(asked, [{ kind: "migration", project: "root", spec: { instance, host: /^host-a/ } }]);
-  refusal = new Fault("conflict", "it is moving", { reason: "MIGRATION_IN_PROGRESS" });
+  refusals.push(new Fault("conflict", "it is moving", { reason: "MIGRATION_IN_PROGRESS" }));
   t.same(
     await relocations.look(),
     { looked: 1, advised: 1, begun: 0 },

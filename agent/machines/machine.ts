@@ -7,7 +7,7 @@ import { Fault, isFault, toFault } from "#kernel/fault.ts";
 import { backoffMs } from "#kernel/retry.ts";
 import { type Machine, type MachineSpec, MachineState, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { CopyProgress, DriverMachine, MachineEvent, MachinePlan } from "../drivers/driver.ts";
+import type { CopyProgress, DriverMachine, MachineEvent } from "../drivers/driver.ts";
 import { Capture, diskCopiesOf, interrupted } from "./capture.ts";
 import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
 import type { MachineDeps } from "./machine-deps.ts";

@@ -9,7 +9,6 @@ const write = (line: string) => process.stdout.write(`${line}\n`);
 const stop = new AbortController();
 
 async function main(): Promise<void> {
-  keepYoungGenerationSmall();
   const settings = readAgentSettings(process.env);
   if (process.argv.includes("--print-settings")) {
     write(printSettings(agentSettings, settings));
@@ -20,8 +19,10 @@ async function main(): Promise<void> {
       stop.abort(new Fault("unavailable", "the agent is stopping", { reason: "AGENT_STOPPING" }));
     });
   }
-  // Loaded now and not before: loading is what would make the young generation grow.
+  // Loading is what would make it grow first.
+  const small = keepYoungGenerationSmall();
   const { runAgent } = await import("./agent.ts");
+  small[Symbol.dispose]();
   await runAgent(settings, createLogger({ level: settings.logLevel, write }), stop.signal);
 }
 

@@ -262,7 +262,10 @@ export class ManagedMachine {
     await this.#provisions.provide(entry, spec, signal);
     if (on && spec.restarts > progress.restarts && this.#status.isRunning) {
       this.#status.show(STOPPING);
-      this.#status.observed = await driver.ensure(this.#provisions.plan(entry, { ...spec, power: Power.OFF }), signal);
+      this.#status.observed = await driver.ensure(
+        this.#provisions.plan(entry, { ...spec, power: Power.OFF }),
+        signal,
+      );
     }
     // Noted while it is off: a restart of the agent from here on starts it and does not stop it again.
     if (spec.restarts > progress.restarts) await ledger.note(this.id, { restarts: spec.restarts });

@@ -38,26 +38,27 @@ export const monitorSocketNames = ["monitor.sock", "monitor-spare.sock"] as cons
  * so QEMU binds relative to its working directory, and we name the folder by a descriptor.
  */
 export async function connectSocket(directory: string, name: string, signal: AbortSignal): Promise<Socket> {
+  const socket = await connectWithin(directory, name, signal);
+  if (socket.destroyed) throw unreachable(socket.errored ?? undefined);
+  return socket;
+}
+
+async function connectWithin(directory: string, name: string, signal: AbortSignal): Promise<Socket> {
   await using folder = await open(directory, "r");
   using limit = deadline(5000, "connecting to the machine", signal);
   return await new Promise<Socket>((resolve, reject) => {
     const socket = connect(`/proc/self/fd/${String(folder.fd)}/${name}`);
     const aborted = () => socket.destroy(limit.reason as Error);
     limit.addEventListener("abort", aborted, { once: true });
-    socket.once("error", (cause) => {
-      reject(
-        cause instanceof Fault
-          ? cause
-          : new Fault("unavailable", "the machine cannot be reached", {
-              reason: "MACHINE_UNREACHABLE",
-              cause,
-            }),
-      );
-    });
+    // It stays: a hypervisor may die before whoever is given the socket listens, and nothing unheard must end the agent.
+    socket.on("error", (cause) => reject(cause instanceof Fault ? cause : unreachable(cause)));
     socket.once("connect", () => {
       limit.removeEventListener("abort", aborted);
-      socket.removeAllListeners("error");
       resolve(socket);
     });
   });
+}
+
+function unreachable(cause: Error | undefined): Fault {
+  return new Fault("unavailable", "the machine cannot be reached", { reason: "MACHINE_UNREACHABLE", cause });
 }

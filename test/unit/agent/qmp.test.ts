@@ -1,15 +1,18 @@
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
+import { connectSocket } from "#agent/drivers/hypervisor/files.ts";
 import { EventQueue } from "#agent/qmp/event-queue.ts";
 import { QmpSession } from "#agent/qmp/session.ts";
 import { encodeJsonLine, JsonLineDecoder } from "#agent/qmp/wire.ts";
 import type { QmpEvent } from "#agent/qmp/commands.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Teardown } from "#test/support/postgres.ts";
+import { until } from "#test/support/until.ts";
 
 const greeting = { QMP: { version: { qemu: { major: 7, minor: 2, micro: 22 } }, capabilities: ["oob"] } };
 const signal = AbortSignal.timeout(20_000);
@@ -177,4 +180,23 @@ await t.test("the event queue is bounded and stops with its signal", async (t) =
   queue.push(5);
   for await (const item of queue.drain(new AbortController().signal)) seen.push(item);
   t.same(seen, [2, 3, 4], "what came between two consumers is kept; nothing comes after the end");
+});
+
+void t.test("a hypervisor that dies before anybody listens to its socket ends nothing here", async (t) => {
+  const directory = t.testdir();
+  // It listens and never takes a connection: what waits for it is reset when it dies.
+  const listening = `require("node:net").createServer().listen("s", () => {
+    require("node:fs").writeSync(1, "on");
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+  })`;
+  const hypervisor = spawn(process.execPath, ["-e", listening], {
+    cwd: directory,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  t.teardown(() => hypervisor.kill("SIGKILL"));
+  await once(hypervisor.stdout, "data");
+  const socket = await connectSocket(directory, "s", AbortSignal.timeout(10_000));
+  hypervisor.kill("SIGKILL");
+  await until(() => socket.closed);
+  t.match(socket.errored, { code: "ECONNRESET" });
 });

@@ -85,8 +85,9 @@ export class SourceChannel implements AsyncDisposable {
   #pair(): void {
     if (this.#disposed || this.#paired || !this.#waiting || !this.#listener.waiting) return;
     const { call, open } = this.#waiting;
+    if (!call.alive) return;
     const accepted = this.#listener.take();
-    if (!accepted || !call.alive) return;
+    if (!accepted) return;
     this.#waiting = undefined;
     this.#ended = false;
     const stop = new AbortController();

@@ -233,10 +233,15 @@ async function moveUntil(
   });
 }
 
-/** The guest counts on. */
+/** The guest counts on: within a minute, so that one that is slow on a busy machine is not taken for one that hangs. */
 async function goesOn(world: MoveWorld, side: Side): Promise<void> {
   const last = counts(await side.console()).length;
-  await until(async () => counts(await side.console()).length > last + 5, 20_000);
+  try {
+    await until(async () => counts(await side.console()).length > last + 5, 60_000);
+  } catch (cause) {
+    const shown = (await side.console()).slice(-400);
+    throw new Error(`it is ${await world.stateOf(side)} and does not count on: ${shown}`, { cause });
+  }
 }
 
 function counts(text: string): number[] {

@@ -6,7 +6,7 @@
  * Only flushes are handed to another thread. The other calls touch memory, for some microseconds, and handing one over
  * costs several times that: made in that way they were a fifth of a busy agent's time.
  */
-import { closeSync, constants, fsync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, constants, fsync, openSync, renameSync, writeSync } from "node:fs";
 import { unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -84,7 +84,7 @@ async function replace(path: string, bytes: Uint8Array, { durable }: { durable: 
     });
     renameSync(beside, path);
   } catch (cause) {
-    rmSync(beside, { force: true });
+    await unlink(beside).catch(() => undefined); // it may not have come to be; the fault below is what counts
     throw cause;
   }
 }

@@ -1,9 +1,7 @@
 /** Logs calls that are made on behalf of somebody's request, with its id, so that it can be followed from the API to the host. */
 import type { Interceptor } from "@connectrpc/connect";
 import type { Logger } from "#kernel/log.ts";
-import { parseTraceparent, requestIdHeader, traceHeader } from "#kernel/trace.ts";
-
-const requestIdPattern = /^[\w.:-]{1,64}$/;
+import { parseTraceparent, requestIdHeader, requestIdPattern, traceHeader } from "#kernel/trace.ts";
 
 export function requestLogInterceptor(log: Logger): Interceptor {
   return (next) => async (request) => {

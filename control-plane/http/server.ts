@@ -13,7 +13,7 @@ import { z } from "zod";
 import type { Principal } from "#kernel/ctx.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
-import { parseTraceparent, requestIdHeader, traceHeader } from "#kernel/trace.ts";
+import { parseTraceparent, requestIdHeader, requestIdPattern, traceHeader } from "#kernel/trace.ts";
 import { authorise } from "../app/authorisation.ts";
 import type { AuditFacts, AuditLog } from "../app/audit.ts";
 import { RefusalBudget } from "../app/refusal-budget.ts";
@@ -57,7 +57,6 @@ interface Progress {
 
 const noFields = z.strictObject({});
 const jsonType = "application/json; charset=utf-8";
-const requestIdPattern = /^[\w.:-]{1,64}$/;
 const defaultDeadlineMs = 30_000;
 const defaultHeadersTimeoutMs = 20_000;
 const keepAliveMs = 65_000;

@@ -12,6 +12,8 @@ export interface Trace {
 
 export const traceHeader = "traceparent";
 export const requestIdHeader = "x-request-id";
+/** What a caller may name a request: it goes into every log line about it. */
+export const requestIdPattern = /^[\w.:-]{1,64}$/;
 
 /** Later versions may say more after the flags. */
 const pattern = /^(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?$/;

@@ -1,6 +1,7 @@
 import { logLevels } from "#kernel/log.ts";
 import { integer, list, number, oneOf, readSettings, text, type SettingsOf } from "#kernel/settings.ts";
 import { defaultFenceMs, defaultLeaseMs } from "./engine/loss-judgement.ts";
+import { defaultWeights } from "./scheduler/default-policy.ts";
 
 /** The rates of an API's plan; RULINGS of the contract say which are whose. */
 const rate = (api: string, plan: string, defaults: readonly string[]) =>
@@ -8,6 +9,15 @@ const rate = (api: string, plan: string, defaults: readonly string[]) =>
     env: `SKERRY_RATE_${api}_${plan}`.toUpperCase(),
     default: defaults,
     help: `Requests that the plan ${plan} allows in the API ${api}, such as 1000/h,100/min; none: no limit.`,
+  });
+
+const weight = (scorer: keyof typeof defaultWeights, of: string) =>
+  number({
+    env: `SKERRY_WEIGHT_${scorer.toUpperCase()}`,
+    default: defaultWeights[scorer],
+    min: 0,
+    max: 1000,
+    help: `Scheduler: weight of ${of}`,
   });
 
 const port = { min: 0, max: 65535 };
@@ -149,34 +159,10 @@ export const controlPlaneSettings = {
     max: 600,
     help: "How long an agent may take to stop them, before they are started elsewhere.",
   }),
-  weightCost: number({
-    env: "SKERRY_WEIGHT_COST",
-    default: 1,
-    min: 0,
-    max: 1000,
-    help: "Scheduler: weight of cost.",
-  }),
-  weightDistance: number({
-    env: "SKERRY_WEIGHT_DISTANCE",
-    default: 1,
-    min: 0,
-    max: 1000,
-    help: "Scheduler: weight of distance.",
-  }),
-  weightPacking: number({
-    env: "SKERRY_WEIGHT_PACKING",
-    default: 0.01,
-    min: 0,
-    max: 1000,
-    help: "Scheduler: weight of filling hosts up one by one.",
-  }),
-  weightSpread: number({
-    env: "SKERRY_WEIGHT_SPREAD",
-    default: 1,
-    min: 0,
-    max: 1000,
-    help: "Scheduler: weight of zones that have few of a group that is to be spread.",
-  }),
+  weightCost: weight("cost", "cost."),
+  weightDistance: weight("distance", "distance."),
+  weightPacking: weight("packing", "filling hosts up one by one."),
+  weightSpread: weight("spread", "zones that have few of a group that is to be spread."),
   relocationMinutes: number({
     env: "SKERRY_RELOCATION_MINUTES",
     default: 5,

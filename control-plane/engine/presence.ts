@@ -3,7 +3,7 @@ import type { Logger } from "#kernel/log.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
 import type { KindRegistry } from "./observe.ts";
-import { changeResource, lockResource, lockResources, postChange } from "./rows.ts";
+import { lockResources, postChange } from "./rows.ts";
 
 const flushMs = 1_000;
 /** A replica that has not written for this long no longer holds its connections. */
@@ -98,23 +98,9 @@ export class Presence implements AsyncDisposable {
         );
         if (left.length === 0) return; // it is connected elsewhere by now
       }
-      await this.#setConnected(tx, hostId, connected);
+      await this.#setConnected(tx, [hostId], connected);
     });
     onChange();
-  }
-
-  async #setConnected(tx: Tx, hostId: string, connected: boolean): Promise<void> {
-    const { registry, log } = this.#options;
-    const host = await lockResource(tx, hostId);
-    const observed = host?.observed as HostStatus | undefined;
-    if (!host || !observed || observed.connected === connected) return;
-    await changeResource(
-      tx,
-      registry.definition("host"),
-      host,
-      { observed: { ...observed, connected } },
-      log,
-    );
   }
 
   /** Marks hosts whose replica is gone as disconnected. Any replica may do it. */
@@ -127,23 +113,21 @@ export class Presence implements AsyncDisposable {
          returning host_id`,
         [replicaLostMs],
       );
-      await this.#markAway(
-        tx,
-        rows.map(({ host_id }) => host_id),
-      );
+      const ids = rows.map(({ host_id }) => host_id);
+      await this.#setConnected(tx, ids, false);
       return rows.length;
     });
     if (lost > 0) onChange();
   }
 
   /** All in one go: after a replica's death these are thousands, and its successor serves nobody before. */
-  async #markAway(tx: Tx, ids: readonly string[]): Promise<void> {
+  async #setConnected(tx: Tx, ids: readonly string[], connected: boolean): Promise<void> {
     const { registry, log } = this.#options;
     if (ids.length === 0) return;
     for (const host of await lockResources(tx, ids)) {
       const observed = host.observed as HostStatus | undefined;
-      if (!observed?.connected) continue;
-      postChange(tx, registry.definition("host"), host, { observed: { ...observed, connected: false } }, log);
+      if (!observed || observed.connected === connected) continue;
+      postChange(tx, registry.definition("host"), host, { observed: { ...observed, connected } }, log);
     }
   }
 

@@ -4,14 +4,14 @@
  * on with it, and two at once do no harm: a machine takes one request at a time.
  */
 import { isFault } from "#kernel/fault.ts";
-import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
-import { newId } from "#kernel/id.ts";
+import type { Ctx } from "#kernel/ctx.ts";
 import type { Logger } from "#kernel/log.ts";
 import { sleep } from "#kernel/retry.ts";
 import { host } from "../resources/host/host.resource.ts";
 import { migration } from "../resources/migration/migration.resource.ts";
 import type { Queryable } from "../store/database.ts";
 import type { ResourceService } from "./resource-service.ts";
+import { askUnasked } from "./unasked-move.ts";
 
 export interface DrainsOptions {
   readonly database: Queryable;
@@ -37,12 +37,16 @@ interface Row extends Omit<Remaining, "state"> {
   readonly open: boolean;
   /** Since its last migration ended; null: none has. */
   readonly idleSeconds: number | null;
+  /** It ended because no host could take it, and hosts have changed since. */
+  readonly fleetChanged: boolean;
 }
 
 const everyMs = 1_000;
 /** Moves away from one host at a time. */
 const atOnce = 2;
 const againAfterSeconds = 60;
+/** When the hosts are others than when it was tried last: after a restart of the control plane they come back one by one. */
+const againAfterChangeSeconds = 5;
 
 export class Drains implements AsyncDisposable {
   readonly #options: DrainsOptions;
@@ -93,9 +97,11 @@ export class Drains implements AsyncDisposable {
     return this.#options.database.query<Row>(
       `select r.id, r.name, r.project, r.phase, m.id as migration, m.observed -> 'error' as error,
          m.id is not null and m.request_of is not null as open,
-         extract(epoch from now() - (m.observed ->> 'ended_at')::timestamptz)::float8 as "idleSeconds"
+         extract(epoch from now() - (m.observed ->> 'ended_at')::timestamptz)::float8 as "idleSeconds",
+         m.observed #>> '{error,reason}' = 'NO_HOST' and exists (
+           select 1 from resource h where h.kind = 'host' and h.id <> $1 and h.updated_at > m.updated_at) as "fleetChanged"
        from resource r left join lateral (
-         select id, observed, request_of from resource
+         select id, observed, request_of, updated_at from resource
          where kind = 'migration' and refs @> jsonb_build_object('instance', r.id)
          order by created_at desc, id desc limit 1) m on true
        where r.kind = 'instance' and r.host_id = $1 and r.deleting_at is null order by r.created_at, r.id`,
@@ -105,16 +111,13 @@ export class Drains implements AsyncDisposable {
   }
 
   async #begin({ id, project }: Row): Promise<void> {
-    const { resources, log, now } = this.#options;
-    const principal = { ...systemPrincipal, project };
-    const ctx: Ctx = { log, now, principal, requestId: newId("req"), signal: this.#stop.signal };
-    const respond = () => ({ status: 201, headers: {}, body: null });
+    const move = { project, name: `drain-${id}`, spec: { instance: id } };
     try {
-      await resources.create(ctx, migration, { name: `drain-${id}`, spec: { instance: id } }, { respond });
+      await askUnasked(this.#options, move, this.#stop.signal);
     } catch (fault) {
       // It has changed since, or cannot be asked: looked at again, and told by `remaining` meanwhile.
       if (!isFault(fault, "conflict")) throw fault;
-      log.info("drain.not_begun", { instance: id, fault });
+      this.#options.log.info("drain.not_begun", { instance: id, fault });
     }
   }
 
@@ -124,7 +127,8 @@ export class Drains implements AsyncDisposable {
   }
 }
 
-function mayBegin({ phase, open, error, idleSeconds }: Row): boolean {
+function mayBegin({ phase, open, error, idleSeconds, fleetChanged }: Row): boolean {
   if (open || !(migration.requestWhen ?? []).includes(phase)) return false;
-  return !error || idleSeconds === null || idleSeconds > againAfterSeconds;
+  const rest = fleetChanged ? againAfterChangeSeconds : againAfterSeconds;
+  return !error || idleSeconds === null || idleSeconds > rest;
 }

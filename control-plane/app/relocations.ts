@@ -4,15 +4,14 @@
  * is kept of it but the migrations, so any replica goes on with it, and two at once do no harm: an instance takes one
  * request at a time, and rests after a move that failed as after any other.
  */
-import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
+import { systemPrincipal } from "#kernel/ctx.ts";
 import { isFault } from "#kernel/fault.ts";
-import { newId } from "#kernel/id.ts";
 import type { Logger } from "#kernel/log.ts";
 import { sleep } from "#kernel/retry.ts";
-import { migration } from "../resources/migration/migration.resource.ts";
 import type { Queryable } from "../store/database.ts";
 import type { Relocation, RelocationAdvice } from "./relocation-advice.ts";
 import type { ResourceService } from "./resource-service.ts";
+import { askUnasked } from "./unasked-move.ts";
 
 export interface RelocationsOptions {
   readonly database: Queryable;
@@ -53,8 +52,9 @@ export class Relocations implements AsyncDisposable {
   async look(): Promise<RelocationPass> {
     const { database, advice, now } = this.#options;
     const [row] = await database.query<{ open: number }>(
-      "select count(*) as open from resource where kind = 'migration' and request_of is not null and name like $1",
-      [`${namePrefix}%`],
+      `select count(*) as open from resource
+       where kind = 'migration' and request_of is not null and owner = $2 and name like $1`,
+      [`${namePrefix}%`, systemPrincipal.name],
       "relocations_open",
     );
     const free = Math.max(0, atOnce - (row?.open ?? 0));
@@ -81,13 +81,10 @@ export class Relocations implements AsyncDisposable {
   }
 
   async #begin({ instance: { id, project }, to, reasons }: Relocation): Promise<boolean> {
-    const { resources, log, now } = this.#options;
-    const principal = { ...systemPrincipal, project };
-    const ctx: Ctx = { log, now, principal, requestId: newId("req"), signal: this.#stop.signal };
-    const respond = () => ({ status: 201, headers: {}, body: null });
-    const input = { name: `${namePrefix}${id}`, spec: { instance: id, host: to } };
+    const { log } = this.#options;
+    const move = { project, name: `${namePrefix}${id}`, spec: { instance: id, host: to } };
     try {
-      await resources.create(ctx, migration, input, { respond });
+      await askUnasked(this.#options, move, this.#stop.signal);
     } catch (fault) {
       // It has changed since: the next pass sees what is true then.
       if (!isFault(fault, "conflict") && !isFault(fault, "invalid")) throw fault;

@@ -1,0 +1,29 @@
+import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
+import { newId } from "#kernel/id.ts";
+import type { Logger } from "#kernel/log.ts";
+import { migration } from "../resources/migration/migration.resource.ts";
+import type { ResourceService } from "./resource-service.ts";
+
+export interface UnaskedMoves {
+  readonly resources: Pick<ResourceService, "create">;
+  readonly log: Logger;
+  readonly now: () => number;
+}
+
+export interface UnaskedMove {
+  readonly project: string;
+  readonly name: string;
+  readonly spec: { readonly instance: string; readonly host?: string };
+}
+
+/** Asks for a migration that no user asked for: the system's own, in the project of its instance. */
+export async function askUnasked(
+  { resources, log, now }: UnaskedMoves,
+  { project, name, spec }: UnaskedMove,
+  signal: AbortSignal,
+): Promise<void> {
+  const principal = { ...systemPrincipal, project };
+  const ctx: Ctx = { log, now, principal, requestId: newId("req"), signal };
+  const respond = () => ({ status: 201, headers: {}, body: null });
+  await resources.create(ctx, migration, { name, spec }, { respond });
+}

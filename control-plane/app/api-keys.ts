@@ -9,6 +9,7 @@ import { hasRole } from "./authorisation.ts";
 import { oncePerKey } from "./idempotency.ts";
 import type { MutationOptions, Reply } from "./resource-api.ts";
 import type { Sealer } from "./sealer.ts";
+import { checkName } from "./validation.ts";
 import { apiKeyPrefix, digestOf, newSecret, type Tokens } from "./tokens.ts";
 
 export interface ApiKeyWish {
@@ -68,7 +69,7 @@ export class ApiKeys {
           id: newId("key", this.#now()),
           accountId: owner,
           secretHash: digestOf(secret),
-          name: wish.name,
+          name: checkName(wish.name),
           project: principal.project,
           role,
           readOnly: wish.readOnly ?? false,

@@ -48,7 +48,7 @@ export interface AuditQuery {
 }
 
 export const auditColumns = "id, project, at, event, seq, hash";
-const secretField = /password|secret|token|private|user_data|api_key/i;
+const secretField = /password|secret|token|private|user_data|environment|api_key/i;
 
 /** Writes an event; `on` is the transaction of the change, where there is one. */
 export function recordAudit(on: Queryable, ctx: Ctx, facts: AuditFacts): Promise<unknown> {

@@ -74,7 +74,8 @@ export class ResourceService implements ResourceApi {
     const name = checkName(input.name);
     const labels = checkLabels(input.labels ?? {});
     const parsed = parseSpec(kind, input.spec ?? {}, undefined);
-    const own = extras.withheld ? undefined : kind.withheld?.find((field) => parsed[field] !== null);
+    const given = toFields(input.spec);
+    const own = extras.withheld ? undefined : kind.withheld?.find((field) => (given[field] ?? null) !== null);
     if (own !== undefined) throw invalidField(`spec.${own}`, "cannot be given");
     const id = newId(kind.idPrefixes[0], ctx.now());
     const project = kind.isProject ? id : kind.scope === "cloud" ? rootProject : ctx.principal.project;
@@ -82,7 +83,7 @@ export class ResourceService implements ResourceApi {
     const create = async (tx: Tx) => {
       if (kind.site) await checkSite(tx, kind.site(spec));
       const referred = await resolveReferences(tx, project, kind, spec);
-      const desired = deriveSpec(kind, spec, toFields(input.spec), referred, undefined);
+      const desired = deriveSpec(kind, spec, given, referred, undefined);
       const refs = toRefs(kind, referred);
       await guardDirectory(tx, ctx, kind, undefined, desired);
       await checkQuota(tx, project, kind, undefined, desired);

@@ -104,6 +104,10 @@ export interface ErrorContext {
   readonly params: Params;
 }
 
+/** Whether a path is one of the prefixes or below one. */
+export const isBelow = (prefixes: readonly string[], path: string): boolean =>
+  prefixes.some((prefix) => path === prefix || path.startsWith(`${prefix}/`));
+
 /** One public API. Its errors look its way on every path below its prefixes, known or not. */
 export interface Surface {
   readonly name: string;

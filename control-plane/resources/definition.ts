@@ -143,7 +143,7 @@ export interface ResourceDefinition<Spec = unknown, Status = unknown, Phase exte
   /** Full spec, defaults filled in. A strict object: unknown fields are refused by name. */
   readonly spec: z.ZodType<Spec>;
   readonly status: z.ZodType<Status>;
-  /** Spec fields that no caller may give at creation: routes of their own do. */
+  /** Spec fields that no caller may give at creation: routes of their own do, or `shownOnce`. */
   readonly withheld?: readonly string[];
   /** Spec fields that never change after creation. */
   readonly immutable: readonly string[];

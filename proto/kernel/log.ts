@@ -1,4 +1,5 @@
 import { Fault, type Json } from "./fault.ts";
+import { printableJson } from "./printable.ts";
 
 export const logLevels = ["debug", "info", "warn", "error", "silent"] as const;
 export type LogLevel = (typeof logLevels)[number];
@@ -29,7 +30,8 @@ export function createLogger(options: LoggerOptions, bound: LogFields = {}): Log
     if (logLevels.indexOf(level) < threshold) return () => undefined;
     return (event: string, fields: LogFields = {}) => {
       const line = { time: new Date(now()).toISOString(), level, event, ...bound, ...fields };
-      options.write(isPlain(line) ? JSON.stringify(line) : JSON.stringify(line, replaceErrors));
+      const json = isPlain(line) ? JSON.stringify(line) : JSON.stringify(line, replaceErrors);
+      options.write(printableJson(json));
     };
   };
   return {

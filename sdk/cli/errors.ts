@@ -1,7 +1,7 @@
 /** Faults as one line on stderr, a hint where there is one, and an exit code. */
 import { CommanderError } from "commander";
 import { isFault, toFault, type Fault } from "#kernel/fault.ts";
-import { printable } from "./output.ts";
+import { printable } from "#kernel/printable.ts";
 
 export const exitCodes = {
   ok: 0,

@@ -1,8 +1,9 @@
 /**
  * What commands print. Tables are for people, JSON and YAML carry the resources as the API gave them.
- * Text from the cloud is never trusted with the terminal: control characters are shown, not sent.
+ * Text from the cloud is never trusted with the terminal: `printable.ts`.
  */
 import { stringify } from "yaml";
+import { printable, printableJson } from "#kernel/printable.ts";
 
 export const formats = ["table", "json", "yaml"] as const;
 export type Format = (typeof formats)[number];
@@ -81,8 +82,9 @@ export class Output {
   }
 
   #printData(data: unknown): boolean {
-    if (this.format === "json") this.#sink.write(`${JSON.stringify(data ?? null, undefined, 2)}\n`);
-    if (this.format === "yaml") this.#sink.write(stringify(data ?? null));
+    if (this.format === "json")
+      this.#sink.write(`${printableJson(JSON.stringify(data ?? null, undefined, 2))}\n`);
+    if (this.format === "yaml") this.#sink.write(toYaml(data ?? null));
     return this.format !== "table";
   }
 
@@ -115,12 +117,11 @@ const colourOf: Readonly<Record<string, number>> = {
   warn: yellow,
 };
 
-/** Text whose control characters have become visible ones. */
-export function printable(text: string, keepLines = false): string {
-  return text.replace(/\p{Cc}/gu, (character) => {
-    if (keepLines && character === "\n") return character;
-    return `\\x${(character.codePointAt(0) ?? 0).toString(16).padStart(2, "0")}`;
-  });
+/** YAML quotes some characters only when it is told to quote everything. */
+function toYaml(data: unknown): string {
+  const text = stringify(data);
+  if (printableJson(text) === text) return text;
+  return printableJson(stringify(data, { defaultStringType: "QUOTE_DOUBLE" }));
 }
 
 const widthOf = (text: string): number => [...text].length;

@@ -1,5 +1,6 @@
 /** Shows waiting on stderr: one line that is rewritten on a terminal, plain lines elsewhere. */
-import { printable, type TextSink } from "./output.ts";
+import { printable } from "#kernel/printable.ts";
+import type { TextSink } from "./output.ts";
 import { formatDuration } from "./units.ts";
 
 export class Progress implements Disposable {

@@ -1,11 +1,12 @@
 /** What a command has at hand while it runs: the cloud, the output, progress, and the signal of Ctrl-C. */
 import type { Command } from "commander";
 import type { ReadStream } from "node:tty";
+import { printable } from "#kernel/printable.ts";
 import { Skerry } from "../client.ts";
 import type { RetryNotice } from "../transport.ts";
 import type { Environment } from "./config.ts";
 import { findConnection, type Connection } from "./connection.ts";
-import { Output, printable, type Format, type TextSink } from "./output.ts";
+import { Output, type Format, type TextSink } from "./output.ts";
 import { Progress } from "./progress.ts";
 
 /** The process, as far as commands may touch it. */

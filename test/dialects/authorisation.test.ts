@@ -9,8 +9,9 @@ import t from "tap";
 import { z } from "zod";
 import type { Route } from "#cp/http/route.ts";
 import { root } from "#cp/local/programs.ts";
+import { kinds } from "#cp/resources/kinds.ts";
 import { roles, type Role } from "#kernel/ctx.ts";
-import { newIdSuffix } from "#kernel/id.ts";
+import { newId, newIdSuffix } from "#kernel/id.ts";
 import {
   caller,
   createInstance,
@@ -45,6 +46,16 @@ const migration = await owner("POST", `/skerry/v1/instances/${instanceId}/migrat
 const key = await owner("POST", "/skerry/v1/api-keys", { name: "own" });
 const service = await owner("POST", "/skerry/v1/users", { name: "robot", spec: { type: "service" } });
 const pair = await owner("POST", "/skerry/v1/key-pairs", { name: "victims-key", spec: {} });
+const workload = await owner("POST", "/skerry/v1/workloads", {
+  name: "victims-workload",
+  spec: { image: "docker.io/library/nginx:1" },
+});
+const operationId = newId("op");
+await world.database.query(
+  `insert into operation (id, name, resource_id, kind, project, status, input)
+   values ($1, 'instance.create', $2, 'instance', $3, 'done', '{}')`,
+  [operationId, instanceId, victim],
+);
 const size = { vcpus: 1, memory_bytes: 2 ** 29, disk_bytes: 2 ** 30 };
 const flavor = await owner("POST", "/skerry/v1/flavors", { name: "victims-flavor", spec: size });
 const group = await owner("POST", "/skerry/v1/groups", { name: "victims-group", spec: { role: "admin" } });
@@ -56,6 +67,8 @@ const belongings: Readonly<Record<string, string>> = {
   vms: instanceId,
   images: idOf(image),
   migrations: idOf(migration),
+  workloads: idOf(workload),
+  operations: operationId,
   projects: victim,
   members: owner.id,
   users: idOf(service),
@@ -153,6 +166,8 @@ async function belongingsNow(): Promise<unknown> {
     `projects/${victim}/members`,
     `groups/${idOf(group)}`,
     `groups/${idOf(group)}/members`,
+    `workloads/${idOf(workload)}`,
+    `operations/${operationId}`,
     "users",
     "api-keys",
   ];
@@ -170,6 +185,14 @@ const endsLogin = (route: Route) => /\/(logout|password)$/.test(route.path);
 
 void t.test("every route has a rule, and the unusual ones are those that were thought about", async (t) => {
   t.same(routes.filter((route) => rankOf(route) < 0).map(nameOf), [], "no route without a rule");
+  // What is the cloud's own is there for everybody whose role will do; of all else the victim has one.
+  const everybodys = kinds.filter(({ scope }) => scope === "cloud").map(({ plural }) => plural);
+  const named = new Set([...everybodys, ...Object.keys(belongings)]);
+  const collections = routes.flatMap((route) =>
+    [...route.path.matchAll(/([^/]*)\/\{/g)].map(([, collection = ""]) => collection),
+  );
+  const untried = [...new Set(collections)].filter((collection) => !named.has(collection));
+  t.same(untried, [], "no route that names what no other project is tried with: see `belongings`");
   // Usual: reading takes a viewer, changing an operator or more.
   const unusual = routes
     // A document, and what a path says of itself, are for everybody.

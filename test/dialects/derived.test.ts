@@ -1,9 +1,14 @@
 /** What derives from kinds and tables, against the real server: the SDK's clients, the page, the index of names. */
 import t from "tap";
+import { ResourceService } from "#cp/app/resource-service.ts";
+import { group } from "#cp/resources/group/group.resource.ts";
 import { kinds } from "#cp/resources/kinds.ts";
+import { systemPrincipal } from "#kernel/ctx.ts";
 import { isFault } from "#kernel/fault.ts";
+import { silentLogger } from "#kernel/log.ts";
 import { Skerry } from "#sdk/index.ts";
 import { startApi } from "#test/support/api-world.ts";
+import { reasonOf } from "#test/support/reason-of.ts";
 
 const world = await startApi(t);
 const cloud = new Skerry({ url: world.url, token: world.pair.access_token });
@@ -39,6 +44,40 @@ void t.test("one thing through every client", async (t) => {
   t.equal(again.data.key_pair_id, first.data.key_pair_id, "asked twice, made once");
   const refused = await cloud.services.getFlavor("no-such").catch((thrown: unknown) => thrown);
   t.ok(isFault(refused, "notFound"));
+});
+
+void t.test("what a kind says of itself holds", async (t) => {
+  for (const { kind, plural, access, example, references, immutable } of kinds) {
+    for (const { field, copied } of Object.values(references)) {
+      t.ok(copied ?? immutable.includes(field), `${kind}: ${field} refers to the same for ever`);
+    }
+    if (!access.create || !example) continue;
+    const { name, spec } = example;
+    const { status, body } = await world.call("POST", `/skerry/v1/${plural}`, { name, spec });
+    // Some name an image or a place that this cloud has not; they are told which there are.
+    const known = status === 400 && "known" in (body["details"] as object);
+    const fine = status === 201 || body["reason"] === "NAME_TAKEN" || known;
+    t.ok(fine, `${kind}: its example, ${String(status)} ${String(body["detail"])}`);
+  }
+});
+
+void t.test("a kind withholds fields whatever they are when nobody gives them", async (t) => {
+  const { database, events } = world;
+  const resources = new ResourceService({ database, events, onChange: () => undefined });
+  const signal = AbortSignal.timeout(10_000);
+  const ctx = { principal: systemPrincipal, requestId: "r", log: silentLogger, now: Date.now, signal };
+  const kind = { ...group, withheld: ["description"] };
+  const make = (name: string, spec: object) =>
+    reasonOf(
+      resources.create(
+        ctx,
+        kind,
+        { name, spec },
+        { respond: () => ({ status: 201, headers: {}, body: null }) },
+      ),
+    );
+  t.equal(await make("night", { role: "viewer" }), undefined, "its default is an empty text");
+  t.equal(await make("day", { description: "" }), "VALIDATION_ERROR");
 });
 
 void t.test("the page of the documents is served to anyone", async (t) => {

@@ -12,6 +12,7 @@ import { Passwords } from "#cp/app/passwords.ts";
 import { sealWhatIsOpen } from "#cp/app/sealed-again.ts";
 import { Sealer } from "#cp/app/sealer.ts";
 import { stepOf, totpAt } from "#cp/app/totp.ts";
+import { services } from "#cp/dialects/services/dialect.ts";
 import { KeyStore } from "#cp/store/keys.ts";
 import { auditKeptMs, caller, createProject, password, signIn, startApi } from "#test/support/api-world.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
@@ -169,6 +170,46 @@ await t.test("heads and bodies that never end", async (t) => {
   t.equal(await talk(bomb), "HTTP/1.1 400 Bad Request", "a body that is deep");
 });
 
+await t.test("nothing that is sent becomes a line of the log or a header", async (t) => {
+  const forged = 'x"}\r\n{"level":"error","event":"forged"}\u001b[2J\u202e';
+  const before = world.lines.length;
+  const encoded = encodeURIComponent(forged);
+  const headers = { "x-request-id": '"},{"', "user-agent": '"} \u009b2J' };
+  const odd = [
+    await world.call("GET", `/v1/vms/${encoded}?page=${encoded}`, undefined, headers),
+    await world.call("GET", `/v1/${encoded}`, undefined, headers),
+    await guest("POST", "/v1/auth/login", { username: forged, password: "x" }),
+    await world.call("POST", "/v1/vms", { name: forged, image: forged }),
+    await world.call("POST", "/skerry/v1/api-keys", { name: forged }),
+    await world.call("POST", "/v1/users", { username: forged, email: forged }),
+    await world.call("GET", `/api/v1/services/instances/?page_size=1&search=${encoded}`),
+  ];
+  t.same(
+    odd.map(({ status }) => status),
+    [400, 404, 401, 400, 400, 400, 200],
+  );
+  const logged = world.lines.slice(before);
+  t.same(
+    logged.map(({ event, level }) => [event, level]),
+    odd.map(() => ["http.request", "info"]),
+    "one line each",
+  );
+  for (const { headers: answered } of odd) {
+    t.match(answered.get("x-request-id"), /^[\w.:-]{1,64}$/);
+    for (const [name, value] of answered) t.match(`${name}: ${value}`, /^[ -~]*$/, name);
+  }
+  // A list's link to its next page repeats the query.
+  const request = {
+    url: `/api/v1/services/instances/?name=${encoded}>;rel=x`,
+    headers: { host: "a\r\nx-forged: 1" },
+  };
+  const page = { items: [], total: 2000, plural: "instances" };
+  const asked = { query: {}, request, ctx: { requestId: "r", now: Date.now } };
+  const { headers: linked } = services.paging.encode(page, { limit: 1000, offset: 0 }, asked);
+  t.match(linked["Link"], /^<\/api\/v1\/services\/instances\/\?[!-~]*>; rel="next"$/);
+  t.equal(linked["Link"]?.split(">").length, 2);
+});
+
 await t.test("a name that another has is refused in a change as well", async (t) => {
   const spec = { vcpus: 1, memory_bytes: 2 ** 29, disk_bytes: 2 ** 30 };
   await world.call("POST", "/skerry/v1/flavors", { name: "taken", spec });
@@ -223,6 +264,8 @@ await t.test("secrets are in the answer that shows them, and nowhere else", asyn
   const chosen = "a password that somebody chose";
   await once("/skerry/v1/users", { name: "chooser", password: chosen }, "k2");
   const key = await once("/skerry/v1/api-keys", { name: "ci" }, "k3");
+  const environment = { DSN: "postgresql://shop:hunter22@db" };
+  await world.call("POST", "/skerry/v1/workloads", { name: "shop", spec: { image: "a/b:1", environment } });
   const pair = await once("/skerry/v1/key-pairs", { name: "mine", spec: {} }, "k4");
   const factor = person["mfa"] as { secret: string; recovery_codes: string[] };
   const generated = String(person["password"]);
@@ -253,6 +296,9 @@ await t.test("secrets are in the answer that shows them, and nowhere else", asyn
     errors: JSON.stringify([wrong.body, refused.body, faulty.body]),
     database: await dump(),
   };
+  const audited = JSON.stringify(await world.database.query("select event from audit_event"));
+  t.match(audited, /workload\.create/);
+  t.notMatch(audited, /hunter22/, "what a workload is told in its environment");
   for (const [name, secret] of Object.entries(secrets)) {
     t.ok(secret.length > 5, `${name} is known`);
     for (const [place, text] of Object.entries(places))

@@ -8,6 +8,11 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { parseArgs } from "node:util";
 import { format, resolveConfig } from "prettier";
+import { atonix } from "#cp/dialects/atonix/dialect.ts";
+import type { Dialect } from "#cp/dialects/dialect.ts";
+import { novacron } from "#cp/dialects/novacron/dialect.ts";
+import { services } from "#cp/dialects/services/dialect.ts";
+import { isBelow } from "#cp/http/route.ts";
 import { root } from "#cp/local/programs.ts";
 import { kinds } from "#cp/resources/kinds.ts";
 import { definitionText, dialectText, testText, type NewKind } from "./new-kind-texts.ts";
@@ -19,9 +24,10 @@ const usage =
 const homes: Readonly<Record<string, string>> = {
   atonix: "/compute/",
   services: "/",
-  novacron: "/",
+  novacron: "/edge/",
   none: "",
 };
+const dialects: Readonly<Record<string, Dialect>> = { atonix, services, novacron };
 
 /** Where a dialect lists its kinds: the place after which one more goes. */
 const lists: Readonly<Record<string, RegExp>> = {
@@ -50,15 +56,26 @@ function readKind(args: readonly string[]): NewKind {
       kind.kind === name.replaceAll("-", "_") || kind.plural === plural || kind.idPrefixes.includes(prefix),
   );
   if (taken) throw new Error(`the kind ${taken.kind} has that name, plural or prefix of ids already`);
+  const path = values.path ?? `${homes[dialect]}${plural}`;
+  checkPath(dialects[dialect], path);
   return {
-    ...{ name, plural, prefix, dialect },
+    ...{ name, plural, prefix, dialect, path },
     kind: name.replaceAll("-", "_"),
     noun: name.replaceAll("-", " "),
     camel: camel(name),
     pascal: pascal(name),
     pascals: pascal(plural),
-    path: values.path ?? `${homes[dialect]}${plural}`,
   };
+}
+
+/** Outside of what a dialect owns, its errors would be another API's. */
+function checkPath(dialect: Dialect | undefined, path: string): void {
+  if (!dialect || isBelow(dialect.prefixes, dialect.base + path)) return;
+  const { name, base, prefixes } = dialect;
+  throw new Error(
+    `${base}${path} is not ${name}'s: give a --path below one of ${prefixes.join(" ")}, ` +
+      `or add to them in control-plane/dialects/${name}/dialect.ts what its reference has`,
+  );
 }
 
 /** The fewest letters, three or more, that no kind has yet. */

@@ -1,6 +1,7 @@
 /** The documents of the compatible APIs are valid OpenAPI 3.1, and what they show as an example is one. */
 import t from "tap";
 import { openApiDocument } from "#cp/http/openapi.ts";
+import { isBelow } from "#cp/http/route.ts";
 import { answerSchema, bodySchema } from "#test/support/openapi.ts";
 import { documentProblems } from "#test/support/openapi-grammar.ts";
 import { dialects, native } from "#test/support/surfaces.ts";
@@ -8,6 +9,12 @@ import { dialects, native } from "#test/support/surfaces.ts";
 for (const surface of [...dialects, native]) {
   void t.test(`the document of ${surface.name} is valid`, async (t) => {
     t.same(documentProblems(JSON.parse(JSON.stringify(openApiDocument(surface, "1")))), []);
+    const astray = surface.routes.filter(({ path }) => !isBelow(surface.prefixes, path));
+    t.same(
+      astray.map(({ path }) => path),
+      [],
+      "its routes are below its prefixes: elsewhere their errors are another API's",
+    );
   });
 }
 

@@ -49,3 +49,14 @@ void t.test("whom we call hears the same trace with another parent, and logs it"
   t.match(lines, [{ event: "rpc.request", request_id: "r-1", trace_id: traceId, method: "ReadLog" }]);
   t.equal(lines.length, 1, "calls on nobody's behalf are not logged");
 });
+
+void t.test("nothing that is logged ends its line, forges another or reaches the terminal", async (t) => {
+  const lines: string[] = [];
+  const log = createLogger({ level: "info", write: (line) => lines.push(line) });
+  const odd = 'x"}\r\n{"level":"error"}\u001b[2J\u009b1m\u007f\u202e\u2066\u2028\u2029\u0085';
+  log.with({ principal: odd }).info("http.request", { path: odd, [odd]: 1 });
+  log.warn("http.request", { error: new Error(odd), nested: [odd] });
+  t.match(JSON.parse(lines[0] ?? ""), { level: "info", principal: odd, path: odd, [odd]: 1 });
+  t.match(JSON.parse(lines[1] ?? ""), { level: "warn", error: { message: odd }, nested: [odd] });
+  for (const line of lines) t.match(line, /^[ -~]+$/, "as it is read");
+});

@@ -1,7 +1,9 @@
 import { readFile } from "node:fs/promises";
 import t from "tap";
+import { parse } from "yaml";
+import { printable } from "#kernel/printable.ts";
 import { generatedPath, generateSdk } from "#test/support/generate-sdk.ts";
-import { Output, printable } from "#sdk/cli/output.ts";
+import { Output, type Format } from "#sdk/cli/output.ts";
 import { judgeCertificate } from "#sdk/cli/doctor/certificates.ts";
 import { checkClock } from "#sdk/cli/doctor/cloud.ts";
 import { checkNode, findLibvirt } from "#sdk/cli/doctor/machine.ts";
@@ -50,6 +52,7 @@ await t.test("sizes and durations", async (t) => {
 await t.test("what the cloud says cannot take over the terminal", async (t) => {
   t.equal(printable("a\u001b[2Jb\r\n\u009b"), "a\\x1b[2Jb\\x0d\\x0a\\x9b");
   t.equal(printable("a\nb", true), "a\nb");
+  t.equal(printable("a\u202eb\u2028c"), "a\\u202eb\\u2028c", "text that is turned round");
   let written = "";
   const out = new Output({ sink: { write: (text) => (written += text) }, format: "table", colour: true });
   const columns = [
@@ -62,6 +65,24 @@ await t.test("what the cloud says cannot take over the terminal", async (t) => {
     written,
     "NAME     PHASE    N\nwéb\\x1b  \u001b[32mrunning\u001b[0m  1\n-        \u001b[32mrunning\u001b[0m  1\n",
   );
+  const odd = {
+    name: 'web\r\nforged  running\u001b[2J\u009b1m\u202e\u2028","phase":"x',
+    "k\u0085": ["\u007f"],
+  };
+  const print = (format: Format) => {
+    written = "";
+    new Output({ sink: { write: (text) => (written += text) }, format, colour: false }).list([odd], columns);
+    return written;
+  };
+  t.equal(print("table").split("\n").length, 3, "one line each");
+  for (const [format, read] of [
+    ["json", (text: string) => JSON.parse(text) as unknown],
+    ["yaml", (text: string) => parse(text) as unknown],
+  ] as const) {
+    const text = print(format);
+    t.same(read(text), [odd], format);
+    t.notMatch(text, /[^\P{Cc}\n]|\p{Bidi_Control}|\u2028/u, format);
+  }
 });
 
 await t.test(

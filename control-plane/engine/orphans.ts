@@ -7,9 +7,10 @@ import type { Logger } from "#kernel/log.ts";
 import { deadline } from "#kernel/retry.ts";
 import type { AgentPort } from "../agents/port.ts";
 import type { Database } from "../store/database.ts";
+import { firstEpochOf } from "./work.ts";
 
 const removeWaitMs = 5_000;
-/** Above every epoch that a lease can have reached. */
+/** Above every epoch that a lease can have reached: for what is erased, and so is never wanted again. */
 const afterAllEpochs = 1n << 62n;
 
 export class Orphans {
@@ -39,24 +40,52 @@ export class Orphans {
        order by x.id`,
       [reported, hostId],
     );
-    for (const { id, surplus } of rows) if (surplus) this.#remove(hostId, id);
+    for (const { id, surplus, elsewhere } of rows) if (surplus) this.#remove(hostId, id, elsewhere);
     return rows.filter(({ surplus, elsewhere }) => elsewhere || !surplus).map(({ id }) => id);
   }
 
   /** What fails is found again in the next full report. */
-  #remove(hostId: string, id: string): void {
+  #remove(hostId: string, id: string, elsewhere: boolean): void {
     const key = `${hostId}/${id}`;
     if (this.#removing.has(key)) return;
     this.#removing.add(key);
     const limit = deadline(removeWaitMs + 10_000, "removing an orphan");
-    const fence = { epoch: afterAllEpochs, generation: 0n };
-    this.#agents
-      .removeMachine(hostId, { id, fence, waitMs: removeWaitMs }, limit)
-      .then(() => this.#log.info("orphan.removed", { hostId, machine: id }))
+    const remove = async () => {
+      const epoch = elsewhere ? await this.#takeEpoch(hostId, id) : afterAllEpochs;
+      if (epoch === undefined) return;
+      const fence = { epoch, generation: 0n };
+      await this.#agents.removeMachine(hostId, { id, fence, waitMs: removeWaitMs }, limit);
+      this.#log.info("orphan.removed", { hostId, machine: id });
+    };
+    remove()
       .catch((error: unknown) => this.#log.warn("orphan.not_removed", { hostId, machine: id, error }))
       .finally(() => {
         this.#removing.delete(key);
         limit[Symbol.dispose]();
       });
+  }
+
+  /**
+   * The right to remove a copy of an instance that lives on: whoever works on it loses his claim, and the next one's
+   * commands are newer, so a removal that comes late cannot take what the host is given after this. Undefined when
+   * it has been given it already.
+   */
+  #takeEpoch(hostId: string, id: string): Promise<bigint | undefined> {
+    return this.#database.transaction(async (tx) => {
+      // Whoever gives it to a host holds this row: what is read below is what he left.
+      await tx.query("select 1 from work where key = $1 for update", [id], "work_lock_one");
+      const [row] = await tx.query<{ epoch: number }>(
+        `update work set lease_epoch = lease_epoch + 1, lease_until = null, lease_holder = null,
+           run_at = case when lease_until is null then run_at else now() end
+         where key = $1
+           and exists (select 1 from resource r where r.id = $1 and r.host_id is distinct from $2)
+           and not exists (select 1 from incarnation i where i.resource_id = $1 and i.host_id = $2)
+           and not exists (select 1 from reservation v where v.resource_id = $1 and v.host_id = $2)
+         returning lease_epoch as epoch`,
+        [id, hostId],
+        "orphan_epoch",
+      );
+      return row && firstEpochOf(row);
+    });
   }
 }

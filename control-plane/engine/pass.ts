@@ -14,7 +14,7 @@ import type { KindRegistry } from "./observe.ts";
 import { promise } from "./capacity.ts";
 import { advanceOperation, startOperation, type OperationEffects } from "./operation.ts";
 import { loadView } from "./view.ts";
-import type { Claim } from "./work.ts";
+import { firstEpochOf, type Claim } from "./work.ts";
 import { fencedWrite } from "./writes.ts";
 
 export interface PassDependencies {
@@ -93,11 +93,8 @@ async function wakeDependents(database: Database, { id, kind }: Resource): Promi
   );
 }
 
-/** Commands of one claim are ordered among themselves: an undo is newer than what it undoes. */
-const epochsPerClaim = 1n << 16n;
-
 function countCommands(claim: Claim): () => bigint {
-  let epoch = BigInt(claim.epoch) * epochsPerClaim;
+  let epoch = firstEpochOf(claim);
   return () => epoch++;
 }
 

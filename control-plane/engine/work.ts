@@ -111,6 +111,14 @@ export class WorkQueue {
   }
 }
 
+/** Commands of one claim are ordered among themselves: an undo is newer than what it undoes (ADR 2). */
+const epochsPerClaim = 1n << 16n;
+
+/** The lowest epoch of a command under a claim: above all that were sent under the claims before it. */
+export function firstEpochOf({ epoch }: Pick<Claim, "epoch">): bigint {
+  return BigInt(epoch) * epochsPerClaim;
+}
+
 /** Begins a fenced transaction: it fails as `stale` LEASE_LOST unless the claim still holds, and keeps it until commit. */
 export function assertClaim(tx: Tx, claim: Claim): void {
   tx.post("select assert_claim($1, $2)", [claim.key, claim.epoch], "work_fence");

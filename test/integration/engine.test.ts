@@ -2,12 +2,15 @@
  * The engine on a real database with real machine managers: what users ask for happens once, whatever
  * dies on the way.
  */
+import { create } from "@bufbuild/protobuf";
 import t, { type Test } from "tap";
 import { instance } from "#cp/resources/instance/instance.resource.ts";
-import { leaseMs } from "#cp/engine/work.ts";
+import { firstEpochOf, leaseMs } from "#cp/engine/work.ts";
 import { fencedWrite } from "#cp/engine/writes.ts";
 import { instanceController } from "#cp/resources/instance/instance.controller.ts";
 import { createRegistry } from "#cp/resources/registry.ts";
+import { MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
+import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { silentLogger } from "#kernel/log.ts";
 import {
   createInstance,
@@ -24,6 +27,7 @@ import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
 const GiB = 1024 ** 3;
+const never = new AbortController().signal;
 
 const databaseUrl = await withDatabase(t);
 
@@ -230,8 +234,6 @@ t.test("a machine of an erased instance is removed, one that nobody knows is sho
   await world.database.query("insert into tombstone (id, kind) values ($1, 'instance')", [id]);
   await world.database.query("delete from resource where id = $1", [id]);
   await world.database.query("delete from reservation where resource_id = $1", [id]);
-  const { create } = await import("@bufbuild/protobuf");
-  const { ReportRequestSchema } = await import("#gen/skerry/control/v1/control_pb.js");
   const full = create(ReportRequestSchema, { full: true, machines: [...host.manager.list()] });
   await replica.engine.reports.report(host.id, full);
   await until(() => host.manager.list().length === 0);
@@ -249,6 +251,56 @@ t.test("a machine of an erased instance is removed, one that nobody knows is sho
   t.strictSame(row?.unknown, [stranger]);
 });
 
+t.test(
+  "a copy of an instance that runs elsewhere is removed, and its host may have the instance later",
+  async (t) => {
+    const world = await worldOf(t, { hosts: 2 });
+    const replica = await replicaOf(t, world);
+    const id = await runningInstance(world, replica);
+    const owner = world.host((await world.find(id))?.hostId ?? "");
+    const other = world.hosts.find((host) => host !== owner)!;
+    const copyTo = async (epoch: bigint) => {
+      const spec = create(MachineSpecSchema, { name: id, vcpus: 1, memoryBytes: 1n << 29n });
+      await other.manager.ensure({ id, spec, fence: { epoch, generation: 1n }, waitMs: 5_000 }, never);
+    };
+    const reportAll = (host: WorldAgent) =>
+      replica.engine.reports.report(
+        host.id,
+        create(ReportRequestSchema, { full: true, machines: [...host.manager.list()] }),
+      );
+    /** Once all who waited for the row have had it. */
+    const epochOf = async () => {
+      const [row] = await world.database.query<{ epoch: number }>(
+        "select lease_epoch as epoch from work where key = $1 for update",
+        [id],
+      );
+      return row!.epoch;
+    };
+
+    await copyTo(1n);
+    await reportAll(other);
+    await until(() => other.manager.list().length === 0);
+    await copyTo(firstEpochOf({ epoch: (await epochOf()) + 1 }));
+    t.equal(other.manager.list().length, 1, "the next one who works on it may give it to the host");
+
+    const epoch = await epochOf();
+    const given = await world.database.transaction(async (tx) => {
+      await tx.query("select 1 from work where key = $1 for update", [id]);
+      await reportAll(other);
+      const waits =
+        "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+      await until(async () => (await world.database.query(waits)).length > 0);
+      return tx.query(
+        "insert into reservation select resource_id, $2, cpus, memory_bytes, disk_bytes from reservation where resource_id = $1 returning 1",
+        [id, other.id],
+      );
+    });
+    t.equal(given.length, 1);
+    t.equal(await epochOf(), epoch, "it has been given the instance since it was looked at");
+    t.equal(other.manager.list().length, 1);
+  },
+);
+
 t.test("reports that come twice, late and in any order leave the newest", async (t) => {
   const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);
@@ -259,8 +311,6 @@ t.test("reports that come twice, late and in any order leave the newest", async 
   const id = await runningInstance(world, replica);
   await replica.resources.invoke(testCtx(), instance, id, "stop", {}, quietly);
   await world.untilPhase(id, "stopped");
-  const { create } = await import("@bufbuild/protobuf");
-  const { ReportRequestSchema } = await import("#gen/skerry/control/v1/control_pb.js");
   for (const machine of [...seen].reverse().concat(seen)) {
     await replica.engine.reports.report(host.id, create(ReportRequestSchema, { machines: [machine] }));
   }

@@ -2,17 +2,16 @@
  * `npm test`: one database server and one folder for all files, some of which run at a time, then a look for anything
  * left running. The last line is `N passed, N failed`. It runs what the set-up has built, product and tests.
  */
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { createInterface } from "node:readline";
 import { inspect } from "node:util";
 import { root } from "#cp/local/programs.ts";
 import { serverVariable, startTestServer } from "./postgres.ts";
 import { killProcessesOf } from "./processes.ts";
-import { TapReport, type Counts } from "./tap-report.ts";
+import { longestFirst } from "./test-order.ts";
+import { runTestFile, type TestProcessOptions } from "./test-process.ts";
+import type { Counts } from "./tap-report.ts";
 
 /** More at a time than there are cores of: much of their time tests wait, those with real guests less. */
 const phases: readonly { readonly jobs: number; readonly takes: (file: string) => boolean }[] = [
@@ -51,7 +50,7 @@ async function runAll(files: readonly string[], directory: string, signal: Abort
   for (const { jobs, takes } of phases) {
     const chosen = files.filter(takes);
     if (chosen.length === 0 || signal.aborted) continue;
-    const { passed, failed } = await runTap(chosen, jobs, env, signal);
+    const { passed, failed } = await runFiles(longestFirst(chosen), jobs, { env, signal });
     sum.passed += passed;
     sum.failed += failed;
   }
@@ -84,47 +83,26 @@ function testEnvironment(directory: string): NodeJS.ProcessEnv {
   return { ...Object.fromEntries(kept), TMPDIR: directory };
 }
 
-async function runTap(
+/** Some at a time, the next as soon as one is done. */
+async function runFiles(
   files: readonly string[],
   jobs: number,
-  env: NodeJS.ProcessEnv,
-  signal: AbortSignal,
+  options: TestProcessOptions,
 ): Promise<Counts> {
-  const tap = path.join(root, "node_modules", ".bin", "tap");
-  const flags = [
-    "--disable-coverage",
-    "--reporter=tap",
-    "--fail-skip",
-    "--fail-todo",
-    "--node-arg=--conditions=built-tests",
-    "--node-arg=--import=./dist/test/support/plain-children.js",
-    `--jobs=${String(jobs)}`,
-  ];
-  const child = spawn(tap, ["run", ...flags, ...files.map(builtOf)], {
-    cwd: root,
-    env,
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const stop = () => child.kill("SIGTERM");
-  signal.addEventListener("abort", stop, { once: true });
-  const ended = once(child, "close") as Promise<[number | null]>;
-  const report = new TapReport();
-  for await (const line of createInterface({ input: child.stdout, crlfDelay: Infinity })) {
-    for (const shown of report.take(nameSources(line))) say(shown);
-  }
-  const [exitCode] = await ended;
-  signal.removeEventListener("abort", stop);
-  return report.close(signal.aborted ? 1 : (exitCode ?? 1));
-}
-
-/** Where the set-up has put the translation of a test. */
-function builtOf(file: string): string {
-  return path.join("dist", file.replace(/\.ts$/, ".js"));
-}
-
-/** Names tests as whoever mends them knows them. */
-function nameSources(line: string): string {
-  return line.replaceAll(/\bdist\/(test\/\S+)\.js\b/g, "$1.ts");
+  const sum = { passed: 0, failed: 0 };
+  const waiting = files.values();
+  const runSome = async () => {
+    for (const file of waiting) {
+      if (options.signal.aborted) return;
+      const { passed, failed, ms, lines } = await runTestFile(file, options);
+      sum.passed += passed;
+      sum.failed += failed;
+      say(`${failed === 0 ? "    ok" : "NOT OK"}  ${file}  ${(ms / 1000).toFixed(1)} s`);
+      for (const line of lines) say(`    ${line}`);
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, runSome));
+  return sum;
 }
 
 /** A process that a test forgot is a failure of its own: it would be a leak in the product as well. */

@@ -1,53 +1,42 @@
-/**
- * Reads the raw TAP of a run as it comes: says which files are done, shows what failed with its
- * diagnostics, and counts assertions by tap's own closing line.
- */
+/** Reads the raw TAP of one test file as it comes: keeps what failed, with its diagnostics, and tap's own counts. */
 export interface Counts {
   readonly passed: number;
   readonly failed: number;
 }
 
-const fileResult = /^(not ok|ok) \d+ - (.*?)(?: # time=([\d.]+)ms)?$/;
-const failedPoint = /^\s+not ok \d+/;
+const failedPoint = /^\s*not ok \d+/;
 /** A table that a test has drawn is for whoever runs the tests. */
 const table = /^\s*# (\| .*)$/;
 const totals = /^# \{ total: (\d+)(?:, pass: (\d+))?(?:, fail: (\d+))?/;
 
 export class TapReport {
   #counts: Counts | undefined;
-  #files = 0;
-  #showing = false;
+  /** Of a failed point: its diagnostics may follow, or have begun. */
+  #diagnostics: "none" | "expected" | "shown" = "none";
 
   /** Takes one line; gives those to show. */
   take(line: string): readonly string[] {
     const total = totals.exec(line);
     if (total) this.#counts = { passed: Number(total[2] ?? 0), failed: Number(total[3] ?? 0) };
-    const file = fileResult.exec(line);
-    if (file) {
-      this.#files++;
-      const [, result, name, ms] = file;
-      this.#showing = result === "not ok";
-      return [`${result === "ok" ? "    ok" : "NOT OK"}  ${name ?? ""}  ${seconds(ms)}`];
-    }
     const row = table.exec(line)?.[1];
-    if (row !== undefined) return [`    ${row}`];
-    if (failedPoint.test(line)) this.#showing = true;
-    if (!this.#showing) return [];
-    if (/^\s*\.\.\.$/.test(line)) this.#showing = false;
-    return [line];
+    if (row !== undefined) return [row];
+    if (this.#diagnostics === "shown") {
+      if (/^\s*\.\.\.$/.test(line)) this.#diagnostics = "none";
+      return [line];
+    }
+    const begins = this.#diagnostics === "expected" && /^\s*---$/.test(line);
+    const failed = failedPoint.test(line);
+    this.#diagnostics = begins ? "shown" : failed ? "expected" : "none";
+    return begins || failed ? [line] : [];
   }
 
   /**
-   * What the run came to. A run that ended badly although nothing failed in it (it crashed, found no
-   * file, or never reached its closing line) counts as one failure.
+   * What the file came to. One that ended badly although nothing failed in it (it crashed, or never reached its
+   * closing line) counts as one failure.
    */
-  close(exitCode: number): Counts {
+  close(exitCode: number | null): Counts {
     const { passed, failed } = this.#counts ?? { passed: 0, failed: 0 };
-    const silent = this.#counts === undefined || this.#files === 0 || exitCode !== 0;
-    return { passed, failed: failed === 0 && silent ? 1 : failed };
+    const bad = this.#counts === undefined || exitCode !== 0;
+    return { passed, failed: failed === 0 && bad ? 1 : failed };
   }
-}
-
-function seconds(ms: string | undefined): string {
-  return ms === undefined ? "" : `${(Number(ms) / 1000).toFixed(1)} s`;
 }

@@ -14,7 +14,7 @@ import type { KindRegistry } from "./observe.ts";
 import { promise } from "./capacity.ts";
 import { advanceOperation, startOperation, type OperationEffects } from "./operation.ts";
 import { loadView } from "./view.ts";
-import { firstEpochOf, type Claim } from "./work.ts";
+import { firstEpochOf, overtake, type Claim } from "./work.ts";
 import { fencedWrite } from "./writes.ts";
 
 export interface PassDependencies {
@@ -76,6 +76,14 @@ export async function runPass(
   } catch (error) {
     const fault = toFault(error);
     if (fault.code === "stale" && fault.reason === "LEASE_LOST") throw fault;
+    const held = heldEpochOf(fault);
+    if (held !== undefined && (await overtake(deps.database, claim, held))) {
+      deps.log.warn("engine.host_ahead", { key: claim.key, epoch: claim.epoch, held: String(held) });
+      throw new Fault("stale", "the host has accepted newer commands", {
+        reason: "LEASE_LOST",
+        cause: fault,
+      });
+    }
     return recordFailure(deps, claim, view, fault, progressed);
   }
 }
@@ -217,6 +225,13 @@ async function recordFailure(
     progressed,
     error: { code, reason, message },
   };
+}
+
+/** What the host holds that refused a command as old. */
+function heldEpochOf({ reason, detail }: Fault): bigint | undefined {
+  if (reason !== "FENCE_STALE") return undefined;
+  const epoch = (detail as { readonly held?: { readonly epoch?: unknown } } | null)?.held?.epoch;
+  return typeof epoch === "string" && /^\d{1,19}$/.test(epoch) ? BigInt(epoch) : undefined;
 }
 
 /** A host that is not connected here may be with another replica, which then takes the key. */

@@ -119,6 +119,26 @@ export function firstEpochOf({ epoch }: Pick<Claim, "epoch">): bigint {
   return BigInt(epoch) * epochsPerClaim;
 }
 
+/** A host counts for itself: what it says beyond this is no epoch that a claim can have reached. */
+const mostClaims = 2 ** 37;
+
+/**
+ * Gives a claim back whose commands a host refuses because it has accepted newer ones, though nobody else has claimed the
+ * key: the record is older than the host's, as after a database was put back from a backup. The next claim's commands
+ * are above what the host holds. False when the claim has been lost, which is the usual reason for such a refusal.
+ */
+export async function overtake(on: Queryable, claim: Claim, heldEpoch: bigint): Promise<boolean> {
+  const held = Number(heldEpoch / epochsPerClaim);
+  if (held < claim.epoch || held > mostClaims) return false;
+  const rows = await on.query(
+    `update work set lease_epoch = $3, lease_until = null, lease_holder = null, run_at = now()
+     where key = $1 and lease_epoch = $2 returning 1`,
+    [claim.key, claim.epoch, held],
+    "work_overtake",
+  );
+  return rows.length > 0;
+}
+
 /** Begins a fenced transaction: it fails as `stale` LEASE_LOST unless the claim still holds, and keeps it until commit. */
 export function assertClaim(tx: Tx, claim: Claim): void {
   tx.post("select assert_claim($1, $2)", [claim.key, claim.epoch], "work_fence");

@@ -301,6 +301,23 @@ t.test(
   },
 );
 
+t.test(
+  "hosts that have accepted more than a database knows that was put back from a backup are commanded on",
+  async (t) => {
+    const world = await worldOf(t, { hosts: 1 });
+    const replica = await replicaOf(t, world);
+    const id = await runningInstance(world, replica);
+    await world.untilSettled(id, "running");
+    await world.database.query("update work set lease_epoch = lease_epoch + 1000 where key = $1", [id]);
+    await replica.resources.update(testCtx(), instance, id, patch({ cpus: 2 }), quietly);
+    await world.untilSettled(id, "running");
+    await world.database.query("update work set lease_epoch = 3 where key = $1", [id]);
+    await replica.resources.invoke(testCtx(), instance, id, "stop", {}, quietly);
+    await world.untilPhase(id, "stopped", 5_000);
+    t.strictSame(await world.lastingViolations(), []);
+  },
+);
+
 t.test("reports that come twice, late and in any order leave the newest", async (t) => {
   const world = await worldOf(t, { hosts: 1 });
   const replica = await replicaOf(t, world);

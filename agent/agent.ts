@@ -138,7 +138,7 @@ export async function runAgent(
     const session = new ControlSession({ identity, gateways, services, keepAliveMs, isUrgent, log });
     uplink.session = session;
     const reporter = new Reporter({
-      send: (report, until) => session.control.report(report, until),
+      send: (report, until) => session.report(report, until),
       machines: () => manager.list(),
       sample: async () => ({
         host: await hostSampler.sample(),
@@ -226,7 +226,7 @@ function createImages(settings: AgentSettings, uplink: Uplink, log: Logger): Ima
   return new ImageCache({
     directory: join(settings.data, "images"),
     fetchFile: (sha256, offset, signal) => {
-      if (uplink.session) return uplink.session.control.fetchFile(sha256, Number(offset), signal);
+      if (uplink.session) return uplink.session.fetchFile(sha256, Number(offset), signal);
       throw new Fault("unavailable", "the control plane is not connected", {
         reason: "GATEWAY_NOT_CONNECTED",
       });

@@ -6,8 +6,6 @@ import {
   ControlService,
   type EnrolRequestSchema,
   type EnrolResponse,
-  type ReportRequestSchema,
-  type ReportResponse,
 } from "#gen/skerry/control/v1/control_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { fromRpcStatus } from "#kernel/rpc-status.ts";
@@ -17,14 +15,10 @@ import type { IssuedCertificate } from "./identity.ts";
 /** The URL's host is a word only: the session is connected already. */
 export const gatewayAuthority = "https://gateway";
 
-/** What the agent may ask of the control plane. Throws Faults; GATEWAY_NOT_CONNECTED when it is away. */
-export interface ControlPlane {
-  report(report: MessageInitShape<typeof ReportRequestSchema>, signal: AbortSignal): Promise<ReportResponse>;
+/** What the agent asks of the control plane by calling it. Throws Faults; GATEWAY_NOT_CONNECTED when it is away. */
+export interface ControlClient {
   /** The bytes of an uploaded file from `offset` on. */
   fetchFile(sha256: string, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array>;
-}
-
-export interface ControlClient extends ControlPlane {
   enrol(request: MessageInitShape<typeof EnrolRequestSchema>, signal: AbortSignal): Promise<EnrolResponse>;
   renew(certificateRequest: string, signal: AbortSignal): Promise<IssuedCertificate>;
 }
@@ -32,13 +26,13 @@ export interface ControlClient extends ControlPlane {
 const callTimeoutMs = 30_000;
 const cutOff = "GATEWAY_NOT_CONNECTED";
 
-/** A client over a session that somebody else keeps; `session` throws while there is none. */
-export function createControlClient(session: () => ClientHttp2Session): ControlClient {
+/** A client over a session that somebody else keeps. */
+export function createControlClient(session: ClientHttp2Session): ControlClient {
   const transport = createConnectTransport({
     baseUrl: gatewayAuthority,
     httpVersion: "2",
     acceptCompression: [],
-    sessionManager: manageSession(gatewayAuthority, session),
+    sessionManager: manageSession(gatewayAuthority, () => session),
   });
   const client = createClient(ControlService, transport);
   const limits = (signal: AbortSignal) => ({ signal, timeoutMs: callTimeoutMs });
@@ -46,7 +40,6 @@ export function createControlClient(session: () => ClientHttp2Session): ControlC
     enrol: (request, signal) => client.enrol(request, limits(signal)).catch(rethrow),
     renew: (certificateRequest, signal) =>
       client.renew({ certificateRequest }, limits(signal)).catch(rethrow),
-    report: (report, signal) => client.report(report, limits(signal)).catch(rethrow),
     async *fetchFile(sha256, offset, signal) {
       try {
         for await (const { data } of client.fetchFile({ sha256, offset: BigInt(offset) }, { signal }))

@@ -50,7 +50,7 @@ async function enrolAt(
   const ca = await fetchPinnedAuthority(address, pin, signal);
   const session = await openControl({ address, trust: { ca }, keepAliveMs }, signal);
   try {
-    const client = createControlClient(() => session);
+    const client = createControlClient(session);
     const hostId = await identity.enrol((certificateRequest) =>
       client.enrol({ token: `${id}.${secret}`, certificateRequest, name, labels, facts }, signal),
     );

@@ -1,15 +1,16 @@
 /**
- * Both connections to one gateway: `control` for the agent's calls, `served` for the control plane's. They
- * live and die together, so that there is one thing to watch and one answer to "are we connected?".
+ * The connections to a gateway. One lasts: the agent dials it and serves the control plane on it, which also takes the
+ * reports there. For its few calls of the control plane the agent opens another and closes it afterwards.
  */
 import http2, { type ClientHttp2Session, type Http2Server, type ServerHttp2Session } from "node:http2";
 import { once } from "node:events";
 import { setImmediate } from "node:timers/promises";
-import { Fault, faultCodes, type FaultCode } from "#kernel/fault.ts";
+import { Fault } from "#kernel/fault.ts";
 import { abortSession, keepAlive } from "#kernel/keep-alive.ts";
 import { deadline } from "#kernel/retry.ts";
 import { gatewayAuthority } from "./control-client.ts";
 import { agentProtocol, dialGateway, type Trust } from "./dial.ts";
+import { readRefusal } from "./refusal.ts";
 
 export interface LinkOptions {
   readonly address: string;
@@ -26,40 +27,38 @@ const admissionTimeoutMs = 20_000;
 const windowBytes = 4 * 1024 * 1024;
 
 export class GatewayLink implements Disposable {
-  readonly control: ClientHttp2Session;
+  readonly address: string;
   readonly #served: ServerHttp2Session;
-  /** Resolves when either connection has ended, with the reason. */
+  /** Resolves when the connection has ended, with the reason. */
   readonly ended: Promise<Fault>;
 
-  private constructor(control: ClientHttp2Session, served: ServerHttp2Session, address: string) {
-    this.control = control;
+  private constructor(served: ServerHttp2Session, address: string) {
+    this.address = address;
     this.#served = served;
     this.ended = new Promise((resolve) => {
       served.once("goaway", (_code: number, _lastStream: number, data: Buffer | undefined) => {
         resolve(readDismissal(data) ?? lost(address));
       });
-      for (const session of [control, served]) session.once("close", () => resolve(lost(address)));
+      served.once("close", () => resolve(lost(address)));
     });
     void this.ended.then(() => this[Symbol.dispose]());
   }
 
-  /** Dials both connections and waits until the gateway has let this host in. Throws its refusal. */
+  /** Dials and waits until the gateway has let this host in. Throws its refusal. */
   static async open(options: LinkOptions, signal: AbortSignal): Promise<GatewayLink> {
-    const control = await openControl(options, signal);
+    const link = new GatewayLink(await serve(options, signal), options.address);
     try {
-      const served = await serve(options, signal);
-      const link = new GatewayLink(control, served, options.address);
-      const refusal = await Promise.race([admission(served, signal), link.ended]);
+      const refusal = await Promise.race([admission(link.#served, signal), link.ended]);
       if (refusal) throw refusal;
       return link;
     } catch (thrown) {
-      abortSession(control, "the link did not come about");
+      link[Symbol.dispose]();
       throw thrown;
     }
   }
 
   [Symbol.dispose](): void {
-    for (const session of [this.control, this.#served]) abortSession(session, "the link has ended");
+    abortSession(this.#served, "the link has ended");
   }
 }
 
@@ -112,9 +111,7 @@ function lost(address: string): Fault {
 /** Why the gateway ended the session: it says so in the GOAWAY frame as `{"code","reason","message"}`. */
 function readDismissal(data: Buffer | undefined): Fault | undefined {
   try {
-    const { code, reason, message } = JSON.parse(data?.toString("utf8") ?? "") as Record<string, string>;
-    const known = faultCodes.find((candidate): candidate is FaultCode => candidate === code);
-    return known && reason && message ? new Fault(known, message, { reason }) : undefined;
+    return readRefusal(JSON.parse(data?.toString("utf8") ?? "") as Record<string, unknown>);
   } catch {
     return undefined; // an ordinary GOAWAY
   }

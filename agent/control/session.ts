@@ -7,11 +7,13 @@ import http2 from "node:http2";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep, type BackoffOptions } from "#kernel/retry.ts";
+import { ReportService } from "#gen/skerry/control/v1/control_pb.js";
 import { createRpcHandler, type AgentServices } from "../rpc/handler.ts";
 import { refusePull, routePulls } from "../rpc/pulls.ts";
-import { createControlClient, type ControlClient, type ControlPlane } from "./control-client.ts";
+import { createControlClient, type ControlClient } from "./control-client.ts";
 import type { Identity } from "./identity.ts";
 import { GatewayLink, openControl } from "./link.ts";
+import { ReportChannel } from "./report-channel.ts";
 
 export interface ControlSessionOptions {
   readonly identity: Identity;
@@ -45,9 +47,7 @@ const renewalRetry = { baseMs: 60_000, capMs: 3_600_000 };
 const renewalCheckMs = 3_600_000;
 
 export class ControlSession {
-  /** Calls to the control plane over the present connection. */
-  readonly control: ControlPlane;
-  readonly #client: ControlClient;
+  readonly #reports = new ReportChannel();
   readonly #options: ControlSessionOptions;
   readonly #server: http2.Http2Server;
   readonly #listeners = new Set<(state: SessionState) => void>();
@@ -57,7 +57,11 @@ export class ControlSession {
   constructor(options: ControlSessionOptions) {
     this.#options = options;
     const { services } = options;
-    this.#server = http2.createServer(createRpcHandler(services, () => "control-plane"));
+    const routes: AgentServices["routes"] = (router) => {
+      services.routes(router);
+      router.service(ReportService, this.#reports.service());
+    };
+    this.#server = http2.createServer(createRpcHandler({ ...services, routes }, () => "control-plane"));
     const { pull } = services;
     if (pull) {
       // Passed on for another host; only here, where nobody but the control plane can speak, is its word enough.
@@ -67,12 +71,6 @@ export class ControlSession {
         else refusePull(stream);
       });
     }
-    this.control = this.#client = createControlClient(() => {
-      if (this.#link) return this.#link.control;
-      throw new Fault("unavailable", "the control plane is not connected", {
-        reason: "GATEWAY_NOT_CONNECTED",
-      });
-    });
   }
 
   get state(): SessionState {
@@ -83,6 +81,35 @@ export class ControlSession {
   onState(listener: (state: SessionState) => void): Disposable {
     this.#listeners.add(listener);
     return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
+  }
+
+  /** Tells the control plane; gives its answer. Throws GATEWAY_NOT_CONNECTED while it is away. */
+  async report(...[report, signal]: Parameters<ReportChannel["send"]>): ReturnType<ReportChannel["send"]> {
+    this.#present();
+    return await this.#reports.send(report, signal);
+  }
+
+  /** The bytes of an uploaded file from `offset` on. Throws GATEWAY_NOT_CONNECTED while the control plane is away. */
+  async *fetchFile(sha256: string, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array> {
+    using call = await this.#call(this.#present().address, signal);
+    yield* call.client.fetchFile(sha256, offset, signal);
+  }
+
+  #present(): GatewayLink {
+    if (this.#link) return this.#link;
+    throw new Fault("unavailable", "the control plane is not connected", {
+      reason: "GATEWAY_NOT_CONNECTED",
+    });
+  }
+
+  /** A connection for what is rarely called, or takes long: until it is disposed of. */
+  async #call(
+    address: string,
+    signal: AbortSignal,
+  ): Promise<Disposable & { readonly client: ControlClient }> {
+    const { identity, keepAliveMs } = this.#options;
+    const session = await openControl({ address, trust: identity.credentials, keepAliveMs }, signal);
+    return { client: createControlClient(session), [Symbol.dispose]: () => session.destroy() };
   }
 
   /** Stays connected until the signal aborts. */
@@ -114,9 +141,8 @@ export class ControlSession {
   async #connect(address: string, before: Fault | undefined, signal: AbortSignal): Promise<Fault> {
     const { identity, keepAliveMs, log } = this.#options;
     this.#setState({ status: "connecting", address });
-    // Our clock and the gateway's may differ: its word counts as well.
-    if (identity.expired || before?.reason === "CERTIFICATE_EXPIRED")
-      await this.#renewExpired(address, signal);
+    // Good for its own renewal and nothing else. Our clock and the gateway's may differ: its word counts as well.
+    if (identity.expired || before?.reason === "CERTIFICATE_EXPIRED") await this.#renew(address, signal);
     const trust = identity.credentials;
     using link = await GatewayLink.open({ address, trust, server: this.#server, keepAliveMs }, signal);
     const stop = () => link[Symbol.dispose]();
@@ -125,31 +151,25 @@ export class ControlSession {
     this.#setState({ status: "connected", address, since: new Date() });
     log.info("session.connected", { address, hostId: identity.hostId });
     const ended = new AbortController();
-    const renewing = this.#keepRenewed(ended.signal);
+    const renewing = this.#keepRenewed(address, ended.signal);
     try {
       return await link.ended;
     } finally {
       signal.removeEventListener("abort", stop);
       this.#link = undefined;
+      this.#reports.fail(await link.ended);
       ended.abort();
       await renewing;
     }
   }
 
-  /** Renews with a certificate that is good for nothing else any more. */
-  async #renewExpired(address: string, signal: AbortSignal): Promise<void> {
-    const { identity, keepAliveMs } = this.#options;
-    const session = await openControl({ address, trust: identity.credentials, keepAliveMs }, signal);
-    try {
-      const client = createControlClient(() => session);
-      await identity.renew((request) => client.renew(request, signal));
-    } finally {
-      session.destroy();
-    }
+  async #renew(address: string, signal: AbortSignal): Promise<void> {
+    using call = await this.#call(address, signal);
+    await this.#options.identity.renew((request) => call.client.renew(request, signal));
   }
 
   /** Renews the certificate when that is due; failures are repeated long before it expires. */
-  async #keepRenewed(signal: AbortSignal): Promise<void> {
+  async #keepRenewed(address: string, signal: AbortSignal): Promise<void> {
     const { identity, log } = this.#options;
     let waitMs = identity.renewalInMs;
     for (let attempt = 0; ;) {
@@ -158,7 +178,7 @@ export class ControlSession {
       waitMs = identity.renewalInMs;
       if (waitMs > 0) continue;
       try {
-        await identity.renew((request) => this.#client.renew(request, signal));
+        await this.#renew(address, signal);
         log.info("identity.renewed", { expiresAt: identity.status.expiresAt });
         attempt = 0;
       } catch (thrown) {

@@ -1,9 +1,9 @@
 /**
- * What agents call on the gateway. Decides who may call what; the work itself is done behind the three
+ * What agents call on the gateway. Decides who may call what; the work itself is done behind the
  * interfaces below.
  */
 import { createContextKey, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
-import type { ControlService, ReportRequest, ReportResponse } from "#gen/skerry/control/v1/control_pb.js";
+import type { ControlService } from "#gen/skerry/control/v1/control_pb.js";
 import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import type { Authority, VerifiedPeer } from "./authority.ts";
@@ -28,13 +28,6 @@ export interface HostRegistry {
   renewable(hostId: string): Promise<boolean>;
 }
 
-export interface ReportSink {
-  report(
-    hostId: string,
-    report: ReportRequest,
-  ): Promise<Pick<ReportResponse, "nextReportMs" | "wantFull" | "leaseMs">>;
-}
-
 export interface FileSource {
   /** Content that was uploaded to this cloud, from a byte offset on; throws `notFound`. */
   open(sha256: string, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array>;
@@ -52,7 +45,6 @@ export const callerKey = createContextKey<Caller>({ peer: undefined, admit: () =
 export interface ControlServiceDeps {
   readonly authority: Authority;
   readonly registry: HostRegistry;
-  readonly reports: ReportSink;
   readonly files: FileSource;
 }
 
@@ -60,7 +52,7 @@ export interface ControlServiceDeps {
 const chunkBytes = 256 * 1024;
 
 export function controlService(deps: ControlServiceDeps): ServiceImpl<typeof ControlService> {
-  const { authority, registry, reports, files } = deps;
+  const { authority, registry, files } = deps;
   return {
     async enrol({ token, certificateRequest, name, labels, facts }) {
       // Before the token is used up, so that a bad request does not cost it.
@@ -75,10 +67,6 @@ export function controlService(deps: ControlServiceDeps): ServiceImpl<typeof Con
       if (!(await registry.renewable(hostId))) throw hostRemoved();
       const certificate = await authority.issueHost(hostId, certificateRequest);
       return { certificate, authorities: authority.certificatePem };
-    },
-
-    async report(request, context) {
-      return reports.report(await requireHost(context), request);
     },
 
     async *fetchFile({ sha256, offset }, context) {

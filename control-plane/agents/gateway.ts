@@ -1,7 +1,7 @@
 /**
- * Where agents dial in: one TLS port, two protocols told apart by ALPN. On `h2` the agent calls
- * ControlService. On `skerry-agent/1` the connection is turned round: the agent serves HTTP/2 on the socket
- * that it dialled, and the control plane calls it.
+ * Where agents dial in: one TLS port, two protocols told apart by ALPN. On `skerry-agent/1` the connection is turned
+ * round: the agent serves HTTP/2 on the socket that it dialled, and the control plane calls it, also for its reports.
+ * That one lasts; on `h2` the agent calls ControlService for a while: to join, to renew its certificate, for files.
  *
  * The TLS layer asks for a certificate but refuses none: enrolment has none yet and renewal may come with
  * an expired one, so each call decides. The handshake has proved that the peer holds the key; that the
@@ -12,7 +12,11 @@ import type { AddressInfo } from "node:net";
 import tls, { type TLSSocket } from "node:tls";
 import { createContextValues } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
-import { ControlService } from "#gen/skerry/control/v1/control_pb.js";
+import {
+  ControlService,
+  type ReportRequest,
+  type ReportResponse,
+} from "#gen/skerry/control/v1/control_pb.js";
 import { toFault } from "#kernel/fault.ts";
 import { keepAlive } from "#kernel/keep-alive.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -31,10 +35,19 @@ import { dismiss } from "./dismissal.ts";
 import { faultInterceptor } from "./faults.ts";
 import { MigrationRelay, pullPath, type MoveRegistry } from "./migration-relay.ts";
 import { ReplicaLinks, type ReplicaLinksOptions } from "./replica-links.ts";
+import { openReportCall } from "./report-call.ts";
 
 export const agentProtocol = "skerry-agent/1";
 
+export interface ReportSink {
+  report(
+    hostId: string,
+    report: ReportRequest,
+  ): Promise<Pick<ReportResponse, "nextReportMs" | "wantFull" | "leaseMs">>;
+}
+
 export interface GatewayOptions extends ControlServiceDeps {
+  readonly reports: ReportSink;
   readonly connections: Connections;
   readonly moves: MoveRegistry;
   readonly replicaId: string;
@@ -190,13 +203,26 @@ export class Gateway implements AsyncDisposable {
       const hostId = hostOf(caller.peer);
       await caller.admit();
       if (socket.destroyed) return; // it hung up while we asked
-      connections.add(hostId, this.#openSession(socket));
+      const session = this.#openSession(socket);
+      connections.add(hostId, session);
+      this.#takeReports(hostId, session);
       log.info("gateway.host-connected", { hostId, address });
     } catch (thrown) {
       const fault = toFault(thrown);
       log.warn("gateway.host-refused", { peer: caller.peer?.name, address, fault });
       if (!socket.destroyed) dismiss(this.#openSession(socket), fault);
     }
+  }
+
+  #takeReports(hostId: string, session: http2.ClientHttp2Session): void {
+    const { reports, log } = this.#options;
+    openReportCall(session, {
+      take: (report) => reports.report(hostId, report),
+      // Without it a host would be connected and never heard.
+      ended: (fault) => dismiss(session, fault),
+      maxBytes: readMaxBytes,
+      log,
+    });
   }
 
   /** The first frames go out only once the decision is made: for the agent they mean that it is connected. */

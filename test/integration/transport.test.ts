@@ -1,6 +1,7 @@
 /** Agents and gateway for real on loopback: joining, the two-way session, and all the ways it can break. */
 import { EventEmitter, once } from "node:events";
 import { stat } from "node:fs/promises";
+import http2, { type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { AddressInfo } from "node:net";
 import tls from "node:tls";
 import t from "tap";
@@ -12,7 +13,7 @@ import { Identity } from "#agent/control/identity.ts";
 import { openControl } from "#agent/control/link.ts";
 import { createAgentPort } from "#cp/agents/connect-client.ts";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
-import { isFault } from "#kernel/fault.ts";
+import { Fault, isFault } from "#kernel/fault.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { fileBytes, fileSha256, ProbeServices, TransportWorld } from "#test/support/transport-world.ts";
 import { StallingProxy } from "#test/support/stalling-proxy.ts";
@@ -64,18 +65,18 @@ await t.test("a host joins and is called both ways", async (t) => {
   for await (const { output } of console) seen.push(Buffer.from(output).toString());
   t.same(seen, ["vm-1", "ls"]);
 
-  const { nextReportMs } = await session.control.report({ sessionId: "s", full: true }, signal);
+  const { nextReportMs } = await session.report({ sessionId: "s", full: true }, signal);
   t.equal(nextReportMs, 5000);
   t.match(world.reports, [{ hostId: "host-a", report: { sessionId: "s", full: true } }]);
   const pieces: Uint8Array[] = [];
-  for await (const piece of session.control.fetchFile(fileSha256, 1000, signal)) pieces.push(piece);
+  for await (const piece of session.fetchFile(fileSha256, 1000, signal)) pieces.push(piece);
   t.ok(Buffer.concat(pieces).equals(fileBytes.subarray(1000)));
-  const missing = session.control.fetchFile("0".repeat(64), 0, signal)[Symbol.asyncIterator]().next();
+  const missing = session.fetchFile("0".repeat(64), 0, signal)[Symbol.asyncIterator]().next();
   t.equal(await reasonOf(missing), "FILE_NOT_FOUND");
 
   await stop();
   t.equal(session.state.status, "stopped");
-  t.equal(await reasonOf(session.control.report({}, signal)), "GATEWAY_NOT_CONNECTED");
+  t.equal(await reasonOf(session.report({}, signal)), "GATEWAY_NOT_CONNECTED");
   await until(() => world.agents.connected().length === 0);
   t.same(changes, ["host-a true", "host-a false"]);
 });
@@ -120,17 +121,14 @@ await t.test("an expired certificate is good for its own renewal only", async (t
   clock = () => Date.now();
   const identity = await Identity.open(world.identityPath("a"));
   t.equal(identity.expired, true);
-  t.equal(
-    await reasonOf(callControl(world, identity.credentials, (c) => c.report({}, signal))),
-    "CERTIFICATE_EXPIRED",
-  );
+  t.equal(await reasonOf(callControl(world, identity.credentials, fetchFile)), "CERTIFICATE_EXPIRED");
 
   const before = identity.credentials.key;
   const { session } = world.connect(identity);
   await until(() => session.state.status === "connected");
   t.equal(identity.expired, false);
   t.not(identity.credentials.key, before, "with a new key");
-  await session.control.report({}, signal);
+  await session.report({}, signal);
   t.equal((await Identity.open(world.identityPath("a"))).expired, false, "and it is on disk");
 
   // This one's clock is behind: it learns from the gateway that its time is over.
@@ -162,7 +160,7 @@ await t.test("a certificate is renewed while connected, at a third of its life",
   const { session } = world.connect(due);
   await until(() => renewals === 1);
   t.not(due.credentials.cert, before);
-  await session.control.report({}, signal);
+  await session.report({}, signal);
   t.equal(session.state.status, "connected", "the connection stays");
 });
 
@@ -177,21 +175,68 @@ await t.test("who may call what", async (t) => {
     cert: await world.authority.issueOperator("ann", createCertificateRequest(key)),
   };
   const stranger = { ...(await other.join("a")).credentials, ca };
-  const report = (trust: Trust) => reasonOf(callControl(world, trust, (c) => c.report({}, signal)));
+  const fetch = (trust: Trust) => reasonOf(callControl(world, trust, fetchFile));
   const renew = (trust: Trust) =>
     reasonOf(callControl(world, trust, (c) => c.renew(createCertificateRequest(key), signal)));
 
-  t.equal(await report({ ca, ...host }), undefined);
-  t.equal(await report({ ca }), "CERTIFICATE_REQUIRED");
-  t.equal(await report(stranger), "CERTIFICATE_REQUIRED");
-  t.equal(await report({ ca, ...operator }), "NOT_A_HOST");
+  t.equal(await fetch({ ca, ...host }), undefined);
+  t.equal(await fetch({ ca }), "CERTIFICATE_REQUIRED");
+  t.equal(await fetch(stranger), "CERTIFICATE_REQUIRED");
+  t.equal(await fetch({ ca, ...operator }), "NOT_A_HOST");
   t.equal(await renew({ ca }), "CERTIFICATE_REQUIRED");
   const flood = { token: "x".repeat(1_000_000) };
   t.equal(await reasonOf(callControl(world, { ca }, (c) => c.enrol(flood, signal))), "EXHAUSTED");
   t.equal(await renew({ ca, ...operator }), "NOT_A_HOST");
   world.registry.removed.add("host-a");
-  t.equal(await report({ ca, ...host }), "HOST_REMOVED");
+  t.equal(await fetch({ ca, ...host }), "HOST_REMOVED");
   t.equal(await renew({ ca, ...host }), "HOST_REMOVED");
+});
+
+await t.test("reports are answered one by one, and refused with the reason", async (t) => {
+  await using world = await TransportWorld.start();
+  const { session } = world.connect(await world.join("a"));
+  await until(() => session.state.status === "connected");
+  world.sink.ready = once(world.sink.rung, "now");
+  const first = session.report({ sessionId: "first" }, signal);
+  const hurry = new AbortController();
+  const hasty = session.report({ sessionId: "hasty" }, hurry.signal);
+  const refused = session.report({ sessionId: "refused" }, signal);
+  hurry.abort(new Fault("unavailable", "it took too long", { reason: "TIMEOUT" }));
+  t.equal(await reasonOf(hasty), "TIMEOUT", "it has not even gone out");
+  world.sink.rung.emit("now");
+  t.equal((await first).nextReportMs, 5000);
+  t.equal(await reasonOf(refused), "REFUSED");
+  t.equal((await session.report({ sessionId: "last" }, signal)).nextReportMs, 5000);
+  t.same(
+    world.reports.map(({ report }) => report.sessionId),
+    ["first", "refused", "last"],
+  );
+  t.equal(session.state.status, "connected");
+});
+
+await t.test("an agent that does not report as it should is hung up on", async (t) => {
+  await using world = await TransportWorld.start();
+  const { credentials } = await world.join("a");
+  const full = Buffer.from([0, 0, 0, 0, 0]);
+  const wrong: ((stream: ServerHttp2Stream) => void)[] = [
+    (stream) => stream.respond({ ":status": 404 }, { endStream: true }),
+    (stream) => answer(stream, Buffer.from([1, 0, 0, 0, 0])),
+    (stream) => answer(stream, Buffer.from([0, 255, 255, 255, 255])),
+    (stream) => answer(stream, Buffer.concat([full, full])),
+  ];
+  for (const behave of wrong) {
+    const socket = await dialGateway(world.address, agentProtocol, credentials, signal);
+    const server = http2.createServer();
+    const asked = once(server, "stream") as Promise<[ServerHttp2Stream]>;
+    const opened = once(server, "session") as Promise<[ServerHttp2Session]>;
+    server.emit("connection", socket);
+    const told = once((await opened)[0], "goaway");
+    behave((await asked)[0]);
+    t.match(String((await told)[2]), /REPORTS_ENDED/);
+    socket.destroy();
+    await until(() => world.gateway.openSockets === 0);
+  }
+  t.same(world.agents.connected(), []);
 });
 
 await t.test("a removed host is cut off, told why, and refused from then on", async (t) => {
@@ -297,10 +342,10 @@ await t.test("a gateway that dies is found again, or another one", async (t) => 
   await world.gateway[Symbol.asyncDispose]();
   t.equal(await stuck, "HOST_NOT_CONNECTED");
   await until(() => reasons.has("CONNECTION_LOST") && reasons.has("GATEWAY_UNREACHABLE"));
-  t.equal(await reasonOf(session.control.report({}, signal)), "GATEWAY_NOT_CONNECTED");
+  t.equal(await reasonOf(session.report({}, signal)), "GATEWAY_NOT_CONNECTED");
   await world.startGateway(port);
   await until(() => world.agents.connected().length === 1 && session.state.status === "connected");
-  await session.control.report({}, signal);
+  await session.report({}, signal);
 });
 
 await t.test("an agent that does not answer costs a call its deadline, not the connection", async (t) => {
@@ -313,6 +358,16 @@ await t.test("an agent that does not answer costs a call its deadline, not the c
   await world.agents.ensureMachine("host-a", ensure("vm-1"), signal);
 });
 
+function answer(stream: ServerHttp2Stream, message: Buffer): void {
+  stream.on("error", () => undefined); // it is reset, which is what is wanted
+  stream.respond({ ":status": 200 });
+  stream.write(message);
+}
+
+function fetchFile(client: ControlClient): Promise<unknown> {
+  return client.fetchFile(fileSha256, 0, signal)[Symbol.asyncIterator]().next();
+}
+
 async function callControl(
   world: TransportWorld,
   trust: Trust,
@@ -320,7 +375,7 @@ async function callControl(
 ): Promise<void> {
   const session = await openControl({ address: world.address, trust, keepAliveMs: 5000 }, signal);
   try {
-    await call(createControlClient(() => session));
+    await call(createControlClient(session));
   } finally {
     session.destroy();
   }

@@ -1,5 +1,6 @@
 /** A gateway and as many agents as wanted, for real on loopback; what lies behind them is in memory. */
 import { createHash } from "node:crypto";
+import { EventEmitter } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -125,6 +126,10 @@ export class TransportWorld implements AsyncDisposable {
   readonly moves: Set<string>;
   /** Gateways of other replicas by the hosts that are connected there. */
   readonly elsewhere = new Map<string, string>();
+  /** Reports are answered when `ready` resolves; a test may have that wait until it rings. */
+  readonly sink: { ready: Promise<unknown>; readonly rung: EventEmitter } = {
+    ...{ ready: Promise.resolve(), rung: new EventEmitter() },
+  };
   readonly reports: { hostId: string; report: ReportRequest }[] = [];
   readonly authority: Authority;
   readonly directory: string;
@@ -158,6 +163,9 @@ export class TransportWorld implements AsyncDisposable {
       reports: {
         report: async (hostId, report) => {
           this.reports.push({ hostId, report });
+          await this.sink.ready;
+          if (report.sessionId === "refused")
+            throw new Fault("conflict", "not this one", { reason: "REFUSED" });
           return { nextReportMs: 5000, wantFull: false, leaseMs: 0 };
         },
       },

@@ -14,6 +14,80 @@ import type { HostMetrics, MachineMetrics } from "../../agent/v1/metrics_pb.js";
 export declare const file_skerry_control_v1_control: GenFile;
 
 /**
+ * @generated from message skerry.control.v1.AttendRequest
+ */
+export declare type AttendRequest = Message<"skerry.control.v1.AttendRequest"> & {
+  /**
+   * @generated from oneof skerry.control.v1.AttendRequest.outcome
+   */
+  outcome: {
+    /**
+     * @generated from field: skerry.control.v1.ReportResponse accepted = 1;
+     */
+    value: ReportResponse;
+    case: "accepted";
+  } | {
+    /**
+     * @generated from field: skerry.control.v1.Refusal refused = 2;
+     */
+    value: Refusal;
+    case: "refused";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message skerry.control.v1.AttendRequest.
+ * Use `create(AttendRequestSchema)` to create a new message.
+ */
+export declare const AttendRequestSchema: GenMessage<AttendRequest>;
+
+/**
+ * @generated from message skerry.control.v1.Refusal
+ */
+export declare type Refusal = Message<"skerry.control.v1.Refusal"> & {
+  /**
+   * As the kernel's faults have them.
+   *
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * @generated from field: string message = 3;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message skerry.control.v1.Refusal.
+ * Use `create(RefusalSchema)` to create a new message.
+ */
+export declare const RefusalSchema: GenMessage<Refusal>;
+
+/**
+ * Heartbeat, changes of machines, samples. Idempotent: machines are ordered by `seq`.
+ *
+ * @generated from message skerry.control.v1.AttendResponse
+ */
+export declare type AttendResponse = Message<"skerry.control.v1.AttendResponse"> & {
+  /**
+   * @generated from field: skerry.control.v1.ReportRequest report = 1;
+   */
+  report?: ReportRequest | undefined;
+};
+
+/**
+ * Describes the message skerry.control.v1.AttendResponse.
+ * Use `create(AttendResponseSchema)` to create a new message.
+ */
+export declare const AttendResponseSchema: GenMessage<AttendResponse>;
+
+/**
  * @generated from message skerry.control.v1.EnrolRequest
  */
 export declare type EnrolRequest = Message<"skerry.control.v1.EnrolRequest"> & {
@@ -310,16 +384,6 @@ export declare const ControlService: GenService<{
     output: typeof RenewResponseSchema;
   },
   /**
-   * Heartbeat, changes of machines, samples. Idempotent: machines are ordered by `seq`.
-   *
-   * @generated from rpc skerry.control.v1.ControlService.Report
-   */
-  report: {
-    methodKind: "unary";
-    input: typeof ReportRequestSchema;
-    output: typeof ReportResponseSchema;
-  },
-  /**
    * The bytes of an image file that was uploaded to the control plane, from `offset` on.
    *
    * @generated from rpc skerry.control.v1.ControlService.FetchFile
@@ -328,6 +392,25 @@ export declare const ControlService: GenService<{
     methodKind: "server_streaming";
     input: typeof FetchFileRequestSchema;
     output: typeof FetchFileResponseSchema;
+  },
+}>;
+
+/**
+ * Served by the agent, and only on the connection that it dialled: the one connection that lasts is for both ways.
+ *
+ * @generated from service skerry.control.v1.ReportService
+ */
+export declare const ReportService: GenService<{
+  /**
+   * The control plane calls it once the host is connected, and the call lasts as long as the connection. The agent
+   * sends its next report when it has been told what became of the one before.
+   *
+   * @generated from rpc skerry.control.v1.ReportService.Attend
+   */
+  attend: {
+    methodKind: "bidi_streaming";
+    input: typeof AttendRequestSchema;
+    output: typeof AttendResponseSchema;
   },
 }>;
 

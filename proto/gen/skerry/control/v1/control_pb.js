@@ -11,70 +11,91 @@ import { file_skerry_agent_v1_metrics } from "../../agent/v1/metrics_pb.js";
  * Describes the file skerry/control/v1/control.proto.
  */
 export const file_skerry_control_v1_control = /*@__PURE__*/
-  fileDesc("Ch9za2VycnkvY29udHJvbC92MS9jb250cm9sLnByb3RvEhFza2VycnkuY29udHJvbC52MSKgAQoMRW5yb2xSZXF1ZXN0Eg0KBXRva2VuGAEgASgJEhsKE2NlcnRpZmljYXRlX3JlcXVlc3QYAiABKAkSDAoEbmFtZRgDIAEoCRIrCgZsYWJlbHMYBCABKAsyGy5za2VycnkuYWdlbnQudjEuSG9zdExhYmVscxIpCgVmYWN0cxgFIAEoCzIaLnNrZXJyeS5hZ2VudC52MS5Ib3N0RmFjdHMiSgoNRW5yb2xSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhMKC2NlcnRpZmljYXRlGAIgASgJEhMKC2F1dGhvcml0aWVzGAMgASgJIisKDFJlbmV3UmVxdWVzdBIbChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAEgASgJIjkKDVJlbmV3UmVzcG9uc2USEwoLY2VydGlmaWNhdGUYASABKAkSEwoLYXV0aG9yaXRpZXMYAiABKAkiigMKDVJlcG9ydFJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIqCghtYWNoaW5lcxgCIAMoCzIYLnNrZXJyeS5hZ2VudC52MS5NYWNoaW5lEjIKB3JlbW92ZWQYAyADKAsyIS5za2VycnkuY29udHJvbC52MS5SZW1vdmVkTWFjaGluZRIMCgRmdWxsGAQgASgIEikKBWZhY3RzGAUgASgLMhouc2tlcnJ5LmFnZW50LnYxLkhvc3RGYWN0cxIyCgxob3N0X21ldHJpY3MYBiABKAsyHC5za2VycnkuYWdlbnQudjEuSG9zdE1ldHJpY3MSOAoPbWFjaGluZV9tZXRyaWNzGAcgAygLMh8uc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmVNZXRyaWNzEisKBmxhYmVscxgIIAEoCzIbLnNrZXJyeS5hZ2VudC52MS5Ib3N0TGFiZWxzEjEKB2ZvcmVpZ24YCSABKAsyIC5za2VycnkuYWdlbnQudjEuRm9yZWlnbk1hY2hpbmVzIlAKDlJlbW92ZWRNYWNoaW5lEgoKAmlkGAEgASgJEgsKA3NlcRgCIAEoBBIlCgVmZW5jZRgDIAEoCzIWLnNrZXJyeS5hZ2VudC52MS5GZW5jZSJNCg5SZXBvcnRSZXNwb25zZRIWCg5uZXh0X3JlcG9ydF9tcxgBIAEoDRIRCgl3YW50X2Z1bGwYAiABKAgSEAoIbGVhc2VfbXMYAyABKA0iMgoQRmV0Y2hGaWxlUmVxdWVzdBIOCgZzaGEyNTYYASABKAkSDgoGb2Zmc2V0GAIgASgEIiEKEUZldGNoRmlsZVJlc3BvbnNlEgwKBGRhdGEYASABKAwy0QIKDkNvbnRyb2xTZXJ2aWNlEkoKBUVucm9sEh8uc2tlcnJ5LmNvbnRyb2wudjEuRW5yb2xSZXF1ZXN0GiAuc2tlcnJ5LmNvbnRyb2wudjEuRW5yb2xSZXNwb25zZRJKCgVSZW5ldxIfLnNrZXJyeS5jb250cm9sLnYxLlJlbmV3UmVxdWVzdBogLnNrZXJyeS5jb250cm9sLnYxLlJlbmV3UmVzcG9uc2USTQoGUmVwb3J0EiAuc2tlcnJ5LmNvbnRyb2wudjEuUmVwb3J0UmVxdWVzdBohLnNrZXJyeS5jb250cm9sLnYxLlJlcG9ydFJlc3BvbnNlElgKCUZldGNoRmlsZRIjLnNrZXJyeS5jb250cm9sLnYxLkZldGNoRmlsZVJlcXVlc3QaJC5za2VycnkuY29udHJvbC52MS5GZXRjaEZpbGVSZXNwb25zZTABYgZwcm90bzM", [file_skerry_agent_v1_host, file_skerry_agent_v1_machine, file_skerry_agent_v1_metrics]);
+  fileDesc("Ch9za2VycnkvY29udHJvbC92MS9jb250cm9sLnByb3RvEhFza2VycnkuY29udHJvbC52MSKAAQoNQXR0ZW5kUmVxdWVzdBI1CghhY2NlcHRlZBgBIAEoCzIhLnNrZXJyeS5jb250cm9sLnYxLlJlcG9ydFJlc3BvbnNlSAASLQoHcmVmdXNlZBgCIAEoCzIaLnNrZXJyeS5jb250cm9sLnYxLlJlZnVzYWxIAEIJCgdvdXRjb21lIjgKB1JlZnVzYWwSDAoEY29kZRgBIAEoCRIOCgZyZWFzb24YAiABKAkSDwoHbWVzc2FnZRgDIAEoCSJCCg5BdHRlbmRSZXNwb25zZRIwCgZyZXBvcnQYASABKAsyIC5za2VycnkuY29udHJvbC52MS5SZXBvcnRSZXF1ZXN0IqABCgxFbnJvbFJlcXVlc3QSDQoFdG9rZW4YASABKAkSGwoTY2VydGlmaWNhdGVfcmVxdWVzdBgCIAEoCRIMCgRuYW1lGAMgASgJEisKBmxhYmVscxgEIAEoCzIbLnNrZXJyeS5hZ2VudC52MS5Ib3N0TGFiZWxzEikKBWZhY3RzGAUgASgLMhouc2tlcnJ5LmFnZW50LnYxLkhvc3RGYWN0cyJKCg1FbnJvbFJlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSEwoLY2VydGlmaWNhdGUYAiABKAkSEwoLYXV0aG9yaXRpZXMYAyABKAkiKwoMUmVuZXdSZXF1ZXN0EhsKE2NlcnRpZmljYXRlX3JlcXVlc3QYASABKAkiOQoNUmVuZXdSZXNwb25zZRITCgtjZXJ0aWZpY2F0ZRgBIAEoCRITCgthdXRob3JpdGllcxgCIAEoCSKKAwoNUmVwb3J0UmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEioKCG1hY2hpbmVzGAIgAygLMhguc2tlcnJ5LmFnZW50LnYxLk1hY2hpbmUSMgoHcmVtb3ZlZBgDIAMoCzIhLnNrZXJyeS5jb250cm9sLnYxLlJlbW92ZWRNYWNoaW5lEgwKBGZ1bGwYBCABKAgSKQoFZmFjdHMYBSABKAsyGi5za2VycnkuYWdlbnQudjEuSG9zdEZhY3RzEjIKDGhvc3RfbWV0cmljcxgGIAEoCzIcLnNrZXJyeS5hZ2VudC52MS5Ib3N0TWV0cmljcxI4Cg9tYWNoaW5lX21ldHJpY3MYByADKAsyHy5za2VycnkuYWdlbnQudjEuTWFjaGluZU1ldHJpY3MSKwoGbGFiZWxzGAggASgLMhsuc2tlcnJ5LmFnZW50LnYxLkhvc3RMYWJlbHMSMQoHZm9yZWlnbhgJIAEoCzIgLnNrZXJyeS5hZ2VudC52MS5Gb3JlaWduTWFjaGluZXMiUAoOUmVtb3ZlZE1hY2hpbmUSCgoCaWQYASABKAkSCwoDc2VxGAIgASgEEiUKBWZlbmNlGAMgASgLMhYuc2tlcnJ5LmFnZW50LnYxLkZlbmNlIk0KDlJlcG9ydFJlc3BvbnNlEhYKDm5leHRfcmVwb3J0X21zGAEgASgNEhEKCXdhbnRfZnVsbBgCIAEoCBIQCghsZWFzZV9tcxgDIAEoDSIyChBGZXRjaEZpbGVSZXF1ZXN0Eg4KBnNoYTI1NhgBIAEoCRIOCgZvZmZzZXQYAiABKAQiIQoRRmV0Y2hGaWxlUmVzcG9uc2USDAoEZGF0YRgBIAEoDDKCAgoOQ29udHJvbFNlcnZpY2USSgoFRW5yb2wSHy5za2VycnkuY29udHJvbC52MS5FbnJvbFJlcXVlc3QaIC5za2VycnkuY29udHJvbC52MS5FbnJvbFJlc3BvbnNlEkoKBVJlbmV3Eh8uc2tlcnJ5LmNvbnRyb2wudjEuUmVuZXdSZXF1ZXN0GiAuc2tlcnJ5LmNvbnRyb2wudjEuUmVuZXdSZXNwb25zZRJYCglGZXRjaEZpbGUSIy5za2VycnkuY29udHJvbC52MS5GZXRjaEZpbGVSZXF1ZXN0GiQuc2tlcnJ5LmNvbnRyb2wudjEuRmV0Y2hGaWxlUmVzcG9uc2UwATJiCg1SZXBvcnRTZXJ2aWNlElEKBkF0dGVuZBIgLnNrZXJyeS5jb250cm9sLnYxLkF0dGVuZFJlcXVlc3QaIS5za2VycnkuY29udHJvbC52MS5BdHRlbmRSZXNwb25zZSgBMAFiBnByb3RvMw", [file_skerry_agent_v1_host, file_skerry_agent_v1_machine, file_skerry_agent_v1_metrics]);
+
+/**
+ * Describes the message skerry.control.v1.AttendRequest.
+ * Use `create(AttendRequestSchema)` to create a new message.
+ */
+export const AttendRequestSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 0);
+
+/**
+ * Describes the message skerry.control.v1.Refusal.
+ * Use `create(RefusalSchema)` to create a new message.
+ */
+export const RefusalSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 1);
+
+/**
+ * Describes the message skerry.control.v1.AttendResponse.
+ * Use `create(AttendResponseSchema)` to create a new message.
+ */
+export const AttendResponseSchema = /*@__PURE__*/
+  messageDesc(file_skerry_control_v1_control, 2);
 
 /**
  * Describes the message skerry.control.v1.EnrolRequest.
  * Use `create(EnrolRequestSchema)` to create a new message.
  */
 export const EnrolRequestSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 0);
+  messageDesc(file_skerry_control_v1_control, 3);
 
 /**
  * Describes the message skerry.control.v1.EnrolResponse.
  * Use `create(EnrolResponseSchema)` to create a new message.
  */
 export const EnrolResponseSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 1);
+  messageDesc(file_skerry_control_v1_control, 4);
 
 /**
  * Describes the message skerry.control.v1.RenewRequest.
  * Use `create(RenewRequestSchema)` to create a new message.
  */
 export const RenewRequestSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 2);
+  messageDesc(file_skerry_control_v1_control, 5);
 
 /**
  * Describes the message skerry.control.v1.RenewResponse.
  * Use `create(RenewResponseSchema)` to create a new message.
  */
 export const RenewResponseSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 3);
+  messageDesc(file_skerry_control_v1_control, 6);
 
 /**
  * Describes the message skerry.control.v1.ReportRequest.
  * Use `create(ReportRequestSchema)` to create a new message.
  */
 export const ReportRequestSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 4);
+  messageDesc(file_skerry_control_v1_control, 7);
 
 /**
  * Describes the message skerry.control.v1.RemovedMachine.
  * Use `create(RemovedMachineSchema)` to create a new message.
  */
 export const RemovedMachineSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 5);
+  messageDesc(file_skerry_control_v1_control, 8);
 
 /**
  * Describes the message skerry.control.v1.ReportResponse.
  * Use `create(ReportResponseSchema)` to create a new message.
  */
 export const ReportResponseSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 6);
+  messageDesc(file_skerry_control_v1_control, 9);
 
 /**
  * Describes the message skerry.control.v1.FetchFileRequest.
  * Use `create(FetchFileRequestSchema)` to create a new message.
  */
 export const FetchFileRequestSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 7);
+  messageDesc(file_skerry_control_v1_control, 10);
 
 /**
  * Describes the message skerry.control.v1.FetchFileResponse.
  * Use `create(FetchFileResponseSchema)` to create a new message.
  */
 export const FetchFileResponseSchema = /*@__PURE__*/
-  messageDesc(file_skerry_control_v1_control, 8);
+  messageDesc(file_skerry_control_v1_control, 11);
 
 /**
  * Served to agents by the gateway.
@@ -83,4 +104,12 @@ export const FetchFileResponseSchema = /*@__PURE__*/
  */
 export const ControlService = /*@__PURE__*/
   serviceDesc(file_skerry_control_v1_control, 0);
+
+/**
+ * Served by the agent, and only on the connection that it dialled: the one connection that lasts is for both ways.
+ *
+ * @generated from service skerry.control.v1.ReportService
+ */
+export const ReportService = /*@__PURE__*/
+  serviceDesc(file_skerry_control_v1_control, 1);
 

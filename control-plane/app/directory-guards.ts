@@ -7,6 +7,7 @@ import { project, type ProjectSpec } from "../resources/project/project.resource
 import { user, type UserSpec } from "../resources/user/user.resource.ts";
 import type { Queryable } from "../store/database.ts";
 import { isCloudAdmin, rootProject } from "./authorisation.ts";
+import { checkQuotaNames } from "./quota.ts";
 
 /**
  * Checks a change of a project, user or group before it is made; other kinds pass.
@@ -36,6 +37,7 @@ export async function guardDirectory(
 }
 
 function guardProject(before: Resource | undefined, next: ProjectSpec | undefined): void {
+  if (next) checkQuotaNames(next.quota, (before?.desired as ProjectSpec | undefined)?.quota);
   if (before?.id !== rootProject || (next && !next.disabled)) return;
   throw new Fault("conflict", "the root project is the cloud itself", { reason: "ROOT_PROJECT" });
 }

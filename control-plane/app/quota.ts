@@ -10,6 +10,7 @@ import type { ProjectSpec } from "../resources/project/project.resource.ts";
 import { kinds } from "../resources/kinds.ts";
 import type { Queryable, Tx } from "../store/database.ts";
 import { requireProject } from "./authorisation.ts";
+import { invalidField } from "./validation.ts";
 
 type Spec = Readonly<Record<string, unknown>>;
 type Amounts = Readonly<Record<string, number>>;
@@ -23,6 +24,14 @@ export function amountsOf(kind: AnyDefinition, spec: Spec | undefined): Amounts 
       field === 1 ? 1 : Number(spec[field] ?? 0),
     ]),
   );
+}
+
+/** Throws `invalid` when a limit is set on what nothing counts: it would never hold. */
+export function checkQuotaNames(next: Amounts, before: Amounts = {}): void {
+  const known = new Set(kinds.flatMap(({ quota = {} }) => Object.keys(quota)));
+  const unknown = Object.keys(next).find((name) => !known.has(name) && next[name] !== before[name]);
+  if (unknown === undefined) return;
+  throw invalidField(`spec.quota.${unknown}`, "is no quota", { known: [...known] });
 }
 
 /** Throws `exhausted` QUOTA_EXCEEDED when the project may not have so much more; else others wait for this change. */

@@ -283,7 +283,7 @@ const nameTaken = ({ kind }: AnyDefinition, name: string) =>
 
 function article(kind: string): string {
   const words = kind.replaceAll("_", " ");
-  return /^[aeiou]/.test(words) ? `an ${words}` : `a ${words}`;
+  return /^(?!us)[aeiou]/.test(words) ? `an ${words}` : `a ${words}`;
 }
 
 /** pg would send a top-level array as a PostgreSQL array and a string unquoted: jsonb gets text. */

@@ -27,14 +27,19 @@ Exit codes:
 const hints: Readonly<Record<string, string>> = {
   NO_CLOUD: "run `npm start` for a local cloud, `skerry login --url URL`, or set SKERRY_URL and SKERRY_TOKEN",
   NOT_LOGGED_IN: "run `skerry login`",
+  MFA_REQUIRED: "give the one-time code with --mfa-code",
   CONNECTION_FAILED: "is the cloud running? `skerry doctor` looks for the cause",
   AMBIGUOUS_NAME: "use an id instead of the name",
   TIMEOUT: "the work goes on; look again later, or wait longer with --timeout",
 };
 
+/** These come from a login: another one is no advice. */
+const loginRefused = new Set(["INVALID_CREDENTIALS", "MFA_CODE_WRONG"]);
+
 /** The hint that goes with a fault. */
 export function hintOf(fault: Fault): string | undefined {
-  if (fault.code === "unauthenticated") return hints[fault.reason] ?? "log in with `skerry login`";
+  if (fault.code === "unauthenticated" && !loginRefused.has(fault.reason))
+    return hints[fault.reason] ?? "log in with `skerry login`";
   return hints[fault.reason];
 }
 
@@ -46,6 +51,8 @@ export function describeFault(thrown: unknown): string {
   const fields = fieldsOf(fault).map(({ field, message }) => `${field}: ${message}`);
   const told = fields.length === 1 && fault.message.endsWith(fieldsOf(fault)[0]?.message ?? "");
   if (!told) lines.push(...fields.map((field) => `  ${field}`));
+  const known = knownOf(fault);
+  if (known.length > 0) lines.push(`  known: ${known.join(", ")}`);
   const hint = hintOf(fault);
   if (hint) lines.push(`hint: ${hint}`);
   return lines.map((line) => `${printable(line)}\n`).join("");
@@ -56,6 +63,14 @@ function fieldsOf(fault: Fault): readonly { field: string; message: string }[] {
   const { fields } = fault.detail as { fields?: unknown };
   return Array.isArray(fields) ? (fields as { field: string; message: string }[]) : [];
 }
+
+/** What there is instead of a name that nothing has. */
+function knownOf({ detail }: Fault): readonly string[] {
+  const { known } = detail as { known?: unknown };
+  const names = Array.isArray(known) ? known.filter((name) => typeof name === "string") : [];
+  return names.length > namesShown ? [...names.slice(0, namesShown), "..."] : names;
+}
+const namesShown = 20;
 
 /** The code that the process ends with. */
 export function exitCodeOf(thrown: unknown): number {

@@ -3,7 +3,16 @@
  * come and go. SKERRY_SEED repeats a run; SKERRY_FAULTS=all sends a hundred thousand.
  */
 import t from "tap";
-import { caller, createProject, reportRunning, signIn, startApi } from "#test/support/api-world.ts";
+import {
+  caller,
+  createProject,
+  hostId,
+  password,
+  reportRunning,
+  signIn,
+  startApi,
+  username,
+} from "#test/support/api-world.ts";
 import { ApiFuzzer } from "#test/support/api-fuzzer.ts";
 import { seededRandom } from "#test/support/random.ts";
 
@@ -41,9 +50,17 @@ await t.test("the server keeps to its documents", async (t) => {
     // These would end the login that everything is sent with.
     leaveOut: (method, path) => /\/(logout|password)$/.test(path),
   });
+  fuzzer.know("username", username);
+  fuzzer.know("password", password);
   for (let sent = 0; sent < requests; sent++) {
     if (sent % lookAtMemberEvery === 0 && (await member("GET", "/skerry/v1/whoami")).status !== 200)
       member = await signIn(world, { role: "admin", project: await createProject(world) });
+    // The only host there is comes back after it was removed.
+    if (sent % reportEvery === 0)
+      await world.database.query(
+        "update resource set deleting_at = null, phase = 'joining' where id = $1 and deleting_at is not null",
+        [hostId],
+      );
     await fuzzer.step();
     const instance = sent % reportEvery === 0 ? fuzzer.recall("instance_id") : undefined;
     if (typeof instance === "string") {

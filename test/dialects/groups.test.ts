@@ -125,7 +125,7 @@ await t.test("by the SDK and the command line", async (t) => {
   t.match(await skerry("role grant night operator --group"), /^night: operator\.\n$/);
   t.match(
     await skerry("group ls"),
-    /^ID +NAME +ROLE +DESCRIPTION\n(?:.*\n)*grp-\w+ +night +operator +on-call\n/,
+    /^NAME +ID +ROLE +DESCRIPTION\n(?:.*\n)*night +grp-\w+ +operator +on-call\n/,
   );
   const shown = await skerry("group show night");
   t.match(shown, /^role: +operator$/m);

@@ -210,6 +210,10 @@ void t.test("a quota holds against fifty callers at once", async (t) => {
   const project = await createProject(world);
   const limits = { spec: { quota: { instances: 10, cpus: 15 } } };
   t.equal((await world.call("PATCH", `/skerry/v1/projects/${project}`, limits)).status, 200);
+  t.match(await world.call("PATCH", `/skerry/v1/projects/${project}`, { spec: { quota: { cpu: 1 } } }), {
+    status: 400,
+    body: { detail: "spec.quota.cpu: is no quota", details: { known: ["instances", "cpus"] } },
+  });
   const member = await signIn(world, { role: "operator", project });
   const wish = (cpus: number) => ({ name: "x", spec: { image: "micro", cpus } });
   const answers = await Promise.all(

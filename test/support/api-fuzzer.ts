@@ -102,6 +102,11 @@ export class ApiFuzzer {
     return known?.[Math.floor(this.#options.random() * known.length)];
   }
 
+  /** Something that no answer tells, to be used under this name. */
+  know(name: string, value: unknown): void {
+    this.#remember(name, value);
+  }
+
   /** Sends one request and judges what comes back. */
   async step(): Promise<void> {
     const operation = this.#operations[Math.floor(this.#options.random() * this.#operations.length)];
@@ -157,10 +162,11 @@ export class ApiFuzzer {
     return { operation, path, headers, body: json, value: JSON.parse(json) as unknown };
   }
 
-  /** `{id}` below `images` is an image's. */
+  /** `{id}` below `images` is an image's, and so is `{image_id}`, however answers call it. */
   #pathValue({ path, values }: Operation, name: string): string {
     const collection = path.split("/").at(path.split("/").indexOf(`{${name}}`) - 1) ?? "";
-    const known = this.recall(name === "id" ? `${singular(collection)}_id` : name);
+    const own = `${singular(collection)}_id`;
+    const known = name === "id" ? this.recall(own) : (this.recall(name) ?? this.recall(own));
     return String(known ?? values.valid({ type: "string", minLength: 1 }, "")) || "none";
   }
 

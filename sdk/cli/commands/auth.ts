@@ -125,8 +125,8 @@ async function logOut(session: Session): Promise<void> {
       session.note(`the cloud was not told (${why}); the login ends there by itself`);
     });
   }
-  await setProfile(path, name, undefined);
-  session.out.done(`Forgot profile ${name}.`, { profile: name });
+  if (profile) await setProfile(path, name, undefined);
+  session.out.done(profile ? `Forgot profile ${name}.` : `There is no profile ${name}.`, { profile: name });
 }
 
 async function whoAmI(session: Session): Promise<void> {

@@ -1,5 +1,5 @@
 /** `skerry project`, `user`, `group`, `role`, `apikey` and `quota`: who may do what, and how much. */
-import { Command, Option } from "commander";
+import { Argument, Command, Option } from "commander";
 import { roles, type Role } from "#kernel/ctx.ts";
 import type { Skerry } from "../../client.ts";
 import type { ApiKeyInfo, Member, QuotaLine } from "../../directory.ts";
@@ -146,7 +146,7 @@ function roleCommand(run: Run): Command {
     .alias("grant")
     .description("give a user, or a group, a role in a project, or take it away (none)")
     .argument("<user>", "name or id; with --group, of a group")
-    .argument("<role>", [...roles, "none"].join(", "))
+    .addArgument(new Argument("<role>", "what they may do").choices([...roles, "none"]))
     .option("--group", "a group, whose members have the role then; its project is its own")
     .addOption(projectOption().conflicts("group"))
     .action(
@@ -286,15 +286,15 @@ async function projectId({ signal }: Session, cloud: Skerry, name: string | unde
 }
 
 const projectColumns: readonly Column<Project>[] = [
-  { title: "ID", value: (r) => r.id },
   { title: "NAME", value: (r) => r.name },
+  { title: "ID", value: (r) => r.id },
   { title: "PHASE", value: (r) => r.phase, phase: true },
   { title: "DESCRIPTION", value: (r) => r.spec.description },
 ];
 
 const userColumns: readonly Column<User>[] = [
-  { title: "ID", value: (r) => r.id },
   { title: "NAME", value: (r) => r.name },
+  { title: "ID", value: (r) => r.id },
   { title: "TYPE", value: (r) => r.spec.type },
   { title: "PHASE", value: (r) => r.phase, phase: true },
   { title: "MFA", value: (r) => (r.status?.mfa_enabled ? "yes" : "no") },
@@ -309,8 +309,8 @@ const memberColumns: readonly Column<Member>[] = [
 ];
 
 const keyColumns: readonly Column<ApiKeyInfo>[] = [
-  { title: "ID", value: (r) => r.id },
   { title: "NAME", value: (r) => r.name },
+  { title: "ID", value: (r) => r.id },
   { title: "ROLE", value: (r) => (r.read_only ? "read only" : r.role) },
   { title: "LAST USED", value: (r) => r.last_used_at ?? "" },
   { title: "EXPIRES", value: (r) => r.expires_at ?? "" },

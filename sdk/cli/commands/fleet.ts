@@ -38,8 +38,8 @@ function summaryOf(items: readonly HostUsage[], total: number): string {
   for (const { cost } of items)
     if (cost) costs.set(cost.currency, (costs.get(cost.currency) ?? 0) + cost.amount);
   const sums = [...costs].map(([currency, amount]) => `${amount.toFixed(2)} ${currency}/h`).join(" + ");
-  const shown =
-    items.length < total ? `${String(items.length)} of ${String(total)} hosts` : `${String(total)} hosts`;
+  const hosts = `${String(total)} ${total === 1 ? "host" : "hosts"}`;
+  const shown = items.length < total ? `${String(items.length)} of ${hosts}` : hosts;
   return sums === "" ? shown : `${shown}: ${sums}`;
 }
 

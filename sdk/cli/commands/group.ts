@@ -100,8 +100,8 @@ export async function userId({ signal }: Session, cloud: Skerry, user: string): 
 }
 
 const columns: readonly Column<Group>[] = [
-  { title: "ID", value: (r) => r.id },
   { title: "NAME", value: (r) => r.name },
+  { title: "ID", value: (r) => r.id },
   { title: "ROLE", value: (r) => r.spec.role ?? "none" },
   { title: "DESCRIPTION", value: (r) => r.spec.description },
 ];

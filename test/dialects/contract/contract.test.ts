@@ -3,7 +3,7 @@
  * says which are not there yet.
  */
 import { createHash } from "node:crypto";
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { tmpdir } from "node:os";
 import t, { type Test } from "tap";
@@ -130,6 +130,21 @@ async function problemsOfAbsent(document: Document, operation: string): Promise<
   const problems = problemsOf(errorSchemaOf(document), answered.body);
   return answered.status === 404 ? problems : [String(answered.status), ...problems];
 }
+
+void t.test("no secret is in the list of processes", async (t) => {
+  const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
+  const lines = await Promise.all(
+    pids.map((pid) => readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")), // it has ended meanwhile
+  );
+  t.ok(lines.filter((line) => /control-plane|agent/.test(line)).length > 2, "the cloud's processes are seen");
+  for (const [name, secret] of Object.entries({ password, apiKey: cloud.apiKey })) {
+    t.same(
+      lines.filter((line) => line.includes(secret)),
+      [],
+      name,
+    );
+  }
+});
 
 void t.test(
   "an instance that was terminated stays readable where the reference knows the word",

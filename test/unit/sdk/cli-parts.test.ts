@@ -1,9 +1,11 @@
 import { readFile } from "node:fs/promises";
 import t from "tap";
 import { parse } from "yaml";
+import { Fault } from "#kernel/fault.ts";
 import { printable } from "#kernel/printable.ts";
 import { generatedPath, generateSdk } from "#test/support/generate-sdk.ts";
 import { Output, type Format } from "#sdk/cli/output.ts";
+import { describeFault } from "#sdk/cli/errors.ts";
 import { judgeCertificate } from "#sdk/cli/doctor/certificates.ts";
 import { checkClock } from "#sdk/cli/doctor/cloud.ts";
 import { checkNode, findLibvirt } from "#sdk/cli/doctor/machine.ts";
@@ -83,6 +85,23 @@ await t.test("what the cloud says cannot take over the terminal", async (t) => {
     t.same(read(text), [odd], format);
     t.notMatch(text, /[^\P{Cc}\n]|\p{Bidi_Control}|\u2028/u, format);
   }
+});
+
+await t.test("a fault is told in lines, with what there is and what to do", async (t) => {
+  const detail = {
+    known: ["micro", "web\u001b[2J"],
+    fields: [{ field: "spec.image", message: "there is no such image" }],
+  };
+  const reason = "VALIDATION_ERROR";
+  const unknown = new Fault("invalid", "spec.image: there is no such image", { reason, detail });
+  t.equal(
+    describeFault(unknown),
+    "error: spec.image: there is no such image (VALIDATION_ERROR)\n  known: micro, web\\x1b[2J\n",
+  );
+  const refused = (reason: string) => describeFault(new Fault("unauthenticated", "no", { reason }));
+  t.equal(refused("TOKEN_INVALID"), "error: no (TOKEN_INVALID)\nhint: log in with `skerry login`\n");
+  t.equal(refused("INVALID_CREDENTIALS"), "error: no (INVALID_CREDENTIALS)\n", "of a login itself");
+  t.match(refused("MFA_REQUIRED"), /--mfa-code/);
 });
 
 await t.test(

@@ -181,7 +181,7 @@ export class Reporter {
 
   #idleMs({ nextReportMs, leaseMs }: { readonly nextReportMs: number; readonly leaseMs: number }): number {
     const idleMs = nextReportMs || this.#timing.idleMs;
-    return leaseMs > 0 && this.#options.isUrgent?.() ? Math.min(idleMs, leaseMs / 3) : idleMs;
+    return leaseMs > 0 && this.#options.isUrgent?.() ? Math.min(idleMs, leaseMs / 4) : idleMs;
   }
 
   /** On its own, because a `using` in a loop remembers an earlier round's error when it is compiled by esbuild. */

@@ -32,17 +32,19 @@ const clockRateError = 0.001;
 const clockStepMs = 200;
 const leastRedialMs = 4_000;
 const leastReturnMs = 10_000;
+/** By so much a report may be late before anybody wonders. */
+const leastLateMs = 1_000;
 
-/** What the defaults are: a host that dies is lost within 15 s, of which a look at it may take the last 2.4 s. */
-export const defaultLeaseMs = 9_000;
+/** A host that dies is seen to be silent within 15 s, is lost within 24 s, and its machines run elsewhere within 30 s (ADR 17). */
+export const defaultLeaseMs = 18_000;
 export const defaultFenceMs = 3_000;
 
 export function toLossTiming(leaseMs: number, fenceMs: number): LossTiming {
   return {
     ...{ leaseMs, fenceMs },
     redialMs: Math.max(leaseMs, leastRedialMs),
-    returnMs: Math.max(4 * leaseMs, leastReturnMs),
-    suspectMs: leaseMs,
+    returnMs: Math.max(2 * leaseMs, leastReturnMs),
+    suspectMs: Math.min(leaseMs, Math.max(0.65 * leaseMs, reportEveryMs(leaseMs) + leastLateMs)),
     clockErrorMs: clockStepMs + 2 * clockRateError * leaseMs,
   };
 }
@@ -51,7 +53,7 @@ export function toLossTiming(leaseMs: number, fenceMs: number): LossTiming {
  * How often a host reports that has nothing to say and nothing that is bound to its lease. One that has does so twice
  * as often by itself (agent/control/reporter.ts): two of its reports may get lost before it pulls plugs.
  */
-export const reportEveryMs = (leaseMs: number): number => Math.round((leaseMs * 2) / 3);
+export const reportEveryMs = (leaseMs: number): number => Math.round(leaseMs / 2);
 
 /** What to hold true after a look: an agent that was seen not to be there is not taken for fenced later. */
 export function mergeSightings(before: Sighting | undefined, seen: readonly Sighting[]): Sighting {

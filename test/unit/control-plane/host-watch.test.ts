@@ -88,11 +88,9 @@ void t.test("a host that falls silent is lost in time, and not before its lease 
     afterMs >= timing.leaseMs + timing.clockErrorMs + timing.fenceMs,
     `${String(afterMs)} ms are long enough`,
   );
-  t.ok(afterMs <= 15_000, `${String(afterMs)} ms are soon enough`);
-  t.ok(
-    world.records.some((record) => !record.lost),
-    "it was suspected before",
-  );
+  t.ok(afterMs <= 24_000, `${String(afterMs)} ms are soon enough`);
+  const seen = world.records.find((record) => !record.lost);
+  t.ok((seen?.atMs ?? Infinity) - heardAtMs <= 15_000, "it was suspected before");
 });
 
 void t.test("a replica that stood still itself takes nobody for lost", async (t) => {

@@ -1,6 +1,6 @@
 import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
-import tls, { type PeerCertificate, type TLSSocket } from "node:tls";
+import tls, { type PeerCertificate, type SecureContext, type TLSSocket } from "node:tls";
 import { Fault } from "#kernel/fault.ts";
 import { peerOf } from "#kernel/peer.ts";
 import { pinOf } from "#kernel/pin.ts";
@@ -16,6 +16,8 @@ export interface Trust {
   readonly ca: string;
   readonly key?: string;
   readonly cert?: string;
+  /** All of it, put together beforehand. */
+  readonly secureContext?: SecureContext;
 }
 
 /**

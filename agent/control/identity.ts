@@ -7,6 +7,7 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
 import { mkdir, readFile } from "node:fs/promises";
 import { basename, dirname } from "node:path";
+import { createSecureContext, type SecureContext } from "node:tls";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
 import { Fault } from "#kernel/fault.ts";
 import { peerOf } from "#kernel/peer.ts";
@@ -28,6 +29,8 @@ export interface Credentials {
   /** The certificate and, after it, what it was issued by. */
   readonly cert: string;
   readonly ca: string;
+  /** The same for a client, made once: an agent that dials again and again would spend most of its time on it. */
+  readonly secureContext?: SecureContext;
 }
 
 interface State {
@@ -46,6 +49,7 @@ export class Identity {
   readonly #jitter: number;
   readonly #listeners = new Set<() => void>();
   #state: State;
+  #credentials: Credentials | undefined;
 
   private constructor(path: string, state: State, now: () => number) {
     this.#path = path;
@@ -84,8 +88,7 @@ export class Identity {
     if (!issued) {
       throw new Fault("unauthenticated", "this host has not joined a cloud", { reason: "NOT_ENROLLED" });
     }
-    const { certificate, authorities } = issued.pem;
-    return { key: keyPem(key), cert: certificate + authorities, ca: authorities };
+    return (this.#credentials ??= toCredentials(key, issued.pem));
   }
 
   get status(): IdentityStatus {
@@ -130,6 +133,7 @@ export class Identity {
     const issued = check(key, { certificate, authorities });
     await write(this.#path, { key, issued });
     this.#state = { key, issued };
+    this.#credentials = undefined;
     for (const listener of this.#listeners) listener();
     return issued.hostId;
   }
@@ -158,6 +162,15 @@ function check(key: KeyObject, pem: IssuedCertificate): NonNullable<State["issue
 
 function keyPem(key: KeyObject): string {
   return key.export({ type: "pkcs8", format: "pem" }).toString();
+}
+
+function toCredentials(
+  privateKey: KeyObject,
+  { certificate, authorities: ca }: IssuedCertificate,
+): Credentials {
+  const key = keyPem(privateKey);
+  const cert = certificate + ca;
+  return { key, cert, ca, secureContext: createSecureContext({ key, cert, ca, minVersion: "TLSv1.3" }) };
 }
 
 function format({ key, issued }: State): string {

@@ -60,7 +60,8 @@ export class Leases implements AsyncDisposable {
 
   async #write(): Promise<void> {
     const { database, leaseMs, log } = this.#options;
-    const beats = new Map(this.#beats);
+    // In order, as whoever else writes of many sessions: they would wait for each other in a circle.
+    const beats = new Map([...this.#beats].sort(([a], [b]) => (a < b ? -1 : 1)));
     this.#beats.clear();
     try {
       const rows = await database.query<{ id: string; seq: number; leased: boolean }>(

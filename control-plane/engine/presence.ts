@@ -1,11 +1,16 @@
 /** Which hosts are connected, and to which replica. A connection is written when it comes and goes. */
 import type { Logger } from "#kernel/log.ts";
+import { backoffMs, sleep } from "#kernel/retry.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Database, Tx } from "../store/database.ts";
 import type { KindRegistry } from "./observe.ts";
 import { lockResources, postChange } from "./rows.ts";
 
 const flushMs = 1_000;
+/** Connections that come or go so close together are written together, but no more than so many. */
+const gatherMs = 10;
+const mostAtOnce = 200;
+const writeBackoff = { baseMs: 100, capMs: 5_000 };
 /** A replica that has not written for this long no longer holds its connections. */
 export const replicaLostMs = 15_000;
 
@@ -31,8 +36,10 @@ export interface HoldingReplica {
 
 export class Presence implements AsyncDisposable {
   readonly #options: PresenceOptions;
-  /** Changes of one host are written in the order in which they happened. */
-  readonly #writing = new Map<string, Promise<void>>();
+  /** What is to be written of each host: how it was left last. */
+  readonly #changed = new Map<string, boolean>();
+  readonly #stop = new AbortController();
+  #writing: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #alone = false;
 
@@ -69,38 +76,72 @@ export class Presence implements AsyncDisposable {
   }
 
   connectionChanged(hostId: string, connected: boolean): void {
-    const before = this.#writing.get(hostId) ?? Promise.resolve();
-    const write = before
-      .then(() => this.#write(hostId, connected))
-      .catch((error: unknown) =>
-        this.#options.log.error("presence.write_failed", { hostId, connected, error }),
-      )
-      .finally(() => {
-        if (this.#writing.get(hostId) === write) this.#writing.delete(hostId);
-      });
-    this.#writing.set(hostId, write);
+    this.#changed.set(hostId, connected);
+    this.#writing ??= this.#writeAll();
   }
 
-  async #write(hostId: string, connected: boolean): Promise<void> {
-    const { database, replicaId, onChange } = this.#options;
-    await database.transaction(async (tx) => {
-      if (connected) {
-        await tx.query(
-          `insert into host_session (host_id, replica_id, connected_at, last_seen)
-           select id, $2, now(), now() from resource where id = $1
-           on conflict (host_id) do update set replica_id = $2, connected_at = now(), reached = null`,
-          [hostId, replicaId],
-        );
-      } else {
-        const left = await tx.query(
-          "update host_session set replica_id = null where host_id = $1 and replica_id = $2 returning 1",
-          [hostId, replicaId],
-        );
-        if (left.length === 0) return; // it is connected elsewhere by now
+  /** Until all is written; while the database is away, until this replica stops. */
+  async #writeAll(): Promise<void> {
+    const { log } = this.#options;
+    for (let failures = 0; this.#changed.size > 0 && !(failures > 0 && this.#stop.signal.aborted);) {
+      const waitMs = failures > 0 ? backoffMs(failures, writeBackoff) : gatherMs;
+      await sleep(waitMs, this.#stop.signal).catch(() => undefined); // stopping: what there is, is written at once
+      const batch = [...this.#changed].slice(0, mostAtOnce);
+      for (const [hostId] of batch) this.#changed.delete(hostId);
+      try {
+        await this.#write(batch);
+        failures = 0;
+      } catch (error) {
+        failures++;
+        log.error("presence.write_failed", { hosts: batch.length, failures, error });
+        for (const [id, connected] of batch) this.#changed.set(id, this.#changed.get(id) ?? connected);
       }
-      await this.#setConnected(tx, [hostId], connected);
-    });
+    }
+    this.#writing = undefined;
+  }
+
+  async #write(batch: readonly (readonly [string, boolean])[]): Promise<void> {
+    const { database, replicaId, onChange } = this.#options;
+    const that = (wanted: boolean) => batch.flatMap(([id, connected]) => (connected === wanted ? id : []));
+    const [came, went] = [that(true), that(false)];
+    if (came.length > 0) {
+      await database.query(
+        `insert into host_session (host_id, replica_id, connected_at, last_seen)
+         select id, $2, now(), now() from resource where id = any($1) order by id
+         on conflict (host_id) do update set replica_id = $2, connected_at = now(), reached = null`,
+        [came, replicaId],
+        "presence_came",
+      );
+    }
+    if (went.length > 0) {
+      // Unless it is connected elsewhere by now.
+      await database.query(
+        "update host_session set replica_id = null where host_id = any($1) and replica_id = $2",
+        [went, replicaId],
+        "presence_went",
+      );
+    }
+    await database.transaction((tx) => this.#show(tx, [...came, ...went]));
     onChange();
+  }
+
+  /** Makes the hosts say whether they are connected, all in one go: after a replica's death these are thousands. */
+  async #show(tx: Tx, ids: readonly string[]): Promise<void> {
+    const { registry, log } = this.#options;
+    if (ids.length === 0) return;
+    const hosts = await lockResources(tx, ids);
+    const held = await tx.query<{ id: string }>(
+      "select host_id as id from host_session where host_id = any($1) and replica_id is not null",
+      [ids],
+      "presence_held",
+    );
+    const connectedIds = new Set(held.map(({ id }) => id));
+    for (const host of hosts) {
+      const observed = host.observed as HostStatus | undefined;
+      const connected = connectedIds.has(host.id);
+      if (!observed || observed.connected === connected) continue;
+      postChange(tx, registry.definition("host"), host, { observed: { ...observed, connected } }, log);
+    }
   }
 
   /** Marks hosts whose replica is gone as disconnected. Any replica may do it. */
@@ -114,21 +155,10 @@ export class Presence implements AsyncDisposable {
         [replicaLostMs],
       );
       const ids = rows.map(({ host_id }) => host_id);
-      await this.#setConnected(tx, ids, false);
+      await this.#show(tx, ids);
       return rows.length;
     });
     if (lost > 0) onChange();
-  }
-
-  /** All in one go: after a replica's death these are thousands, and its successor serves nobody before. */
-  async #setConnected(tx: Tx, ids: readonly string[], connected: boolean): Promise<void> {
-    const { registry, log } = this.#options;
-    if (ids.length === 0) return;
-    for (const host of await lockResources(tx, ids)) {
-      const observed = host.observed as HostStatus | undefined;
-      if (!observed || observed.connected === connected) continue;
-      postChange(tx, registry.definition("host"), host, { observed: { ...observed, connected } }, log);
-    }
   }
 
   /** Where the replica is that holds the host's connection; undefined when none does. */
@@ -157,7 +187,8 @@ export class Presence implements AsyncDisposable {
   /** Says goodbye: the hosts that were connected here are so no longer. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    await Promise.all(this.#writing.values());
+    this.#stop.abort();
+    await this.#writing;
     const { database, replicaId, log } = this.#options;
     await database
       .query("delete from replica where id = $1", [replicaId])

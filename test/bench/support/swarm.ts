@@ -32,7 +32,7 @@ export interface SwarmCloud {
 /** An agent that is one of thousands still holds 1.5 MiB: with more of them, collecting garbage stops all for long. */
 const agentsPerProcess = 500;
 const fewestProcesses = 2;
-const joinsAtOnce = 16;
+const joinsAtOnce = 32;
 const joinLimitMs = 300_000;
 
 /** Enrols the hosts one by one, each with a token of its own, and waits until all are connected. */

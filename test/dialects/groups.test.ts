@@ -130,6 +130,9 @@ await t.test("by the SDK and the command line", async (t) => {
   const shown = await skerry("group show night");
   t.match(shown, /^role: +operator$/m);
   t.match(shown, /^members: +bob$/m);
+  const person = await skerry("user show bob");
+  for (const line of [/^name: +bob$/m, /^phase: +active$/m, /^second factor: no$/m]) t.match(person, line);
+  t.match(await skerry("project show"), /^has: +1 instances\n +1 cpus\n +512 MiB memory$/m);
   t.match(await skerry("role ls"), /^bob +operator +night +user-\w+$/m);
   const listed = await admin("GET", `/v1/users/${idOf(bob)}`);
   t.match(listed.body, { roles: ["operator"] }, "the highest role is the one that is shown");

@@ -36,6 +36,11 @@ function projectCommand(run: Run): Command {
       }),
     );
   project
+    .command("show")
+    .description("show a project with what it has, and may have")
+    .argument("[project]", "name or id; default: the present one")
+    .action(run(showProject));
+  project
     .command("create")
     .description("make a project")
     .argument("<name>")
@@ -63,6 +68,39 @@ function projectCommand(run: Run): Command {
   return project;
 }
 
+async function showProject(session: Session, name: string | undefined): Promise<void> {
+  const cloud = await session.cloud();
+  const { signal } = session;
+  const id = await projectId(session, cloud, name);
+  const found = await cloud.projects.get(id, { signal });
+  const quota = await cloud.projects.quota(id, { signal });
+  const line = ({ name, used, limit }: QuotaLine) =>
+    `${amount(name, used)}${limit === null ? "" : ` of ${amount(name, limit)}`} ${name.replace(/_bytes$/, "")}`;
+  session.out.show({ ...found, quota }, [
+    ["name", found.name],
+    ["id", found.id],
+    ["phase", found.phase],
+    ["description", found.spec.description],
+    ["has", quota.map(line).join("\n")],
+  ]);
+}
+
+async function showUser(session: Session, name: string): Promise<void> {
+  const { users } = await session.cloud();
+  const found = await users.find(name, { signal: session.signal });
+  const { spec, status } = found;
+  session.out.show(found, [
+    ["name", found.name],
+    ["id", found.id],
+    ["type", spec.type],
+    ["phase", found.phase],
+    ["project", found.project],
+    ["email", spec.email ?? ""],
+    ["second factor", status?.mfa_enabled ? "yes" : "no"],
+    ["plan", spec.plan],
+  ]);
+}
+
 function userCommand(run: Run): Command {
   const user = new Command("user").description("people and service accounts");
   user
@@ -75,6 +113,7 @@ function userCommand(run: Run): Command {
         session.out.list(await users.list({}, { signal: session.signal }).all(), userColumns);
       }),
     );
+  user.command("show").description("show a user").argument("<user>", "name or id").action(run(showUser));
   user
     .command("create")
     .description("make a user of the present project; a password is made up and shown this once")

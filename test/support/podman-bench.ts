@@ -1,5 +1,5 @@
 /** podman for a test: an engine with folders of its own, which it leaves nothing behind of. */
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exec } from "#agent/exec.ts";
@@ -62,16 +62,39 @@ export async function forgetPodman(stateDirectory: string): Promise<void> {
 
 type Found = Awaited<ReturnType<typeof findProcessesOf>>[number];
 
-/** Kills podman's processes and, with a container's monitor, what runs in it; waits until they are gone. */
+/**
+ * Kills podman's processes and, with a container's monitor, what runs in it; waits until they are gone. Their network
+ * namespaces go as well: they are held by mounts, which a power cut would not leave.
+ */
 export async function killPodman(stateDirectory: string, which: (found: Found) => boolean): Promise<void> {
   const { run } = filesOf(stateDirectory);
   const find = async () => [...(await findProcessesOf(run))].filter(which);
+  const namespaces = new Set<number>();
   for (const { pid, commandLine } of await find()) {
     const pidFile = /-p (\S*pidfile)/.exec(commandLine)?.[1];
     const inside = pidFile === undefined ? "" : await readFile(pidFile, "utf8").catch(() => "");
+    const namespace = inside && (await inodeOf(`/proc/${inside.trim()}/ns/net`));
+    if (namespace) namespaces.add(namespace);
     for (const one of [pid, Number(inside)]) kill(one);
   }
   await until(async () => (await find()).length === 0, 10_000);
+  for (const name of namespaces.size > 0 ? await readdir(namespaceFolder) : []) {
+    const path = join(namespaceFolder, name);
+    if (!namespaces.has((await inodeOf(path)) ?? 0)) continue;
+    await exec("umount", [path], { timeoutMs: 10_000, signal: AbortSignal.timeout(10_000) });
+    await rm(path);
+  }
+}
+
+const namespaceFolder = "/run/netns";
+
+/** Undefined when there is no such file (any more). */
+async function inodeOf(path: string): Promise<number | undefined> {
+  const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT" || error.code === "ESRCH") return undefined;
+    throw error;
+  });
+  return found?.ino;
 }
 
 function kill(pid: number): void {

@@ -8,7 +8,7 @@ import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
 import { cancelled } from "#kernel/stall.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
-import { keepYoungGenerationSmall } from "../heap.ts";
+import { keepYoungGenerationSmall, markSeldom } from "../heap.ts";
 import { ThreadedDecoder } from "./coding/coders.ts";
 import { CodingWorkers } from "./coding/workers.ts";
 import { FrameReceiver } from "./frame-receiver.ts";
@@ -84,6 +84,7 @@ export class MovePuller {
     const { pages } = this.#options;
     const workers = this.#workers;
     using _small = keepYoungGenerationSmall();
+    using _seldom = markSeldom();
     using _working = workers.use();
     const staged = pages && pages.sources.length > 0;
     await using stage = staged

@@ -41,7 +41,9 @@ const margins = {
 } as const satisfies Record<string, Margins>;
 
 /** A choice stands for so long, and twice as long after each trial: what keeps changing makes little difference. */
-const dwell = { trialMs: 400, firstMs: 800, mostMs: 30_000 };
+const dwell = { trialMs: 200, firstMs: 800, mostMs: 30_000 };
+/** What has lost a trial is not tried again while so many choices stand: each trial costs time. */
+const refusedForDwells = 8;
 /** With less than this share of what should get through, a cheaper codec may do better. */
 const disappointing = 0.75;
 /** What a codec on trial has to get through, against the one before: more when it costs more, CPU or bytes, or as much. */
@@ -88,8 +90,9 @@ export class CodecChoice {
   #dwellMs = dwell.firstMs;
   /** What there was before the codec that is on trial. */
   #before: { readonly index: number; readonly rate: number } | undefined;
-  /** What the last trial was against. */
-  #refused: number | undefined;
+  /** Of each candidate: when it may be tried again after it has lost a trial. */
+  readonly #refusedUntil: number[];
+  readonly #now: () => number;
   readonly #flow: Flow;
 
   /** @param options.codecs what the receiver can decode */
@@ -101,11 +104,13 @@ export class CodecChoice {
   }) {
     this.#threads = options.threads;
     this.#strong = options.strong;
-    this.#flow = new Flow(options.now ?? (() => performance.now()));
+    this.#now = options.now ?? (() => performance.now());
+    this.#flow = new Flow(this.#now);
     this.#candidates = initial.filter(
       ({ method }) => method.codec === Codec.NONE || options.codecs.includes(method.codec),
     );
     this.#seen = this.#candidates.map(() => 0);
+    this.#refusedUntil = this.#candidates.map(() => 0);
     this.#current = Math.min(1, this.#candidates.length - 1);
   }
 
@@ -153,9 +158,10 @@ export class CodecChoice {
     const [before, current] = [this.#before, this.#current];
     this.#before = undefined;
     if (before) {
-      this.#refused = rate < this.#least(before.index, current) * before.rate ? current : undefined;
-      if (this.#refused !== undefined) this.#current = before.index;
       this.#dwellMs = Math.min(dwell.mostMs, 2 * this.#dwellMs);
+      if (rate >= this.#least(before.index, current) * before.rate) return;
+      this.#refusedUntil[current] = this.#now() + refusedForDwells * this.#dwellMs;
+      this.#current = before.index;
       return;
     }
     this.#current = this.#wanted(linkRate, rate);
@@ -166,16 +172,18 @@ export class CodecChoice {
     const [candidates, current, threads] = [this.#candidates, this.#current, this.#threads];
     const strictness = margins[this.#strong ? "strong" : "normal"];
     const wanted = chooseCandidate(candidates, current, linkRate, threads, strictness);
-    const refused = this.#refused;
-    this.#refused = undefined; // it may be tried again, but not twice in a row
-    if ((wanted !== current && wanted !== refused) || this.#strong) return wanted;
+    if (this.#strong || (wanted !== current && this.#mayTry(wanted))) return wanted;
     const { ratio = 1, speed = Infinity } = candidates[current] ?? {};
     const expected = Math.min(linkRate / ratio, threads * speed);
-    if (current === 0 || rate >= disappointing * expected) return current;
     const cheaper = current - 1;
+    if (current === 0 || rate >= disappointing * expected || !this.#mayTry(cheaper)) return current;
     // What the link alone would hold up needs no trial.
     const most = linkRate / (candidates[cheaper]?.ratio ?? 1);
     return most > this.#least(current, cheaper) * rate ? cheaper : current;
+  }
+
+  #mayTry(index: number): boolean {
+    return this.#now() >= (this.#refusedUntil[index] ?? 0);
   }
 
   #least(before: number, next: number): number {

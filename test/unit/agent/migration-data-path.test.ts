@@ -392,7 +392,16 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
   t.same(playChoice({ ...wide, through: byLink }).last, fast, "as it should be");
   const short = ({ codec }: Method) =>
     ({ [Codec.NONE]: 100e6, [Codec.LZ4]: 150e6, [Codec.ZSTD]: 90e6 })[codec];
-  t.same(playChoice({ ...wide, through: short }).last, lz4, "cores are short: what should be better was not");
+  const crowded = playChoice({ ...wide, through: short });
+  t.same(crowded.last, lz4, "cores are short: what should be better was not");
+  t.ok(
+    crowded.changes <= 2,
+    `${crowded.changes} changes in ten seconds: what has lost is not tried again soon`,
+  );
+  const narrowing = (atMs: number) => (atMs < 5000 ? 1000 : 100) * mbit;
+  const narrowed = (method: Method) => Math.min(short(method), 12.5e6 / ratioOf(method));
+  const later = playChoice({ ...wide, link: narrowing, through: narrowed, seconds: 40 });
+  t.same(later.last.codec, Codec.ZSTD, "but when things have changed it is");
   const shorter = ({ codec }: Method) => (codec === Codec.NONE ? 90e6 : 40e6);
   t.same(playChoice({ ...wide, through: shorter }).last, none, "so short that coding does not pay");
   const alike = ({ codec }: Method) => (codec === Codec.NONE ? 110e6 : 108e6);

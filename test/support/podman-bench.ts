@@ -1,5 +1,5 @@
 /** podman for a test: an engine with folders of its own, which it leaves nothing behind of. */
-import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exec } from "#agent/exec.ts";
@@ -63,38 +63,27 @@ export async function forgetPodman(stateDirectory: string): Promise<void> {
 type Found = Awaited<ReturnType<typeof findProcessesOf>>[number];
 
 /**
- * Kills podman's processes and, with a container's monitor, what runs in it; waits until they are gone. Their network
- * namespaces go as well: they are held by mounts, which a power cut would not leave.
+ * Kills podman's processes and, with a container's monitor, what runs in it; waits until they are gone. What holds
+ * their network namespaces goes as well: a power cut would not leave it.
  */
 export async function killPodman(stateDirectory: string, which: (found: Found) => boolean): Promise<void> {
   const { run } = filesOf(stateDirectory);
   const find = async () => [...(await findProcessesOf(run))].filter(which);
-  const namespaces = new Set<number>();
+  const namespaces = new Set<string>();
   for (const { pid, commandLine } of await find()) {
     const pidFile = /-p (\S*pidfile)/.exec(commandLine)?.[1];
     const inside = pidFile === undefined ? "" : await readFile(pidFile, "utf8").catch(() => "");
-    const namespace = inside && (await inodeOf(`/proc/${inside.trim()}/ns/net`));
-    if (namespace) namespaces.add(namespace);
+    if (pidFile !== undefined) for (const path of await namespacesOf(pid)) namespaces.add(path);
     for (const one of [pid, Number(inside)]) kill(one);
   }
   await until(async () => (await find()).length === 0, 10_000);
-  for (const name of namespaces.size > 0 ? await readdir(namespaceFolder) : []) {
-    const path = join(namespaceFolder, name);
-    if (!namespaces.has((await inodeOf(path)) ?? 0)) continue;
-    await exec("umount", [path], { timeoutMs: 10_000, signal: AbortSignal.timeout(10_000) });
-    await rm(path);
-  }
+  for (const path of namespaces) await rm(path, { force: true });
 }
 
-const namespaceFolder = "/run/netns";
-
-/** Undefined when there is no such file (any more). */
-async function inodeOf(path: string): Promise<number | undefined> {
-  const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT" || error.code === "ESRCH") return undefined;
-    throw error;
-  });
-  return found?.ino;
+/** The mounts are in a mount namespace of podman's own and end with it; the files under them do not. */
+async function namespacesOf(pid: number): Promise<readonly string[]> {
+  const mounts = await readFile(`/proc/${String(pid)}/mounts`, "utf8").catch(() => ""); // it has ended
+  return mounts.split("\n").flatMap((line) => /^nsfs (\/run\/netns\/netns-\S+)/.exec(line)?.[1] ?? []);
 }
 
 function kill(pid: number): void {

@@ -15,6 +15,7 @@ import type { KindRegistry } from "./observe.ts";
 import { Orphans } from "./orphans.ts";
 import type { PassDependencies } from "./pass.ts";
 import { Presence, type PresenceOptions } from "./presence.ts";
+import { Promises } from "./promises.ts";
 import { ReportStore } from "./reports.ts";
 import { Sweep, type SweepOptions } from "./sweep.ts";
 import { Waiting } from "./waiting.ts";
@@ -87,6 +88,7 @@ export class Engine implements AsyncDisposable {
         registry,
         agents,
         fleet: this.fleet,
+        promises: new Promises(database),
         log,
         now,
         onChange,

@@ -11,8 +11,8 @@ import type { Database } from "../store/database.ts";
 import type { AnyController, Decision, Effects, Operation, View } from "./controller.ts";
 import type { Fleet } from "./fleet.ts";
 import type { KindRegistry } from "./observe.ts";
-import { promise } from "./capacity.ts";
 import { advanceOperation, startOperation, type OperationEffects } from "./operation.ts";
+import type { Promises } from "./promises.ts";
 import { loadView } from "./view.ts";
 import { firstEpochOf, overtake, type Claim } from "./work.ts";
 import { fencedWrite } from "./writes.ts";
@@ -22,6 +22,7 @@ export interface PassDependencies {
   readonly registry: KindRegistry;
   readonly agents: AgentPort;
   readonly fleet: Fleet;
+  readonly promises: Promises;
   readonly log: Logger;
   readonly now: () => number;
   /** Called after a commit that others may wait for. */
@@ -194,7 +195,8 @@ function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: Ab
     now: deps.now,
     findHost: async (id) => (await deps.fleet.hosts()).find((host) => host.id === id),
     choose: (request) => deps.fleet.choose(request),
-    promise: (request) => deps.fleet.taking(request.hostId, request, () => promise(database, claim, request)),
+    promise: (request) =>
+      deps.fleet.taking(request.hostId, request, () => deps.promises.make(claim, request)),
     refreshHosts: () => deps.fleet.refresh(),
     write: writeRecord,
   };

@@ -102,11 +102,12 @@ export class HostClasses {
     for (const { member } of this.#places.values()) yield member.host;
   }
 
-  /** Adds a host, or takes the place of what was known of it. */
+  /** Adds a host, or takes the place of what was known of it. One that is as it was keeps what was worked out about it. */
   set(host: HostSnapshot): void {
     const before = this.#places.get(host.id);
     const key = labelsKey(host);
     if (before && before.hostClass.key === key) {
+      if (before.twins.key === loadKey(host)) return;
       removeMember(before);
       this.#add(before.hostClass, host, before.member.hash);
       return;

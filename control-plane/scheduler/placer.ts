@@ -20,7 +20,7 @@ import {
 import type { Policy, Scope } from "./policy.ts";
 import { createRanking, type Ranking } from "./ranking.ts";
 import type { HostSnapshot, PlacementRequest } from "./snapshot.ts";
-import { Standings, type FittedLoad, type Standing } from "./standing.ts";
+import { Standings, type FittedLoad, type Refused, type Standing } from "./standing.ts";
 import { VersionedCache } from "./versioned-cache.ts";
 
 /** What label filters decide for all requests that ask the same of them. */
@@ -193,7 +193,13 @@ export class Placer {
         gpuModel: undefined,
         maxPrice: undefined,
       },
-      ...{ near: undefined, inZones: undefined, exclude: undefined, apart: undefined },
+      ...{
+        near: undefined,
+        nearestFirst: undefined,
+        inZones: undefined,
+        exclude: undefined,
+        apart: undefined,
+      },
     };
     return this.#admissions.get(JSON.stringify(unsized), this.#hosts.version, () =>
       admit(this.#hosts, fitted),
@@ -272,18 +278,31 @@ function rank({ candidates }: Outline, fitted: Fitted, seed: string, limit = bes
 function account({ candidates }: Outline, fitted: Fitted) {
   const { load, host } = fitted;
   const share = shareOf(fitted);
+  const standings = candidates.map((candidate) => standingOf(candidate, fitted, share));
   let eligible = 0;
-  for (const candidate of candidates) {
-    const { ranked, fits, refused } = standingOf(candidate, fitted, share);
-    // Without an iterator: this runs for every class of every explained choice.
-    for (let index = 0; index < refused.length; index++) {
-      const entry = refused[index];
-      if (entry) load[index]?.refuse(entry.representative, entry.miss, entry.count, () => entry.id);
-    }
+  for (const { ranked, fits } of standings)
     eligible += host.length === 0 ? fits : countAdmitted(ranked, host);
-  }
+  for (const [index, tally] of load.entries()) tallyRefused(tally, standings, index);
   const rejected = [...load, ...host].flatMap((tally) => tally.toRejections());
   return { eligible, rejected };
+}
+
+/** Tells a load filter what it refuses, all classes in one go: this runs for every class of every explained choice. */
+function tallyRefused(tally: Tally, standings: readonly Standing[], filter: number): void {
+  let count = 0;
+  let nearest: Refused | undefined;
+  for (const { refused } of standings) {
+    const entry = refused[filter];
+    if (!entry) continue;
+    count += entry.count;
+    const nearer =
+      !nearest || entry.miss < nearest.miss || (entry.miss === nearest.miss && entry.id < nearest.id);
+    if (nearer) nearest = entry;
+  }
+  if (nearest) {
+    const { representative, miss, id } = nearest;
+    tally.refuse(representative, miss, count, () => id);
+  }
 }
 
 function countAdmitted(ranked: Standing["ranked"], host: readonly Tally[]): number {

@@ -14,7 +14,8 @@ export interface Standing {
   readonly refused: readonly (Refused | undefined)[];
 }
 
-interface Refused {
+/** What one load filter refuses of a class. */
+export interface Refused {
   readonly representative: HostSnapshot;
   /** Of those that come nearest, the lowest. */
   readonly id: string;

@@ -1,7 +1,7 @@
 /** Two replicas place at once on one database, each with its own picture of the hosts: promises are never broken. */
 import t from "tap";
-import { promise } from "#cp/engine/capacity.ts";
 import { CachedFleet, type PlaceRequest } from "#cp/engine/fleet.ts";
+import { Promises } from "#cp/engine/promises.ts";
 import { placementRequest } from "#cp/resources/instance/instance.place.ts";
 import { instanceSpec, type Instance } from "#cp/resources/instance/instance.resource.ts";
 import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
@@ -60,8 +60,13 @@ await one.query(
   "insert into work (key, kind, lease_epoch) select id, kind, 1 from resource where kind = 'instance'",
 );
 
+interface Replica {
+  readonly fleet: CachedFleet;
+  readonly promises: Promises;
+}
+
 /** As the engine does; false when nothing had room. */
-async function placeNth(database: Database, fleet: CachedFleet, n: number): Promise<boolean> {
+async function placeNth({ fleet, promises }: Replica, n: number): Promise<boolean> {
   const id = `vm-${String(n)}`;
   const desired = specs[n];
   if (!desired) throw new RangeError(id);
@@ -75,7 +80,7 @@ async function placeNth(database: Database, fleet: CachedFleet, n: number): Prom
     for (const host of choice.hosts) {
       const asked = { hostId: host.id, cpus, memoryBytes, diskBytes };
       try {
-        await fleet.taking(host.id, asked, () => promise(database, claim, asked));
+        await fleet.taking(host.id, asked, () => promises.make(claim, asked));
         return true;
       } catch (error) {
         if (!isFault(error, "exhausted")) throw error;
@@ -88,13 +93,13 @@ async function placeNth(database: Database, fleet: CachedFleet, n: number): Prom
 
 await t.test("no host gives more than it has, and groups keep to their rules", async (t) => {
   const replicas = [one, two].map((database) => ({
-    database,
     fleet: new CachedFleet(database, defaultPolicy(), Date.now),
+    promises: new Promises(database),
   }));
   const placed = await Promise.all(
     specs.flatMap((_, n) => {
       const replica = replicas[n % 2];
-      return replica ? [placeNth(replica.database, replica.fleet, n)] : [];
+      return replica ? [placeNth(replica, n)] : [];
     }),
   );
   const count = placed.filter(Boolean).length;
@@ -124,4 +129,61 @@ await t.test("no host gives more than it has, and groups keep to their rules", a
        count(*) filter (where groups <> '{}' and apart = '{}') as together from reservation`,
   );
   t.ok((groups?.apart ?? 0) > 3 && (groups?.together ?? 0) > 3, "there were some of both");
+});
+
+await t.test("of promises that are asked for together each has its own answer", async (t) => {
+  await one.query("delete from reservation");
+  const asked: string[] = [];
+  const promises = new Promises({
+    query: (text, values, name) => {
+      asked.push(name ?? text);
+      return one.query(text, values, name);
+    },
+  });
+  // Of these numbers none is given a group or a GPU.
+  const plain = (nth: number) => nth * 20 + 4;
+  const ask = async (n: number, hostId: string, cpus: number, epoch = 1) => {
+    const claim = { key: `vm-${String(n)}`, kind: "instance", epoch, dirtySeq: 1, attempt: 1 };
+    const request = { hostId, cpus, memoryBytes: 512 * MiB, diskBytes: 4 * GiB };
+    return promises.make(claim, request).then(
+      () => "promised",
+      (error: unknown) => (isFault(error) ? error.reason : error),
+    );
+  };
+  const first = ask(plain(0), "host-1", 1);
+  const together = await Promise.all([
+    ask(plain(1), "host-1", 4),
+    ask(plain(2), "host-1", 3),
+    ask(plain(3), "host-1", 2),
+    ask(plain(4), "host-2", 2),
+    ask(plain(4), "host-3", 2, 7),
+    ask(plain(5), "host-2", 1, 7),
+    ask(plain(6), "host-2", 9),
+    ask(plain(0), "host-4", 1),
+  ]);
+  t.equal(await first, "promised");
+  t.strictSame(together, [
+    "promised",
+    "promised",
+    "NO_CAPACITY",
+    "promised",
+    "LEASE_LOST",
+    "LEASE_LOST",
+    "NO_CAPACITY",
+    "promised",
+  ]);
+  t.strictSame(
+    asked.toSorted(),
+    [...Array<string>(5).fill("capacity_promise"), ...Array<string>(2).fill("capacity_promise_together")],
+    "only those that something stood in the way of asked by themselves",
+  );
+  const kept = await one.query(
+    "select resource_id, host_id, cpus from reservation order by cpus, resource_id",
+  );
+  t.strictSame(kept, [
+    { resource_id: "vm-4", host_id: "host-4", cpus: 1 },
+    { resource_id: "vm-84", host_id: "host-2", cpus: 2 },
+    { resource_id: "vm-44", host_id: "host-1", cpus: 3 },
+    { resource_id: "vm-24", host_id: "host-1", cpus: 4 },
+  ]);
 });

@@ -1,5 +1,5 @@
-import { promise } from "#cp/engine/capacity.ts";
 import { CachedFleet } from "#cp/engine/fleet.ts";
+import { Promises } from "#cp/engine/promises.ts";
 import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import type { HostSnapshot, PlacementRequest } from "#cp/scheduler/snapshot.ts";
 import { Database } from "#cp/store/database.ts";
@@ -33,6 +33,7 @@ export async function measureCommits(
   bench.say("Filling the database ...");
   await fill(database, hosts, warmUp + commits);
   const fleet = new CachedFleet(database, defaultPolicy(), Date.now);
+  const promises = new Promises(database);
   let refused = 0;
   const commit = async (index: number, attempt = 1): Promise<void> => {
     const { cpus, memoryBytes, diskBytes, ...where } = next();
@@ -43,7 +44,7 @@ export async function measureCommits(
     for (const host of choice.hosts) {
       try {
         const request = { hostId: host.id, ...amounts };
-        await fleet.taking(host.id, amounts, () => promise(database, { ...claim, key: id }, request));
+        await fleet.taking(host.id, amounts, () => promises.make({ ...claim, key: id }, request));
       } catch (error) {
         if (!isFault(error, "exhausted")) throw error;
         refused++;

@@ -182,13 +182,15 @@ function toQuery<K extends KindTypes>(query: ListQuery<K>): Record<string, Query
   return result;
 }
 
-/** A verb as a method; one that takes nothing needs no input. */
+/** A verb as a method; one that takes nothing, or nothing that must be said, needs no input. */
 export type VerbMethods<K extends KindTypes> = {
   readonly [V in keyof K["verbs"]]: (
     id: string,
     ...rest: K["verbs"][V] extends Readonly<Record<string, never>>
       ? [options?: MutationOptions]
-      : [options: MutationOptions & { readonly input: K["verbs"][V] }]
+      : object extends K["verbs"][V]
+        ? [options?: MutationOptions & { readonly input?: K["verbs"][V] }]
+        : [options: MutationOptions & { readonly input: K["verbs"][V] }]
   ) => Promise<Resource<K>>;
 };
 

@@ -7,8 +7,8 @@ import { isFault } from "#kernel/fault.ts";
 import type { Ctx } from "#kernel/ctx.ts";
 import type { Logger } from "#kernel/log.ts";
 import { sleep } from "#kernel/retry.ts";
-import { host } from "../resources/host/host.resource.ts";
-import { migration } from "../resources/migration/migration.resource.ts";
+import { host, type HostSpec } from "../resources/host/host.resource.ts";
+import { migration, type MigrationSpec } from "../resources/migration/migration.resource.ts";
 import type { Queryable } from "../store/database.ts";
 import type { ResourceService } from "./resource-service.ts";
 import { askUnasked } from "./unasked-move.ts";
@@ -34,7 +34,11 @@ export interface Remaining {
 
 interface Row extends Omit<Remaining, "state"> {
   readonly project: string;
+  readonly adopted: boolean;
+  /** Its newest migration is under way. */
   readonly open: boolean;
+  /** How that was tried. */
+  readonly type: MigrationSpec["type"] | null;
   /** Since its last migration ended; null: none has. */
   readonly idleSeconds: number | null;
   /** It ended because no host could take it, and hosts have changed since. */
@@ -63,12 +67,13 @@ export class Drains implements AsyncDisposable {
 
   /** What is still on the host. Only for the cloud's administrators: it names everybody's machines. */
   async remaining(ctx: Ctx, hostId: string): Promise<readonly Remaining[]> {
-    const { id } = await this.#options.resources.get(ctx, host, hostId);
+    const { id, desired } = await this.#options.resources.get(ctx, host, hostId);
     const rows = await this.#read(id);
-    return rows.map(({ id, name, phase, migration, error, open }) => ({
-      ...{ id, name, phase, migration, error: open ? null : error },
-      state: open ? "moving" : error ? "stuck" : "waiting",
-    }));
+    return rows.map((row) => {
+      const { id, name, phase, migration } = row;
+      const { state, error } = judge(row, (desired as HostSpec).drain_cold === true);
+      return { id, name, phase, migration, state, error };
+    });
   }
 
   async #run(): Promise<void> {
@@ -80,22 +85,26 @@ export class Drains implements AsyncDisposable {
   }
 
   async #look(): Promise<void> {
-    const hosts = await this.#options.database.query<{ id: string }>(
-      "select id from resource where kind = 'host' and desired ->> 'draining' = 'true' and deleting_at is null",
+    const hosts = await this.#options.database.query<{ id: string; cold: boolean }>(
+      "select id, coalesce(desired -> 'drain_cold' = 'true', false) as cold from resource where kind = 'host' and desired ->> 'draining' = 'true' and deleting_at is null",
       [],
       "drain_hosts",
     );
-    for (const { id } of hosts) {
+    for (const { id, cold } of hosts) {
       const rows = await this.#read(id);
       const free = atOnce - rows.filter(({ open }) => open).length;
-      const movable = rows.filter((row) => mayBegin(row));
+      const movable = rows.flatMap((row) => {
+        const { begin: type } = judge(row, cold);
+        return type ? [{ ...row, type }] : [];
+      });
       for (const row of movable.slice(0, Math.max(0, free))) await this.#begin(row);
     }
   }
 
   #read(hostId: string): Promise<Row[]> {
     return this.#options.database.query<Row>(
-      `select r.id, r.name, r.project, r.phase, m.id as migration, m.observed -> 'error' as error,
+      `select r.id, r.name, r.project, r.phase, m.id as migration, nullif(m.observed -> 'error', 'null') as error,
+         m.observed ->> 'type' as type, coalesce(r.desired -> 'adopted' <> 'null', false) as adopted,
          m.id is not null and m.request_of is not null as open,
          extract(epoch from now() - (m.observed ->> 'ended_at')::timestamptz)::float8 as "idleSeconds",
          m.observed #>> '{error,reason}' = 'NO_HOST' and exists (
@@ -110,8 +119,8 @@ export class Drains implements AsyncDisposable {
     );
   }
 
-  async #begin({ id, project }: Row): Promise<void> {
-    const move = { project, name: `drain-${id}`, spec: { instance: id } };
+  async #begin({ id, project, type }: Movable): Promise<void> {
+    const move = { project, name: `drain-${id}`, spec: { instance: id, type } };
     try {
       await askUnasked(this.#options, move, this.#stop.signal);
     } catch (fault) {
@@ -127,8 +136,42 @@ export class Drains implements AsyncDisposable {
   }
 }
 
-function mayBegin({ phase, open, error, idleSeconds, fleetChanged }: Row): boolean {
-  if (open || !(migration.requestWhen ?? []).includes(phase)) return false;
-  const rest = fleetChanged ? againAfterChangeSeconds : againAfterSeconds;
-  return !error || idleSeconds === null || idleSeconds > rest;
+/** What of a row a judgement goes by. */
+export type Standing = Omit<Row, "id" | "name" | "project" | "migration">;
+
+type Movable = Pick<Row, "id" | "project"> & Pick<MigrationSpec, "type">;
+
+interface Judgement extends Pick<Remaining, "state" | "error"> {
+  /** The move to ask for now. */
+  readonly begin?: MigrationSpec["type"];
 }
+
+/**
+ * How a machine's move away stands.
+ * @param cold what could not move as it runs may be stopped for it
+ */
+export function judge(
+  { phase, adopted, open, type, error, idleSeconds, fleetChanged }: Standing,
+  cold: boolean,
+): Judgement {
+  if (open) return { state: "moving", error: null };
+  if (adopted) return { state: "stuck", error: adoptedStays };
+  if (phase === "failed") return { state: "stuck", error: error ?? failedStays };
+  const movable = (migration.requestWhen ?? []).includes(phase);
+  if (!error) return { state: "waiting", error, ...(movable && { begin: "live" }) };
+  // Whoever called it off did not mean that it should be stopped instead.
+  const mayStop = cold && phase === "running" && type !== "cold" && error.reason !== "CANCELLED";
+  if (mayStop) return { state: "waiting", error, begin: "cold" };
+  const rest = fleetChanged ? againAfterChangeSeconds : againAfterSeconds;
+  const again = movable && (idleSeconds === null || idleSeconds > rest);
+  return { state: "stuck", error, ...(again && { begin: "live" }) };
+}
+
+const adoptedStays = {
+  reason: "ADOPTED_STAYS",
+  message: "it was adopted: its description and its files are its host's own",
+};
+const failedStays = {
+  reason: "INSTANCE_FAILED",
+  message: "it has failed: only what runs or is off can move",
+};

@@ -737,6 +737,8 @@ export interface HostSpec {
   readonly cordoned: boolean;
   /** its machines are moved elsewhere; given by `drain` */
   readonly draining?: boolean;
+  /** machines that cannot be moved elsewhere as they run are stopped for it; given by `drain` */
+  readonly drain_cold?: boolean;
   /** each keeps away the instances that do not tolerate it */
   readonly taints?: readonly string[];
   /** what it may give to guests, where its driver can */
@@ -770,6 +772,8 @@ export interface HostInput {
   readonly cordoned: boolean;
   /** its machines are moved elsewhere; given by `drain` */
   readonly draining?: boolean;
+  /** machines that cannot be moved elsewhere as they run are stopped for it; given by `drain` */
+  readonly drain_cold?: boolean;
   /** each keeps away the instances that do not tolerate it */
   readonly taints?: readonly string[];
   /** what it may give to guests, where its driver can */
@@ -857,7 +861,10 @@ export interface HostKind {
     /** Take new instances again */
     readonly uncordon: Readonly<Record<string, never>>;
     /** Take no new instances and move those that are there elsewhere, running ones as they run */
-    readonly drain: Readonly<Record<string, never>>;
+    readonly drain: {
+      /** what cannot move as it runs is stopped, moved and started there */
+      readonly cold?: boolean;
+    };
   };
   readonly filter: "provider" | "region";
   readonly may: "update" | "delete";

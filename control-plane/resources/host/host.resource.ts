@@ -36,6 +36,10 @@ export const hostSpec = z.strictObject({
   overcommit: hostOvercommit,
   cordoned: z.boolean().describe("takes no new instances"),
   draining: z.boolean().optional().describe("its machines are moved elsewhere; given by `drain`"),
+  drain_cold: z
+    .boolean()
+    .optional()
+    .describe("machines that cannot be moved elsewhere as they run are stopped for it; given by `drain`"),
   taints: z
     .array(z.string().min(1).max(63))
     .max(32)
@@ -155,13 +159,18 @@ export const host = defineResource<HostSpec, HostStatus, HostPhase>({
       summary: "Take new instances again",
       when: ["joining", "online", "offline", "lost"],
       input: noInput,
-      apply: (r: Host) => ({ ...r.desired, cordoned: false, draining: false }),
+      apply: (r: Host) => ({ ...r.desired, cordoned: false, draining: false, drain_cold: false }),
     }),
     drain: defineVerb({
       summary: "Take no new instances and move those that are there elsewhere, running ones as they run",
       when: ["joining", "online", "offline", "lost"],
-      input: noInput,
-      apply: (r: Host) => ({ ...r.desired, cordoned: true, draining: true }),
+      input: z.strictObject({
+        cold: z
+          .boolean()
+          .default(false)
+          .describe("what cannot move as it runs is stopped, moved and started there"),
+      }),
+      apply: (r: Host, { cold }) => ({ ...r.desired, cordoned: true, draining: true, drain_cold: cold }),
     }),
   },
   references: {},

@@ -8,6 +8,7 @@ import type { Run, Session } from "../session.ts";
 import { parseDuration } from "../units.ts";
 
 interface DrainOptions {
+  readonly cold: boolean;
   readonly wait: boolean;
   readonly timeout?: number;
 }
@@ -19,16 +20,17 @@ export function drainCommand(run: Run): Command {
   return new Command("drain")
     .description("move all machines of a host elsewhere; it takes no new ones until it is uncordoned")
     .argument("<host>", "name or id")
+    .option("--cold", "stop what cannot move as it runs, move it, and start it there", false)
     .option("--no-wait", "do not wait until it is empty, or nothing more can move")
     .option("--timeout <duration>", "how long to wait (default: 24h)", parseDuration)
     .action(run(drain));
 }
 
-async function drain(session: Session, name: string, { wait, timeout }: DrainOptions): Promise<void> {
+async function drain(session: Session, name: string, { cold, wait, timeout }: DrainOptions): Promise<void> {
   const { signal } = session;
   const { hosts } = await session.cloud();
   const { id, name: found } = await hosts.find(name, { signal });
-  const changed = await hosts.drain(id, { signal });
+  const changed = await hosts.drain(id, { input: { cold }, signal });
   if (!wait) return session.out.done(`${found} is being drained.`, changed);
   const left = await follow(session, id, timeout ?? defaultLimitMs);
   if (left.length === 0) return session.out.done(`${found} is empty.`, changed);

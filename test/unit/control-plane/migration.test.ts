@@ -1,6 +1,7 @@
 /** A migration's phases, progress, receipt and prediction, as tables. */
 import { create } from "@bufbuild/protobuf";
 import t from "tap";
+import { judge, type Standing } from "#cp/app/drains.ts";
 import type { Incarnation } from "#cp/engine/controller.ts";
 import { toMoveObservation, type MoveObservation } from "#cp/engine/move.ts";
 import { deriveDowntime, deriveMigration, deriveReceipt } from "#cp/resources/migration/migration.derive.ts";
@@ -191,4 +192,66 @@ t.test("phases and the verb", async (t) => {
   t.match(cancel?.apply(request(status()), {}), { cancel: true });
   const late = request(status({ committed_at: now.toISOString() }));
   t.throws(() => cancel?.apply(late, {}), Fault, "too late");
+});
+
+t.test("a drain stops a machine for its move only when it may, and says why one stays", (t) => {
+  const error = { reason: "MOVE_BLOCKED", message: "it has a device of its host" };
+  const standing = (change: Partial<Standing> = {}): Standing => ({
+    ...{ phase: "running", adopted: false, open: false, type: null, error: null, idleSeconds: null },
+    ...change,
+  });
+  const failed = (change: Partial<Standing> = {}) =>
+    standing({ type: "live", error, idleSeconds: 1, ...change });
+  const states = ([change, cold]: [Standing, boolean]) => {
+    const { state, error, begin } = judge(change, cold);
+    return [state, error?.reason ?? null, begin ?? null];
+  };
+  const cases: Record<string, [[Standing, boolean], unknown[]]> = {
+    "at first": [
+      [standing(), true],
+      ["waiting", null, "live"],
+    ],
+    "while it moves": [
+      [failed({ open: true }), true],
+      ["moving", null, null],
+    ],
+    "not asked to stop it": [
+      [failed(), false],
+      ["stuck", "MOVE_BLOCKED", null],
+    ],
+    "after a minute": [
+      [failed({ idleSeconds: 61 }), false],
+      ["stuck", "MOVE_BLOCKED", "live"],
+    ],
+    "asked to stop it": [
+      [failed(), true],
+      ["waiting", "MOVE_BLOCKED", "cold"],
+    ],
+    "stopped in vain": [
+      [failed({ type: "cold" }), true],
+      ["stuck", "MOVE_BLOCKED", null],
+    ],
+    "off already": [
+      [failed({ phase: "stopped", type: "cold" }), true],
+      ["stuck", "MOVE_BLOCKED", null],
+    ],
+    "called off": [
+      [failed({ error: { reason: "CANCELLED", message: "" } }), true],
+      ["stuck", "CANCELLED", null],
+    ],
+    "on its way up": [
+      [standing({ phase: "building" }), true],
+      ["waiting", null, null],
+    ],
+    adopted: [
+      [standing({ adopted: true }), true],
+      ["stuck", "ADOPTED_STAYS", null],
+    ],
+    failed: [
+      [standing({ phase: "failed" }), true],
+      ["stuck", "INSTANCE_FAILED", null],
+    ],
+  };
+  for (const [name, [given, expected]] of Object.entries(cases)) t.strictSame(states(given), expected, name);
+  t.end();
 });

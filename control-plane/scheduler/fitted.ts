@@ -85,7 +85,8 @@ export interface WeightedGauge {
 export function fitScorers(scorers: Policy["scorers"], request: PlacementRequest): readonly WeightedGauge[] {
   const fitted = scorers.flatMap(({ scorer, weight }) => {
     const gauge = weight > 0 ? scorer.fit(request) : undefined;
-    return gauge ? [{ name: scorer.name, scope: scorer.scope, weight, gauge }] : [];
+    if (!gauge) return [];
+    return [{ name: scorer.name, scope: scorer.scope, weight: weight * (gauge.emphasis ?? 1), gauge }];
   });
   const total = fitted.reduce((sum, { weight }) => sum + weight, 0);
   return fitted.map((entry) => ({ ...entry, part: entry.weight / total }));

@@ -40,6 +40,8 @@ export interface Scorer {
 }
 
 export interface Gauge {
+  /** How much of its weight the request gives it; all, unless told otherwise. */
+  readonly emphasis?: number;
   /** 0 (worst) to 1 (best) on a fixed scale: it depends on this host alone, never on the others. */
   score(host: HostSnapshot): number;
   /** The measure behind the score, in its own unit. */

@@ -83,6 +83,8 @@ export interface PlacementRequest extends Amounts {
   readonly guestCpuModel?: string | undefined;
   /** Where its users are. */
   readonly near?: GeoPoint | undefined;
+  /** The nearest with room, whatever it costs; the price decides between hosts in one place. */
+  readonly nearestFirst?: boolean | undefined;
   readonly countries?: readonly string[] | undefined;
   readonly tolerations?: readonly string[] | undefined;
   readonly gpuModel?: string | undefined;

@@ -25,6 +25,7 @@ async function chooseHosts(effects: Effects, { resource, references }: View<Work
     capability: desired.gpus > 0 ? "containers.gpu" : "containers",
     imageArchitecture: image?.desired.architecture ?? "x86_64",
     near: desired.target_location ?? undefined,
+    nearestFirst: desired.target_location ? true : undefined,
     exclude: new Set(exclude),
     seed: id,
   });

@@ -2,6 +2,9 @@ import type { Scorer } from "../policy.ts";
 import { defaultCostScale, perHour, rateOf, type CostScale } from "../prices.ts";
 import type { HostSnapshot, PlacementRequest } from "../snapshot.ts";
 
+/** Free or not is as much as a metre near by, and half a kilometre at the far side of the earth. */
+const besideDistance = 1e-6;
+
 /**
  * What the request costs per hour on a host, against the same request at reference prices: free
  * scores 1, the reference 1/2, three times the reference 1/4. A host without a price that can be
@@ -14,6 +17,7 @@ export function cost(scale: CostScale = defaultCostScale): Scorer {
     fit(request) {
       const reference = perHour(scale.reference, request);
       return {
+        ...(request.near && request.nearestFirst && { emphasis: besideDistance }),
         score({ prices }) {
           const rate = rateOf(prices, scale);
           if (prices === undefined || rate === undefined) return 0.5;

@@ -75,6 +75,7 @@ const anyRequest: fc.Arbitrary<PlacementRequest> = fc
       inZones: sometimes(fc.constantFrom<[string, number][]>([], [["a/a/a", 2]])),
       imageArchitecture: architectures,
       near: fc.option(point, { nil: undefined }),
+      nearestFirst: sometimes(fc.constant(true)),
       exclude: sometimes(fc.array(fc.string({ minLength: 1, maxLength: 1 })).map((ids) => new Set(ids))),
     }),
   )

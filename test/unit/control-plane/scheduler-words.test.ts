@@ -51,9 +51,7 @@ await t.test("an explanation reads like a colleague's answer", async (t) => {
     reasons: [
       "0.070 USD/h, 75 % more than 0.040 USD/h on host-b.",
       "32 km away, against 16483 km away on host-b.",
-      "10 % full, as on the next best.",
-      "In all it scores 0.732 against 0.346 of host-b: cost 0.50 with weight 1, distance 0.97 with weight 1, " +
-        "packing 0.10 with weight 0.01.",
+      "In all it scores 0.735 against 0.347 of host-b: cost 0.50 with weight 1, distance 0.97 with weight 1.",
     ],
     refused: [
       "1 offline (host-d)",

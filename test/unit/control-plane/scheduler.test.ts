@@ -276,16 +276,15 @@ await t.test("a placement takes the best host and says why", async (t) => {
     host_id: "near",
     provider: "acme",
     region: "north",
-    score: 0.7315,
+    score: 0.7346,
     parts: [
       { scorer: "cost", weight: 1, score: 0.5, measure: "0.070 USD/h", amount: 0.07, unit: "USD/h" },
       { scorer: "distance", weight: 1, score: 0.9693, measure: "32 km away", amount: 31.7238, unit: "km" },
-      { scorer: "packing", weight: 0.01, score: 0.1, measure: "10 % full", amount: 0.1, unit: "" },
     ],
   });
   const rejected = "3 hosts rejected: 1 cordoned, 2 full (memory: 1.0 GiB short)";
-  t.equal(summarise(placed.explain), `0.070 USD/h, 32 km away, 10 % full; ${rejected}`);
-  t.equal(summarise(placed.explain, "far"), `0.070 USD/h, 16483 km away, 10 % full; ${rejected}`);
+  t.equal(summarise(placed.explain), `0.070 USD/h, 32 km away; ${rejected}`);
+  t.equal(summarise(placed.explain, "far"), `0.070 USD/h, 16483 km away; ${rejected}`);
   t.equal(summarise(placed.explain, "elsewhere"), `one of 3 hosts that will do; ${rejected}`);
   const stored: Json = placed.explain;
   t.same(JSON.parse(JSON.stringify(stored)), placed.explain, "survives being stored");
@@ -294,6 +293,26 @@ await t.test("a placement takes the best host and says why", async (t) => {
   t.match(place(hosts, request({ near: frankfurt }), { ...defaultPolicy(thrifty), seed: "op-1" }), {
     host: "cheap",
   });
+});
+
+await t.test("who asks for the nearest gets it, whatever it costs, and the next when that is full", (t) => {
+  const dear = { prices: usd(5, 1), location: frankfurt };
+  const crowded = { used: { cpus: 1, memoryBytes: 15 * GiB, diskBytes: 0 } };
+  const cheap = host("cheap", { prices: usd(0.001, 0.0001), location: { latitude: 50.1, longitude: 8.6 } });
+  const chosen = (hosts: readonly HostSnapshot[], wanted: Partial<PlacementRequest>) => {
+    const placed = place(hosts, request({ near: frankfurt, ...wanted }), {
+      ...defaultPolicy(),
+      seed: "op-1",
+    });
+    return "unplaceable" in placed ? undefined : placed.host;
+  };
+  const nearest = { nearestFirst: true };
+  const farther = host("farther", { prices: usd(0.001, 0.0001), location: mainz });
+  t.equal(chosen([host("dear", dear), cheap], {}), "cheap", "else it is the price that decides");
+  t.equal(chosen([host("dear", dear), cheap], nearest), "dear");
+  t.equal(chosen([host("dear", { ...dear, ...crowded }), farther, cheap], nearest), "cheap");
+  t.equal(chosen([host("dear", dear), host("fair", { ...dear, prices: usd(0.05, 0.01) })], nearest), "fair");
+  t.end();
 });
 
 await t.test("what cannot be placed is explained", async (t) => {

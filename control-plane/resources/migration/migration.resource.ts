@@ -35,6 +35,8 @@ export const migrationSpec = z.strictObject({
     .describe("set by the verb; the move is called off unless it is committed"),
 });
 export type MigrationSpec = z.infer<typeof migrationSpec>;
+/** What is given to ask for one: what has a default may be left out. */
+export type MigrationInput = z.input<typeof migrationSpec>;
 
 const site = z.strictObject({ host_id: z.string(), provider: z.string(), region: z.string() });
 

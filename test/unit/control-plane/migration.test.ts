@@ -198,6 +198,7 @@ t.test("a drain stops a machine for its move only when it may, and says why one 
   const error = { reason: "MOVE_BLOCKED", message: "it has a device of its host" };
   const standing = (change: Partial<Standing> = {}): Standing => ({
     ...{ phase: "running", adopted: false, open: false, type: null, error: null, idleSeconds: null },
+    fleetChanged: false,
     ...change,
   });
   const failed = (change: Partial<Standing> = {}) =>

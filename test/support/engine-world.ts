@@ -75,6 +75,8 @@ export function fakeHostStatus(hostname: string, capacity: HostStatus["capacity"
 export class World<Agent extends WorldAgent = WorldHost> {
   readonly database: Database;
   readonly hosts: Agent[] = [];
+  /** Of the replicas that do not die: most of what a short life costs the server is its connections. */
+  readonly #lasting: Database;
   readonly #url: string;
   readonly #log: Logger;
   readonly #startHost: (id: string) => Agent | Promise<Agent>;
@@ -114,6 +116,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
     this.#startHost = startHost;
     this.#log = log;
     this.database = new Database({ url, maxConnections: 4, log: silentLogger });
+    this.#lasting = new Database({ url, maxConnections: 6, log: silentLogger });
   }
 
   /** Tests of a file share its database, one after the other. */
@@ -165,7 +168,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
     } = options;
     const mortal =
       diesAfterCommits === undefined ? undefined : new MortalDatabase(this.#url, diesAfterCommits);
-    const database = mortal ?? new Database({ url: this.#url, maxConnections: 6, log: silentLogger });
+    const database = mortal ?? this.#lasting;
     const controllers = [controller, hostController];
     const engine = new Engine({
       database,
@@ -191,7 +194,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
       async stop() {
         for (const subscription of reporting) subscription[Symbol.dispose]();
         await engine[Symbol.asyncDispose]();
-        await database[Symbol.asyncDispose]();
+        await mortal?.[Symbol.asyncDispose]();
       },
     };
     try {
@@ -319,6 +322,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
 
   async stop(): Promise<void> {
     for (const host of this.hosts) await host.stop();
+    await this.#lasting[Symbol.asyncDispose]();
     await this.database[Symbol.asyncDispose]();
   }
 }

@@ -416,7 +416,11 @@ await t.test("the doctor finds what is wrong and how to mend it", async (t) => {
   healthy.server.on("GET /readyz", { body: { status: "ready", checks: checks(true) } });
   const details = { checks: checks(false) };
   sick.server.on("GET /readyz", problem(503, "unavailable", "NOT_READY", "not ready: database", { details }));
-  const [well, ill] = await Promise.all([healthy.skerry("doctor", "--json"), sick.skerry("doctor")]);
+  const well = await healthy.skerry("doctor", "--json");
+  const { PATH } = process.env;
+  process.env["PATH"] = sick.home;
+  t.teardown(() => (process.env["PATH"] = PATH));
+  const ill = await sick.skerry("doctor");
 
   const findings = JSON.parse(well.out) as { name: string; status: string }[];
   const states = new Map(findings.map(({ name, status }) => [name, status]));
@@ -427,6 +431,7 @@ await t.test("the doctor finds what is wrong and how to mend it", async (t) => {
   t.equal(ill.code, 1);
   t.match(ill.out, /^database +fail /m);
   t.match(ill.out, /^database: is PostgreSQL running/m);
+  t.match(ill.out, /^qemu: apt-get install qemu-system-/m, "no program is found either");
   t.match(ill.err, /^error: \d of \d+ checks failed \(CHECKS_FAILED\)/);
 });
 

@@ -12,7 +12,7 @@ export class MortalDatabase extends Database {
   #die: () => void = () => undefined;
 
   constructor(url: string, commitsLeft: number) {
-    super({ url, maxConnections: 4, log: silentLogger });
+    super({ url, maxConnections: 2, log: silentLogger });
     this.#commitsLeft = commitsLeft;
     this.died = new Promise((resolve) => (this.#die = resolve));
   }

@@ -2,6 +2,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import t from "tap";
+import { nodeProgram } from "#cp/local/programs.ts";
 
 /** Makes objects that live for a little, and tells how large the room for them has become. */
 const makeObjects = `
@@ -37,11 +38,12 @@ const bringIn = `
   console.log(living.length > 0 ? marked : NaN);
 `;
 
-const flags = ["--conditions=development", "--import=tsx", "--input-type=module"];
+/** As a program of ours runs, from its source or built. */
+const [node, ...flags] = nodeProgram("agent/heap").slice(0, -1) as [string, ...string[]];
 
 async function tell(work: string, options: readonly string[], ...args: readonly string[]): Promise<number> {
-  const argv = [...flags, ...options, "--eval", work, ...args];
-  return Number((await promisify(execFile)(process.execPath, argv)).stdout);
+  const argv = [...flags, ...options, "--input-type=module", "--eval", work, ...args];
+  return Number((await promisify(execFile)(node, argv)).stdout);
 }
 
 await t.test("the young generation stays as small as it begins", async (t) => {

@@ -48,7 +48,7 @@ export interface AuditQuery {
 }
 
 export const auditColumns = "id, project, at, event, seq, hash";
-const secretField = /password|secret|token|private|user_data|environment|api_key/i;
+const secretField = /password|secret|token|private|user_data|api_key/i;
 
 /** Writes an event; `on` is the transaction of the change, where there is one. */
 export function recordAudit(on: Queryable, ctx: Ctx, facts: AuditFacts): Promise<unknown> {
@@ -88,9 +88,15 @@ export function redact(value: unknown): unknown {
   return Object.fromEntries(
     Object.entries(value).map(([name, member]) => [
       name,
-      secretField.test(name) && member !== null ? "(redacted)" : redact(member),
+      isSecret(name, member) ? "(redacted)" : redact(member),
     ]),
   );
+}
+
+/** A label may be called `environment` as well; what a workload is told in its own holds passwords. */
+function isSecret(name: string, member: unknown): boolean {
+  if (member === null) return false;
+  return secretField.test(name) || (name === "environment" && typeof member === "object");
 }
 
 export class AuditLog {

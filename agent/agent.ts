@@ -112,7 +112,7 @@ export async function runAgent(
       name: settings.name,
       hostId: () => identity.hostId ?? "",
       lease: () => ({ holds: lease.holds, boundRunning: manager.boundRunning }),
-      probe: (hostId, address, until) => probeHost({ hostId, address, trust: identity.credentials }, until),
+      probe: (hostId, address, until) => probeHost({ hostId, address, trust: identity.trust }, until),
     });
     const keepAliveMs = settings.keepAliveSeconds * 1000;
     const { listenHost: host, listenPort: port } = settings;

@@ -7,11 +7,12 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
 import { mkdir, readFile } from "node:fs/promises";
 import { basename, dirname } from "node:path";
-import { createSecureContext, type SecureContext } from "node:tls";
+import { createSecureContext } from "node:tls";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
 import { Fault } from "#kernel/fault.ts";
 import { peerOf } from "#kernel/peer.ts";
 import { DurableFolder } from "../machines/durable-file.ts";
+import type { Trust } from "./dial.ts";
 
 export interface IssuedCertificate {
   readonly certificate: string;
@@ -29,8 +30,6 @@ export interface Credentials {
   /** The certificate and, after it, what it was issued by. */
   readonly cert: string;
   readonly ca: string;
-  /** The same for a client, made once: an agent that dials again and again would spend most of its time on it. */
-  readonly secureContext?: SecureContext;
 }
 
 interface State {
@@ -49,7 +48,7 @@ export class Identity {
   readonly #jitter: number;
   readonly #listeners = new Set<() => void>();
   #state: State;
-  #credentials: Credentials | undefined;
+  #trust: Trust | undefined;
 
   private constructor(path: string, state: State, now: () => number) {
     this.#path = path;
@@ -82,13 +81,22 @@ export class Identity {
     return this.#state.issued?.hostId;
   }
 
+  /** For a client that dials again and again: what costs the most time of it is made once. Throws NOT_ENROLLED. */
+  get trust(): Trust {
+    if (this.#trust) return this.#trust;
+    const { credentials } = this;
+    const secureContext = createSecureContext({ ...credentials, minVersion: "TLSv1.3" });
+    return (this.#trust = { ...credentials, secureContext });
+  }
+
   /** For TLS, as client and as server. Throws NOT_ENROLLED. */
   get credentials(): Credentials {
     const { key, issued } = this.#state;
     if (!issued) {
       throw new Fault("unauthenticated", "this host has not joined a cloud", { reason: "NOT_ENROLLED" });
     }
-    return (this.#credentials ??= toCredentials(key, issued.pem));
+    const { certificate, authorities } = issued.pem;
+    return { key: keyPem(key), cert: certificate + authorities, ca: authorities };
   }
 
   get status(): IdentityStatus {
@@ -133,7 +141,7 @@ export class Identity {
     const issued = check(key, { certificate, authorities });
     await write(this.#path, { key, issued });
     this.#state = { key, issued };
-    this.#credentials = undefined;
+    this.#trust = undefined;
     for (const listener of this.#listeners) listener();
     return issued.hostId;
   }
@@ -162,15 +170,6 @@ function check(key: KeyObject, pem: IssuedCertificate): NonNullable<State["issue
 
 function keyPem(key: KeyObject): string {
   return key.export({ type: "pkcs8", format: "pem" }).toString();
-}
-
-function toCredentials(
-  privateKey: KeyObject,
-  { certificate, authorities: ca }: IssuedCertificate,
-): Credentials {
-  const key = keyPem(privateKey);
-  const cert = certificate + ca;
-  return { key, cert, ca, secureContext: createSecureContext({ key, cert, ca, minVersion: "TLSv1.3" }) };
 }
 
 function format({ key, issued }: State): string {

@@ -7,13 +7,12 @@ import net from "node:net";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { type GetLeaseResponse, HostService, HostSighting } from "#gen/skerry/agent/v1/host_pb.js";
-import { parseAddress } from "./dial.ts";
-import type { Credentials } from "./identity.ts";
+import { parseAddress, type Trust } from "./dial.ts";
 
 export interface ProbeTarget {
   readonly hostId: string;
   readonly address: string;
-  readonly trust: Credentials;
+  readonly trust: Trust;
 }
 
 export interface Probe {

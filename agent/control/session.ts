@@ -108,7 +108,7 @@ export class ControlSession {
     signal: AbortSignal,
   ): Promise<Disposable & { readonly client: ControlClient }> {
     const { identity, keepAliveMs } = this.#options;
-    const session = await openControl({ address, trust: identity.credentials, keepAliveMs }, signal);
+    const session = await openControl({ address, trust: identity.trust, keepAliveMs }, signal);
     return { client: createControlClient(session), [Symbol.dispose]: () => session.destroy() };
   }
 
@@ -143,7 +143,7 @@ export class ControlSession {
     this.#setState({ status: "connecting", address });
     // Good for its own renewal and nothing else. Our clock and the gateway's may differ: its word counts as well.
     if (identity.expired || before?.reason === "CERTIFICATE_EXPIRED") await this.#renew(address, signal);
-    const trust = identity.credentials;
+    const { trust } = identity;
     using link = await GatewayLink.open({ address, trust, server: this.#server, keepAliveMs }, signal);
     const stop = () => link[Symbol.dispose]();
     signal.addEventListener("abort", stop, { once: true });

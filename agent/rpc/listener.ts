@@ -133,6 +133,6 @@ function peerBehind(socket: TLSSocket): Peer | undefined {
   return certificate && peerOf(certificate);
 }
 
-function secureContext({ credentials: { key, cert, ca } }: Identity): SecureContextOptions {
-  return { key, cert, ca, minVersion: "TLSv1.2" };
+function secureContext({ credentials }: Identity): SecureContextOptions {
+  return { ...credentials, minVersion: "TLSv1.2" };
 }

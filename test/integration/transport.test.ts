@@ -174,8 +174,7 @@ await t.test("who may call what", async (t) => {
     key: keyText,
     cert: await world.authority.issueOperator("ann", createCertificateRequest(key)),
   };
-  const { key: strangeKey, cert } = (await other.join("a")).credentials;
-  const stranger = { key: strangeKey, cert, ca };
+  const stranger = { ...(await other.join("a")).credentials, ca };
   const fetch = (trust: Trust) => reasonOf(callControl(world, trust, fetchFile));
   const renew = (trust: Trust) =>
     reasonOf(callControl(world, trust, (c) => c.renew(createCertificateRequest(key), signal)));

@@ -27,6 +27,7 @@ import { beginBaseline, storeBaseline } from "./baseline.ts";
 import { callOff } from "./call-off.ts";
 import { listChannels, memoryChannel } from "./channels.ts";
 import { DiskCopier } from "./disk-copier.ts";
+import { refuseLossyMemory } from "./lossy-memory.ts";
 import { awaitMemoryAgain, canWaitForPages, runWithoutMemory } from "./post-copy.ts";
 import { arrivesWithin, hasArrived, isGone, moveLost, openChannel, openWays, stopServer } from "./receive.ts";
 import { sendMachine } from "./send.ts";
@@ -226,6 +227,7 @@ export class Moves implements LiveMigration {
     }
     const { running } = entry;
     if (!running) throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
+    if (!entry.record.move?.begun) await refuseLossyMemory(await this.#options.host(), running, signal);
     const { diskBytes } = entry.plan.spec;
     const present = await findDiskBytes(machineFiles(entry.plan.directory).rootDisk);
     if (present !== undefined && present < diskBytes) await growDisk(running, diskBytes, signal);

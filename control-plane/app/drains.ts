@@ -161,7 +161,9 @@ export function judge(
   if (!error) return { state: "waiting", error, ...(movable && { begin: "live" }) };
   // Whoever called it off did not mean that it should be stopped instead.
   const mayStop = cold && phase === "running" && type !== "cold" && error.reason !== "CANCELLED";
-  if (mayStop) return { state: "waiting", error, begin: "cold" };
+  // Hosts that are away for a moment are no reason to stop it.
+  const tooSoon = error.reason === "NO_HOST" && idleSeconds !== null && idleSeconds < againAfterChangeSeconds;
+  if (mayStop) return { state: "waiting", error, ...(!tooSoon && { begin: "cold" }) };
   const rest = fleetChanged ? againAfterChangeSeconds : againAfterSeconds;
   const again = movable && (idleSeconds === null || idleSeconds > rest);
   return { state: "stuck", error, ...(again && { begin: "live" }) };

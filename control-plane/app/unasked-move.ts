@@ -1,7 +1,7 @@
 import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
 import { newId } from "#kernel/id.ts";
 import type { Logger } from "#kernel/log.ts";
-import { migration, type MigrationInput } from "../resources/migration/migration.resource.ts";
+import { migration, type MigrationSpec } from "../resources/migration/migration.resource.ts";
 import type { ResourceService } from "./resource-service.ts";
 
 export interface UnaskedMoves {
@@ -13,7 +13,7 @@ export interface UnaskedMoves {
 export interface UnaskedMove {
   readonly project: string;
   readonly name: string;
-  readonly spec: Pick<MigrationInput, "instance" | "host" | "type">;
+  readonly spec: Pick<MigrationSpec, "instance"> & Partial<Pick<MigrationSpec, "host" | "type">>;
 }
 
 /** Asks for a migration that no user asked for: the system's own, in the project of its instance. */

@@ -3,7 +3,8 @@
  * the old one runs, and afterwards there is exactly one. What waits for its host runs on through all of it. An agent
  * that is stopped is not a dead host, and a control plane that was away takes nobody for lost.
  */
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { MachineState } from "#gen/skerry/agent/v1/machine_pb.js";
@@ -26,6 +27,10 @@ const random = seededRandom(seed);
 const all = process.env["SKERRY_FAULTS"] === "all";
 
 const names = ["site-1", "site-2", "site-3"] as const;
+const directory = await mkdtemp(join(tmpdir(), "skerry-loss-"));
+t.teardown(() => rm(directory, { recursive: true, force: true }));
+const knobsFile = join(directory, "knobs.json");
+await writeFile(knobsFile, "{}");
 const network = await PartitionNetwork.open(t);
 for (const name of names) await network.addHost(name);
 const gatewayPort = await pickPort();
@@ -43,7 +48,7 @@ const cloud = await startCloud(t, {
     SKERRY_LEASE_SECONDS: "1.5",
     SKERRY_FENCE_SECONDS: "1",
   },
-  agentEnv: { SKERRY_AGENT_KEEP_ALIVE_SECONDS: "2" },
+  agentEnv: { SKERRY_AGENT_KEEP_ALIVE_SECONDS: "2", SKERRY_AGENT_FAKE_KNOBS_FILE: knobsFile },
   placeAgent: ({ name }, program) => network.place(name, gatewayPort, program),
 });
 const { instances, hosts, migrations } = clientOf(cloud);
@@ -281,41 +286,58 @@ await t.test("an agent that lies changes nothing but what is known of its own ho
   t.same(await runsOn(bound), [victim]);
 });
 
-await t.test("a host that is drained and removed is let in no more", async (t) => {
-  const name = await hostNameOf(patient);
-  const { id } = await hostNamed(name);
-  const ask = await askAs(t, name);
-  t.equal(await ask(), "CONTENT_NOT_FOUND");
-  t.equal(await reasonOf(hosts.delete(id)), "IN_USE", "not while machines are there");
-  await hosts.drain(id);
-  await until(async () => (await hosts.remaining(id)).length === 0, 20_000).catch(async (fault: unknown) => {
-    t.comment(JSON.stringify({ remaining: await hosts.remaining(id), moves: await migrations.list().all() }));
-    throw fault;
-  });
-  await instances.waitFor(patient, { phases: ["running"] });
-  const move = async () =>
-    (await migrations.list().all())
-      .filter(({ status }) => status?.source.host_id === id)
-      .find(({ status }) => status?.error?.reason !== "NO_HOST"); // before the others were back
-  await until(async () => (await move())?.phase === "complete", 10_000); // soon after the machine runs there
-  t.equal((await move())?.status?.type, "live");
-  await until(
-    async () =>
-      hosts.delete(id).then(
-        () => true,
-        () => false,
-      ),
-    10_000,
-  );
-  await until(
-    async () =>
-      hosts.get(id).then(
-        () => false,
-        () => true,
-      ),
-    10_000,
-  );
-  await until(async () => (await ask()) === "GATEWAY_NOT_CONNECTED", 10_000); // its connection is cut
-  const again = await askAs(t, name);
-  t.equal(await again(), "HOST_REMOVED");
-});
+await t.test(
+  "a host is drained of what cannot move as it runs, and let in no more once it is removed",
+  async (t) => {
+    const name = await hostNameOf(patient);
+    const { id } = await hostNamed(name);
+    const ask = await askAs(t, name);
+    t.equal(await ask(), "CONTENT_NOT_FOUND");
+    t.equal(await reasonOf(hosts.delete(id)), "IN_USE", "not while machines are there");
+    const others = names.filter((other) => other !== name);
+    await until(async () =>
+      (await Promise.all(others.map(hostNamed))).every(({ phase }) => phase === "online"),
+    );
+    const blocked = { call: "pre-copy", when: "before", times: 1, code: "conflict", reason: "MOVE_BLOCKED" };
+    await writeFile(knobsFile, JSON.stringify({ failures: [blocked] }));
+    await hosts.drain(id, { input: { cold: true } });
+    await until(async () => (await hosts.remaining(id)).length === 0, 20_000).catch(
+      async (fault: unknown) => {
+        t.comment(
+          JSON.stringify({ remaining: await hosts.remaining(id), moves: await migrations.list().all() }),
+        );
+        throw fault;
+      },
+    );
+    await instances.waitFor(patient, { phases: ["running"] });
+    const moved = async (how: { phase: string; type: string; reason?: string }) =>
+      (await migrations.list().all()).some(
+        ({ phase, status }) =>
+          status?.source.host_id === id &&
+          phase === how.phase &&
+          status.type === how.type &&
+          status.error?.reason === how.reason,
+      );
+    t.ok(await moved({ phase: "failed", type: "live", reason: "MOVE_BLOCKED" }), "as it ran it could not");
+    await until(() => moved({ phase: "complete", type: "cold" }), 10_000); // soon after the machine runs there
+    await until(
+      async () =>
+        hosts.delete(id).then(
+          () => true,
+          () => false,
+        ),
+      10_000,
+    );
+    await until(
+      async () =>
+        hosts.get(id).then(
+          () => false,
+          () => true,
+        ),
+      10_000,
+    );
+    await until(async () => (await ask()) === "GATEWAY_NOT_CONNECTED", 10_000); // its connection is cut
+    const again = await askAs(t, name);
+    t.equal(await again(), "HOST_REMOVED");
+  },
+);

@@ -197,8 +197,8 @@ t.test("phases and the verb", async (t) => {
 t.test("a drain stops a machine for its move only when it may, and says why one stays", (t) => {
   const error = { reason: "MOVE_BLOCKED", message: "it has a device of its host" };
   const standing = (change: Partial<Standing> = {}): Standing => ({
-    ...{ phase: "running", adopted: false, open: false, type: null, error: null, idleSeconds: null },
-    fleetChanged: false,
+    ...{ phase: "running", adopted: false, open: false, type: null, error: null },
+    ...{ idleSeconds: null, fleetChanged: false },
     ...change,
   });
   const failed = (change: Partial<Standing> = {}) =>
@@ -224,9 +224,17 @@ t.test("a drain stops a machine for its move only when it may, and says why one 
       [failed({ idleSeconds: 61 }), false],
       ["stuck", "MOVE_BLOCKED", "live"],
     ],
+    "others came": [
+      [failed({ idleSeconds: 10, fleetChanged: true }), false],
+      ["stuck", "MOVE_BLOCKED", "live"],
+    ],
     "asked to stop it": [
       [failed(), true],
       ["waiting", "MOVE_BLOCKED", "cold"],
+    ],
+    "hosts may be back soon": [
+      [failed({ error: { reason: "NO_HOST", message: "" } }), true],
+      ["waiting", "NO_HOST", null],
     ],
     "stopped in vain": [
       [failed({ type: "cold" }), true],

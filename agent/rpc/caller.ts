@@ -13,8 +13,8 @@ export function requireControlPlane(context: HandlerContext): void {
   throw new Fault("denied", "only the control plane may change machines", { reason: "CONTROL_PLANE_ONLY" });
 }
 
-/** Reads are for the control plane and for operators; other hosts have no business with machines. */
+/** Reads are for the control plane and for operators; other hosts, which may have been removed, have no business here. */
 export function requireOperator(context: HandlerContext): void {
   if (context.values.get(callerKey) !== "host") return;
-  throw new Fault("denied", "hosts may not read each other's machines", { reason: "OPERATOR_ONLY" });
+  throw new Fault("denied", "hosts may not read from each other", { reason: "OPERATOR_ONLY" });
 }

@@ -3,6 +3,7 @@ import type { DescService } from "@bufbuild/protobuf";
 import type { ConnectRouter, ServiceImpl } from "@connectrpc/connect";
 import { Health, HealthCheckResponse_ServingStatus as ServingStatus } from "#gen/grpc/health/v1/health_pb.js";
 import { Fault } from "#kernel/fault.ts";
+import { requireOperator } from "./caller.ts";
 
 /** The agent's health as gRPC's probes ask for it: all its services are up or down together. */
 export class HealthState {
@@ -34,11 +35,14 @@ export function healthRoutes(services: readonly DescService[], state: HealthStat
   const names = new Set(["", ...services.map((service) => service.typeName)]);
   const status = () => (state.serving ? ServingStatus.SERVING : ServingStatus.NOT_SERVING);
   const implementation: ServiceImpl<typeof Health> = {
-    check({ service }) {
+    check({ service }, context) {
+      requireOperator(context);
       if (names.has(service)) return { status: status() };
       throw new Fault("notFound", "there is no such service here", { reason: "SERVICE_UNKNOWN" });
     },
-    async *watch({ service }, { signal }) {
+    async *watch({ service }, context) {
+      requireOperator(context);
+      const { signal } = context;
       const known = names.has(service);
       yield { status: known ? status() : ServingStatus.SERVICE_UNKNOWN };
       for await (const _ of state.changes(signal)) if (known) yield { status: status() };

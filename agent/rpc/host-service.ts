@@ -10,7 +10,7 @@ import type {
 import { Fault } from "#kernel/fault.ts";
 import { peerNamePattern } from "#kernel/peer.ts";
 import { deadline } from "#kernel/retry.ts";
-import { requireControlPlane } from "./caller.ts";
+import { requireControlPlane, requireOperator } from "./caller.ts";
 
 export interface HostServiceDeps {
   hostId(): string;
@@ -28,11 +28,14 @@ export interface HostServiceDeps {
 
 const longestProbeMs = 10_000;
 
-/** What this host is; other hosts may ask too, since they decide by it whether they can exchange machines. */
+/** What this host is. Other hosts are told of its lease only, for whom one of them is asked to look. */
 export function hostService(deps: HostServiceDeps): ServiceImpl<typeof HostService> {
   const { name, labels, facts } = deps;
   return {
-    getHost: () => ({ hostId: deps.hostId(), name, labels, facts }),
+    getHost(_request, context) {
+      requireOperator(context);
+      return { hostId: deps.hostId(), name, labels, facts };
+    },
 
     getLease: () => deps.lease(),
 

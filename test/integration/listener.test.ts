@@ -8,14 +8,23 @@ import { join } from "node:path";
 import tls from "node:tls";
 import { promisify } from "node:util";
 import t from "tap";
-import { fromBinary } from "@bufbuild/protobuf";
-import { createClient } from "@connectrpc/connect";
+import { create, fromBinary } from "@bufbuild/protobuf";
+import { createClient, createContextValues, createHandlerContext } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import * as grpc from "@grpc/grpc-js";
 import { Health, HealthCheckResponse_ServingStatus as ServingStatus } from "#gen/grpc/health/v1/health_pb.js";
+import {
+  GetHostRequestSchema,
+  GetLeaseRequestSchema,
+  HostFactsSchema,
+  HostLabelsSchema,
+  HostService,
+} from "#gen/skerry/agent/v1/host_pb.js";
 import { ServerReflection } from "#gen/grpc/reflection/v1/reflection_pb.js";
 import { ListMachinesResponseSchema, MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Identity } from "#agent/control/identity.ts";
+import { callerKey, type Caller } from "#agent/rpc/caller.ts";
+import { hostService } from "#agent/rpc/host-service.ts";
 import { Listener } from "#agent/rpc/listener.ts";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
 import { silentLogger } from "#kernel/log.ts";
@@ -66,6 +75,26 @@ await t.test("Connect: the certificate says who calls", async (t) => {
   t.same(services.calls, []);
 });
 
+await t.test("what a host is, is for operators; of its lease other hosts are told", async (t) => {
+  const labels = create(HostLabelsSchema);
+  const { getHost, getLease } = hostService({
+    ...{ hostId: () => "host-a", name: "a", labels, facts: create(HostFactsSchema) },
+    lease: () => ({ holds: true }),
+    probe: () => Promise.reject(new Error("nobody asked for it")),
+  });
+  const as = (caller: Caller) =>
+    createHandlerContext({
+      ...{ service: HostService, method: HostService.method.getHost, protocolName: "connect" },
+      ...{ requestMethod: "POST", url },
+      contextValues: createContextValues().set(callerKey, caller),
+    });
+  t.match(await getHost(create(GetHostRequestSchema), as("operator")), { hostId: "host-a" });
+  t.throws(() => getHost(create(GetHostRequestSchema), as("host")), {
+    message: "hosts may not read from each other",
+  });
+  t.match(await getLease(create(GetLeaseRequestSchema), as("host")), { holds: true });
+});
+
 await t.test("metrics are for operators", async (t) => {
   const scrape = async (credentials: Credentials) => {
     const request = https.request(url, { ...credentials, path: "/metrics", servername, agent: false }).end();
@@ -82,7 +111,8 @@ await t.test("metrics are for operators", async (t) => {
 
 await t.test("nobody gets in without a certificate of this cloud", async (t) => {
   await using other = await TransportWorld.start();
-  const foreign = { ...(await other.join("x")).credentials, ca };
+  const { key, cert } = (await other.join("x")).credentials;
+  const foreign = { key, cert, ca };
   const gateway = await world.authority.issueGateway(["127.0.0.1"], 60_000);
   const notAClient = { key: gateway.privatePem, cert: gateway.certificatePem, ca };
   for (const credentials of [{ ca }, foreign, notAClient]) {
@@ -139,10 +169,14 @@ await t.test("gRPC-Web and Connect with JSON over HTTP/1.1", async (t) => {
 });
 
 await t.test("health, as probes ask for it", async (t) => {
-  const health = createClient(
-    Health,
-    createGrpcTransport({ baseUrl: url, nodeOptions: { ...operator, servername } }),
+  const healthFor = (credentials: Credentials) =>
+    createClient(Health, createGrpcTransport({ baseUrl: url, nodeOptions: { ...credentials, servername } }));
+  await t.rejects(
+    healthFor(host).check({}),
+    { code: 7 },
+    "a host, which may have been removed, is told nothing",
   );
+  const health = healthFor(operator);
   t.match(await health.check({}), { status: ServingStatus.SERVING });
   t.match(await health.check({ service: MachineService.typeName }), { status: ServingStatus.SERVING });
   await t.rejects(health.check({ service: "nothing" }), { code: 5 });

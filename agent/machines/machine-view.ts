@@ -63,6 +63,7 @@ export function toMachine({ entry, observed, activity, move, driver, image }: Vi
     guestShape: observed?.guestShape ?? "",
     machineType: observed?.model?.machineType ?? "",
     cpuModel: observed?.model?.cpuModel ?? "",
+    moveBlocker: observed?.moveBlocker ?? "",
     diskBaseline: observed?.baseline ?? "",
     imageBytesDone: image.done,
     imageBytesTotal: image.total,

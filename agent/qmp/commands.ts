@@ -140,6 +140,7 @@ type Empty = Readonly<Record<string, never>>;
 export interface QmpCommands {
   qmp_capabilities: { arguments: { readonly enable?: readonly string[] }; returns: Empty };
   "query-status": { arguments: Empty; returns: QmpStatus };
+  "query-version": { arguments: Empty; returns: { readonly qemu: { readonly major: number } } };
   "query-kvm": { arguments: Empty; returns: { readonly enabled: boolean; readonly present: boolean } };
   "query-cpus-fast": { arguments: Empty; returns: readonly object[] };
   "query-hotpluggable-cpus": { arguments: Empty; returns: readonly HotpluggableCpu[] };

@@ -77,7 +77,7 @@ export class MigrationPlanner {
     const { image, open, elsewhere } = known;
     const source = (await this.#fleet.hosts()).find(({ id }) => id === resource.hostId);
     const type = moveTypeOf(resource, spec);
-    const blockers = findBlockers(resource, source, open ?? undefined, type);
+    const blockers = findBlockers(resource, source, open ?? undefined, type, known.owner?.["move_blocker"]);
     const { cpus, memory_bytes, disk_bytes: size } = resource.desired;
     const predictTo = (hostId?: string) =>
       predictMove(type, {

@@ -102,9 +102,10 @@ export class Loop implements AsyncDisposable {
   }
 
   /** Nobody else may look at the key before: what is lost here is lost to a guest that stands still. */
-  #settle(claim: Claim, outcome: PassOutcome, signal: AbortSignal): Promise<void> {
+  #settle(claim: Claim, { next, ...outcome }: PassOutcome, signal: AbortSignal): Promise<void> {
     const { key } = claim;
-    return retry(() => this.#queue.settle(claim, outcome), {
+    const restMs = next === undefined ? undefined : Math.max(0, next - this.#deps.now());
+    return retry(() => this.#queue.settle(claim, { ...outcome, restMs }), {
       ...settleRetry,
       signal,
       onRetry: (fault, attempt) => this.#deps.log.warn("engine.settle_failed", { key, attempt, fault }),

@@ -55,6 +55,7 @@ export function toObservation(machine: Machine): MachineObservation {
         guest_model: { machine_type: machine.machineType, cpu_model: machine.cpuModel },
       }),
       ...(machine.leaseTerms > 0n && { lease_terms: Number(machine.leaseTerms) }),
+      ...(machine.moveBlocker && { move_blocker: machine.moveBlocker }),
       ...(machine.diskBaseline && { disk_baseline: machine.diskBaseline }),
       ...(machine.container && {
         container: {

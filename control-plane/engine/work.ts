@@ -66,14 +66,14 @@ export class WorkQueue {
   }
 
   /**
-   * Gives the key back. If it was dirtied meanwhile it is due at once, else at `next` (Unix ms), else it
-   * is settled. A lease that was lost is left alone. It does not wait for the disk: should the server crash
+   * Gives the key back. If it was dirtied meanwhile it is due at once, else after `restMs`, by the database's clock and
+   * not the replica's, which may be an hour off; without it, it is settled. A lease that was lost is left alone. It does not wait for the disk: should the server crash
    * before it is there, the lease runs out and the key is looked at once more.
    */
   async settle(
     claim: Claim,
     outcome: {
-      readonly next: number | undefined;
+      readonly restMs: number | undefined;
       readonly hostId: string | undefined;
       readonly progressed: boolean;
       readonly error: Json;
@@ -83,7 +83,7 @@ export class WorkQueue {
       `with lightly as (select set_config('synchronous_commit', 'off', true))
        update work set lease_until = null, lease_holder = null, host_id = $4, settled_at = now(),
          run_at = case when dirty_seq <> $3 then now()
-                       when $5::float8 is null then null else to_timestamp($5::float8 / 1000) end,
+                       when $5::float8 is null then null else now() + $5::float8 * interval '1 millisecond' end,
          attempt = case when $6 then 0 else attempt end, last_error = $7
        from lightly where key = $1 and lease_epoch = $2`,
       [
@@ -91,7 +91,7 @@ export class WorkQueue {
         claim.epoch,
         claim.dirtySeq,
         outcome.hostId ?? null,
-        outcome.next ?? null,
+        outcome.restMs ?? null,
         outcome.progressed,
         outcome.error === null ? null : JSON.stringify(outcome.error),
       ],

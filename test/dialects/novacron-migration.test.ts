@@ -230,11 +230,20 @@ void t.test("the documented requests", async (t) => {
 });
 
 void t.test("what may be left out, what it would be, and what is refused", async (t) => {
-  const { call, path } = await startWorld(t);
+  const { call, path, id, database } = await startWorld(t);
+  await database.query(
+    `insert into incarnation (resource_id, host_id, seq, epoch, accepted_generation, generation, state, observed)
+     select id, host_id, 1, 1, 1, 1, 'running', '{"move_blocker": "added_memory"}' from resource where id = $1
+     on conflict (resource_id, host_id) do update set observed = excluded.observed`,
+    [id],
+  );
   const dry = await call("POST", `${path}/migrate`, { ...documentedBody, dry_run: true });
   t.equal(dry.status, 200);
   t.match(dry.body, { dry_run: true, possible: false, migration_type: "live", duration: /^\d/ });
-  t.match(dry.body["blockers"], [{ code: "reachability", message: "its host is not connected" }]);
+  t.match(dry.body["blockers"], [
+    { code: "added_memory", message: /restart it first/ },
+    { code: "reachability", message: "its host is not connected" },
+  ]);
   t.match((await call("GET", "/v1/migrations")).body, { total: 0 }, "a dry run leaves nothing");
 
   const known = [

@@ -186,6 +186,7 @@ await t.test(
       async () => (await destination.driver.inspect(world.id))?.memoryBytes === memoryBytes,
       30_000,
     );
+    t.equal((await destination.driver.inspect(world.id))?.moveBlocker, "added_memory", "and says so before");
     const leaving = world.withMove(destination, MoveRole.SOURCE, { migrationId: "grown-2" });
     const sending = destination.driver.liveMigration!.send(leaving, world.socketOf, signal);
     const refused = await reasonOf(async () => void (await sending[Symbol.asyncIterator]().next()));

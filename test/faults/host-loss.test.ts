@@ -13,6 +13,7 @@ import { startCloud } from "#test/support/cloud.ts";
 import { PartitionNetwork, type Direction } from "#test/support/partition-network.ts";
 import { pickPort } from "#test/support/ports.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
+import { TurnedClock } from "#test/support/turned-clock.ts";
 import { until } from "#test/support/until.ts";
 import { Identity } from "#agent/control/identity.ts";
 import { createControlClient } from "#agent/control/control-client.ts";
@@ -34,6 +35,7 @@ await writeFile(knobsFile, "{}");
 const network = await PartitionNetwork.open(t);
 for (const name of names) await network.addHost(name);
 const gatewayPort = await pickPort();
+const clocks = { controlPlane: await TurnedClock.open(t), agents: await TurnedClock.open(t) };
 const cloud = await startCloud(t, {
   agents: parseTopology(
     JSON.stringify({
@@ -41,6 +43,7 @@ const cloud = await startCloud(t, {
     }),
   ).hosts,
   controlPlaneEnv: {
+    ...clocks.controlPlane.env,
     SKERRY_GATEWAY_LISTEN: network.address,
     SKERRY_GATEWAY_PORT: String(gatewayPort),
     SKERRY_GATEWAY_KEEPALIVE_MS: "2000",
@@ -48,7 +51,11 @@ const cloud = await startCloud(t, {
     SKERRY_LEASE_SECONDS: "1.5",
     SKERRY_FENCE_SECONDS: "1",
   },
-  agentEnv: { SKERRY_AGENT_KEEP_ALIVE_SECONDS: "2", SKERRY_AGENT_FAKE_KNOBS_FILE: knobsFile },
+  agentEnv: {
+    ...clocks.agents.env,
+    SKERRY_AGENT_KEEP_ALIVE_SECONDS: "2",
+    SKERRY_AGENT_FAKE_KNOBS_FILE: knobsFile,
+  },
   placeAgent: ({ name }, program) => network.place(name, gatewayPort, program),
 });
 const { instances, hosts, migrations } = clientOf(cloud);
@@ -238,6 +245,39 @@ async function reportAs(t: Test, name: string) {
   await until(() => session.state.status === "connected", 10_000);
   return session;
 }
+
+await t.test("clocks that jump by an hour, on either side, stop nothing and make nobody lost", async (t) => {
+  const hourMs = 3_600_000;
+  await until(async () => (await instances.get(bound)).phase === "running", 10_000);
+  const startedAt = async () => {
+    const both = await Promise.all([bound, patient].map((id) => instances.get(id)));
+    return both.map(({ status }) => status?.started_at);
+  };
+  const before = await startedAt();
+  const copies = watchCopies(bound);
+  for (const jumpMs of [hourMs, -hourMs]) {
+    await clocks.agents.set(jumpMs, names.length);
+    await clocks.controlPlane.set(-jumpMs, 1);
+    const jumpedAt = performance.now();
+    const { id } = await instances.create({ name: "meanwhile", spec: smallSpec });
+    await instances.waitFor(id, { phases: ["running"] });
+    await instances.delete(id);
+    const phases = new Set<string>();
+    await until(
+      async () => {
+        for (const { phase } of await hosts.list().all()) phases.add(phase);
+        return performance.now() - jumpedAt > 3_000; // longer than lease and fence
+      },
+      10_000,
+      50,
+    );
+    t.notOk(phases.has("lost"), [...phases].join());
+  }
+  await clocks.agents.set(0, names.length);
+  await clocks.controlPlane.set(0, 1);
+  t.strictSame(await copies.end(), { most: 1, least: 1 }, "it ran all the time, once");
+  t.strictSame(await startedAt(), before);
+});
 
 await t.test("an agent that lies changes nothing but what is known of its own host", async (t) => {
   const victim = await hostNameOf(bound);

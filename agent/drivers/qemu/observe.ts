@@ -5,6 +5,7 @@ import { findDiskBytes } from "../hypervisor/disk.ts";
 import { machineFiles } from "../hypervisor/files.ts";
 import { deriveIdentity } from "../hypervisor/identity.ts";
 import { hasBaseline, hasStoredBaseline } from "./migration/baseline.ts";
+import { addedMemory, isMemoryLossy } from "./migration/lossy-memory.ts";
 import { derivePendingRestart, readMemory } from "./hotplug.ts";
 import type { MachineRecord } from "./record.ts";
 import type { RunningMachine } from "./running-machine.ts";
@@ -49,6 +50,8 @@ async function observeRunning(
     findDiskBytes(machineFiles(directory).rootDisk),
     findBaseline(record, (id) => hasBaseline(running, id, signal)),
   ]);
+  const { pluggedBytes } = memory;
+  const isLossy = await isMemoryLossy(running, { pluggedBytes, emulated: !kvm.enabled }, signal);
   return {
     id,
     state: transition ?? (record.stopRequested ? "stopping" : stateOf(status)),
@@ -62,6 +65,7 @@ async function observeRunning(
     acceleration: kvm.enabled ? "kvm" : "tcg",
     guestShape: shapeNow(record.shape, cpus.length),
     ...modelOf(parseShape(record.shape)),
+    ...(isLossy && { moveBlocker: addedMemory }),
     ...baseline,
   };
 }

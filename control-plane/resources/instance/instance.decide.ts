@@ -186,6 +186,7 @@ interface HostsOwn {
   readonly guest_model?: unknown;
   readonly disk_baseline?: unknown;
   readonly lease_terms?: unknown;
+  readonly move_blocker?: unknown;
 }
 
 /** A migration shows from when it has begun: until then its instance does what it did. */
@@ -207,6 +208,7 @@ export function deriveInstanceObserved(
     guest_model: _model,
     disk_baseline: _baseline,
     lease_terms: _terms,
+    move_blocker: _blocker,
     ...machine
   } = owner.observed as unknown as InstanceStatus & HostsOwn;
   const status: InstanceStatus = { ...machine, host_id: owner.hostId, migration: underWay(requests) };

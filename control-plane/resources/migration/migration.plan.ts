@@ -115,12 +115,23 @@ export interface Blocker {
   readonly message: string;
 }
 
-/** What the instance's own state has against a move. */
+/** In words, what a host says that keeps a machine from moving as it runs. */
+const machineBlockers: Readonly<Record<string, string>> = {
+  added_memory:
+    "memory was added while it ran, which its emulator would not carry over whole; restart it first",
+};
+
+/**
+ * What the instance's own state has against a move.
+ * @param machineBlocker its host's word, if it has one
+ */
+
 export function findBlockers(
   resource: Instance,
   source: HostSnapshot | undefined,
   openRequest: string | undefined,
   type: MigrationStatus["type"],
+  machineBlocker: unknown,
 ): Blocker[] {
   const found: Blocker[] = [];
   const block = (code: string, message: string) => found.push({ code, message });
@@ -128,6 +139,9 @@ export function findBlockers(
   else if (!["running", "stopped"].includes(resource.phase)) block("phase", `it is ${resource.phase}`);
   if (resource.desired.adopted) {
     block("adopted", "it was adopted: its description and its files are its host's own, so it stays there");
+  }
+  if (typeof machineBlocker === "string" && type !== "cold") {
+    block(machineBlocker, machineBlockers[machineBlocker] ?? "its host says that it cannot move as it runs");
   }
   if (!source) block("source", "it is on no host");
   else {

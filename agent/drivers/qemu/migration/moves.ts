@@ -227,7 +227,7 @@ export class Moves implements LiveMigration {
     }
     const { running } = entry;
     if (!running) throw new Fault("conflict", "the machine does not run", { reason: "MACHINE_NOT_RUNNING" });
-    if (!entry.record.move?.begun) await refuseLossyMemory(await this.#options.host(), running, signal);
+    if (!entry.record.move?.begun) await refuseLossyMemory(running, signal);
     const { diskBytes } = entry.plan.spec;
     const present = await findDiskBytes(machineFiles(entry.plan.directory).rootDisk);
     if (present !== undefined && present < diskBytes) await growDisk(running, diskBytes, signal);

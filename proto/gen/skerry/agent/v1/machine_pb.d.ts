@@ -576,6 +576,13 @@ export declare type Machine = Message<"skerry.agent.v1.Machine"> & {
    * @generated from field: uint64 lease_terms = 28;
    */
   leaseTerms: bigint;
+
+  /**
+   * While it runs: the name of what keeps it from moving as it runs, such as added_memory; empty: nothing is known.
+   *
+   * @generated from field: string move_blocker = 29;
+   */
+  moveBlocker: string;
 };
 
 /**

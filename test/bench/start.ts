@@ -55,7 +55,12 @@ export const benchmark: Benchmark = {
       } finally {
         // As Ctrl-C does: to the whole group, of which npm may be gone before what it started.
         if (!child.exit) process.kill(-child.pid, "SIGINT");
-        await until(async () => (await findProcessesOf(home)).length === 0, stopLimitMs);
+        await until(async () => (await findProcessesOf(home)).length === 0, stopLimitMs).catch(
+          async (cause: unknown) => {
+            const left = (await findProcessesOf(home)).map(({ commandLine }) => commandLine);
+            throw new Error(`left behind:\n${left.join("\n")}`, { cause });
+          },
+        );
       }
     };
 

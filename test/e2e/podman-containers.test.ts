@@ -7,9 +7,11 @@ import { join } from "node:path";
 import { containerConformance } from "#agent/containers/conformance.ts";
 import { logPathOf } from "#agent/containers/driver.ts";
 import { readLog } from "#agent/containers/log.ts";
+import { filesOf } from "#agent/containers/podman/service.ts";
 import type { MachinePlan } from "#agent/drivers/driver.ts";
 import { pickPort } from "#test/support/ports.ts";
 import { makePodmanBench } from "#test/support/podman-bench.ts";
+import { findProcessesOf } from "#test/support/processes.ts";
 import { until } from "#test/support/until.ts";
 
 await t.test("conformance", (t) => containerConformance(t, { make: makePodmanBench, limitMs: 30_000 }));
@@ -44,4 +46,18 @@ await t.test("limits, ports and variables are real", async (t) => {
   const [line] = await readLog(logPathOf(greedy.directory), 1);
   t.same([line?.stream, line?.text], ["stdout", "hello"], "its variables were there");
   await Promise.all([web, greedy].map(({ id, directory: own }) => driver.remove(id, own, signal)));
+});
+
+await t.test("an agent that stops while it tries a container leaves none", async (t) => {
+  await using bench = await makePodmanBench();
+  const stop = new AbortController();
+  const tried = bench.driver.probe(stop.signal).catch((thrown: unknown) => thrown);
+  const running = () => findProcessesOf(filesOf(bench.stateDirectory).run);
+  const isMade = async () => (await running()).some(({ commandLine }) => commandLine.includes("conmon"));
+  await until(isMade, 20_000, 5);
+  stop.abort();
+  await tried;
+  await bench.driver[Symbol.asyncDispose]();
+  await until(async () => (await running()).length === 0, 5_000).catch(() => undefined); // told below
+  t.same(await running(), []);
 });

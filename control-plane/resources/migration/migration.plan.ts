@@ -125,7 +125,6 @@ const machineBlockers: Readonly<Record<string, string>> = {
  * What the instance's own state has against a move.
  * @param machineBlocker its host's word, if it has one
  */
-
 export function findBlockers(
   resource: Instance,
   source: HostSnapshot | undefined,

@@ -1,5 +1,5 @@
 /** podman for a test: an engine with folders of its own, which it leaves nothing behind of. */
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, readlink, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exec } from "#agent/exec.ts";
@@ -73,17 +73,30 @@ export async function killPodman(stateDirectory: string, which: (found: Found) =
   for (const { pid, commandLine } of await find()) {
     const pidFile = /-p (\S*pidfile)/.exec(commandLine)?.[1];
     const inside = pidFile === undefined ? "" : await readFile(pidFile, "utf8").catch(() => "");
-    if (pidFile !== undefined) for (const path of await namespacesOf(pid)) namespaces.add(path);
+    for (const path of await namespacesOf(pid, inside.trim())) namespaces.add(path);
     for (const one of [pid, Number(inside)]) kill(one);
   }
   await until(async () => (await find()).length === 0, 10_000);
-  for (const path of namespaces) await rm(path, { force: true });
+  const mounts = await readFile("/proc/mounts", "utf8");
+  for (const path of namespaces) {
+    if (mounts.includes(` ${path} `))
+      await exec("umount", [path], { timeoutMs: 10_000, signal: AbortSignal.timeout(10_000) });
+    await rm(path, { force: true });
+  }
 }
 
-/** The mounts are in a mount namespace of podman's own and end with it; the files under them do not. */
-async function namespacesOf(pid: number): Promise<readonly string[]> {
-  const mounts = await readFile(`/proc/${String(pid)}/mounts`, "utf8").catch(() => ""); // it has ended
-  return mounts.split("\n").flatMap((line) => /^nsfs (\/run\/netns\/netns-\S+)/.exec(line)?.[1] ?? []);
+/**
+ * Where the network namespace of a container's process is mounted, as its monitor sees it: with podman in a mount namespace
+ * of its own the mount ends with that, and the file under it stays.
+ */
+async function namespacesOf(monitor: number, inside: string): Promise<readonly string[]> {
+  if (inside === "") return [];
+  const namespace = await readlink(`/proc/${inside}/ns/net`).catch(() => ""); // it has ended
+  const mounts = await readFile(`/proc/${String(monitor)}/mountinfo`, "utf8").catch(() => ""); // likewise
+  return mounts.split("\n").flatMap((line) => {
+    const [, , , root = "", path = ""] = line.split(" ");
+    return root !== "" && root === namespace && path.startsWith("/run/netns/") ? [path] : [];
+  });
 }
 
 function kill(pid: number): void {

@@ -55,7 +55,9 @@ await t.test("a guest that writes faster than the link carries", async (t) => {
   };
 
   const quick = await move({ migrationId: "quick", maxDowntimeMs: 4 * maxDowntimeMs });
-  t.match(quick, { stalls: 0, last: { phase: "handed-over" } }, "a quick link is quick enough");
+  // A busy machine may ask for more of what is allowed than at first, which counts as a stall; it needs no other way.
+  const unforced = { phase: "handed-over", convergence: { forced: false, throttlePercent: 0 } };
+  t.match(quick, { reason: undefined, last: unforced }, "a quick link is quick enough");
   quickBytes = (Number(128n * MiB) - quick.last.zeroBytes) * 0.95;
   await turnBack();
 

@@ -15,7 +15,7 @@ const [near, far] = [
   { latitude: 36.7, longitude: -78.4 },
   { latitude: 39, longitude: -77.5 },
 ];
-const limitMs = 20_000;
+const limitMs = 60_000;
 
 /** An image whose content looks like a tar file, which is all that a fake engine asks for. */
 const archive = Buffer.alloc(1024);

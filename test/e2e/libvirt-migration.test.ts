@@ -47,7 +47,7 @@ await t.test("a guest moves and notices nothing", async (t) => {
   await shell.run("dd if=/dev/urandom of=/data/before bs=1M count=8");
   const sum = await shell.run("md5sum /data/before");
   shell.type(counting);
-  await until(async () => counts(await consoleOf(a)).length > 20, 20_000);
+  await until(async () => counts(await consoleOf(a)).length > 20);
 
   await using pipes = await ChannelPipes.lay(id, a.host.directory, b.driver.liveMigration);
   await t.test("until it may be handed over, it runs, however near the end is", async (t) => {
@@ -58,14 +58,14 @@ await t.test("a guest moves and notices nothing", async (t) => {
     const phases = await send(a, pipes, { switchOver: false }, signal, ({ phase }) => phase !== "converged");
     t.match(phases, ["disk-copy", "converged"]);
     const before = counts(await consoleOf(a)).length;
-    await until(async () => counts(await consoleOf(a)).length > before + 5, 20_000);
+    await until(async () => counts(await consoleOf(a)).length > before + 5);
     t.equal(await b.driver.liveMigration.hasArrived(id), false);
   });
 
   await t.test("called off, it goes on where it is", async (t) => {
     t.equal((await a.driver.ensure(a.plan, signal)).state, "running");
     const before = counts(await consoleOf(a)).length;
-    await until(async () => counts(await consoleOf(a)).length > before + 5, 20_000);
+    await until(async () => counts(await consoleOf(a)).length > before + 5);
     await b.driver.remove(id, b.plan.directory, signal);
   });
 

@@ -14,12 +14,12 @@ import { makePodmanBench } from "#test/support/podman-bench.ts";
 import { findProcessesOf } from "#test/support/processes.ts";
 import { until } from "#test/support/until.ts";
 
-await t.test("conformance", (t) => containerConformance(t, { make: makePodmanBench, limitMs: 30_000 }));
+await t.test("conformance", (t) => containerConformance(t, { make: makePodmanBench, limitMs: 60_000 }));
 
 await t.test("limits, ports and variables are real", async (t) => {
   await using bench = await makePodmanBench();
   const { driver, image, directory } = bench;
-  const signal = AbortSignal.timeout(30_000);
+  const signal = AbortSignal.timeout(60_000);
   const port = await pickPort();
   const plan = (
     id: string,

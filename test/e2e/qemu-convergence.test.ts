@@ -90,7 +90,7 @@ await t.test("a guest that writes faster than the link carries", async (t) => {
     return true;
   });
   await live().postCopy!.run(world.withMove(destination, MoveRole.DESTINATION, committed), signal);
-  await until(async () => (await world.stateOf(destination)) === "running", 20_000);
+  await until(async () => (await world.stateOf(destination)) === "running");
   t.notOk(await live().hasArrived(id), "it runs, and lacks some of its memory");
   t.equal(await reasonOf(source.driver.ensure(source.plan, signal)), "MOVE_COMMITTED", "there only");
   world.cut();
@@ -98,7 +98,7 @@ await t.test("a guest that writes faster than the link carries", async (t) => {
   t.comment(JSON.stringify(last));
   t.ok(recoveries > 0, "a connection that is lost is made again");
   t.ok((last?.convergence?.postCopyBytes ?? 0) > 0 && last?.phase === "handed-over");
-  await until(() => live().hasArrived(id), 20_000);
+  await until(() => live().hasArrived(id));
   await destination.driver.ensure(destination.plan, signal);
   await source.driver.remove(id, source.directory, signal);
   const there = await GuestShell.resume(destination.driver, destination.plan, signal);

@@ -34,7 +34,7 @@ await t.test("a guest moves and notices nothing", async (t) => {
   await shell.run("dd if=/dev/urandom of=/data/before bs=1M count=8");
   const sum = await shell.run("md5sum /data/before");
   shell.type(counting);
-  await until(async () => counts(await source.console()).length > 20, 20_000);
+  await until(async () => counts(await source.console()).length > 20);
 
   const { last, phases } = await world.move({ maxDowntimeMs: 500 }, signal);
   t.comment(`${phases.join(" ")}: ${JSON.stringify(last)}`);
@@ -47,7 +47,7 @@ await t.test("a guest moves and notices nothing", async (t) => {
   await destination.driver.ensure(destination.plan, signal);
   t.equal(await world.stateOf(destination), "running", "it runs where it has arrived");
   await source.driver.remove(world.id, source.directory, signal);
-  await until(async () => counts(await destination.console()).length > 20, 20_000);
+  await until(async () => counts(await destination.console()).length > 20);
 
   const there = await GuestShell.resume(destination.driver, destination.plan, signal);
   t.equal(await there.run("md5sum /data/before"), sum, "what it had written is there");
@@ -132,7 +132,7 @@ await t.test(
     const forwards = create(MachineSpecSchema, { forwards: [{ guestPort: 80 }] }).forwards;
     for (const side of [source, destination]) Object.assign(side.plan.spec, { ...grown, forwards });
     await source.driver.ensure(source.plan, signal);
-    await until(async () => (await shell.run("nproc")) === "2", 30_000);
+    await until(async () => (await shell.run("nproc")) === "2");
     await shell.run("dd if=/dev/urandom of=/data/before bs=1M count=24; sync");
     const sum = await shell.run("md5sum /data/before");
     shell.type(counting);
@@ -182,10 +182,7 @@ await t.test(
     Object.assign(destination.plan.spec, { memoryBytes });
     await destination.driver.ensure(destination.plan, signal);
     // The guest takes it when it gets to it, on a busy machine after `ensure` has given up waiting.
-    await until(
-      async () => (await destination.driver.inspect(world.id))?.memoryBytes === memoryBytes,
-      30_000,
-    );
+    await until(async () => (await destination.driver.inspect(world.id))?.memoryBytes === memoryBytes);
     t.equal((await destination.driver.inspect(world.id))?.moveBlocker, "added_memory", "and says so before");
     const leaving = world.withMove(destination, MoveRole.SOURCE, { migrationId: "grown-2" });
     const sending = destination.driver.liveMigration!.send(leaving, world.socketOf, signal);
@@ -248,7 +245,7 @@ async function moveUntil(
 async function goesOn(world: MoveWorld, side: Side): Promise<void> {
   const last = counts(await side.console()).length;
   try {
-    await until(async () => counts(await side.console()).length > last + 5, 60_000);
+    await until(async () => counts(await side.console()).length > last + 5);
   } catch (cause) {
     const shown = (await side.console()).slice(-400);
     throw new Error(`it is ${await world.stateOf(side)} and does not count on: ${shown}`, { cause });

@@ -68,7 +68,7 @@ await t.test("a guest moves away and back, and back again", async (t) => {
     const { source } = world;
     t.equal((await source.driver.inspect(world.id))?.baseline, "mig-2");
     process.kill(await source.pid(), "SIGKILL");
-    await until(async () => (await source.driver.inspect(world.id))?.state === "stopped", 10_000);
+    await until(async () => (await source.driver.inspect(world.id))?.state === "stopped");
     t.equal((await source.driver.inspect(world.id))?.baseline, undefined, "it tells so");
     await source.driver.ensure(source.plan, signal);
     const again = await GuestShell.open(source.driver, source.plan, signal);
@@ -87,7 +87,7 @@ await t.test("a guest moves away and back, and back again", async (t) => {
     const there = await GuestShell.resume(source.driver, source.plan, signal);
     await there.run("dd if=/dev/urandom of=/data/last bs=1M count=1; sync");
     there.type("poweroff -f\n");
-    await until(async () => (await source.driver.inspect(world.id))?.state === "stopped", 20_000);
+    await until(async () => (await source.driver.inspect(world.id))?.state === "stopped");
     t.equal((await source.driver.inspect(world.id))?.baseline, "mig-3");
     const told = { migrationId: "mig-4", baseline: "mig-3", type: MoveType.COLD };
     const { last, phases } = await world.move(told, signal);

@@ -78,7 +78,7 @@ const create = async (name: string, image = "micro") =>
 const running = (id: string) => instances.waitFor(id, { phases: ["running"], timeoutMs: 60_000 });
 /** What is said of an instance that could not be had. */
 const blame = async (id: string) => {
-  await until(async () => (await instances.get(id)).phase === "failed", 60_000);
+  await until(async () => (await instances.get(id)).phase === "failed");
   const { problem, status } = await instances.get(id);
   return problem?.reason ?? status?.reason;
 };
@@ -95,7 +95,7 @@ const asBefore = { phase: "running", startedAt: witness, agent: agentPid };
 
 await importImage("stalling", digestOf(contents.stalling));
 const stalled = await create("stalled", "stalling");
-await until(() => stalls > 0, 20_000);
+await until(() => stalls > 0);
 
 await t.test("an image that is not what was promised", async (t) => {
   await importImage("lying", digestOf(contents.good));
@@ -140,7 +140,7 @@ await t.test("an image that is damaged on the host", async (t) => {
 
   server.answer = serve(contents.good);
   await instances.restart(id);
-  await until(async () => (await instances.get(id)).phase === "running", 60_000);
+  await until(async () => (await instances.get(id)).phase === "running");
   t.ok(files.asked("/good.raw").length > 1, "fetched anew");
 });
 
@@ -150,13 +150,13 @@ if (disk) {
     await disk.resize((blocks - bfree) * bsize + MiB);
     await t.rejects(writeFile(join(data, "filling"), Buffer.alloc(2 * MiB)), { code: "ENOSPC" });
     const id = await create("one-too-many");
-    await until(async () => (await instances.get(id)).problem !== null, 30_000);
+    await until(async () => (await instances.get(id)).problem !== null);
     const { phase, problem } = await instances.get(id);
     t.match({ phase, problem }, { phase: "building", problem: { reason: "HOST_DISK_FULL" } });
     t.same(await untouched(), asBefore);
 
     await instances.stop(bystander);
-    await until(async () => (await instances.get(bystander)).problem !== null, 30_000);
+    await until(async () => (await instances.get(bystander)).problem !== null);
     const refused = await instances.get(bystander);
     t.match(refused, { problem: { reason: "HOST_DISK_FULL" }, status: { state: "running" } });
     t.equal(

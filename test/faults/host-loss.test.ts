@@ -137,17 +137,17 @@ for (const { direction, from } of chosen) {
     const copies = watchCopies(bound);
     await network.cut(before, direction, from);
     const cutAt = performance.now();
-    await until(async () => (await hosts.get(hostId)).phase === "offline", 20_000);
+    await until(async () => (await hosts.get(hostId)).phase === "offline");
     const seenMs = performance.now() - cutAt;
     await until(async () => {
       const { phase, placement } = await instances.get(bound);
       return phase === "running" && placement?.host_id !== hostId;
-    }, 30_000);
+    });
     const backMs = performance.now() - cutAt;
     t.equal((await hosts.get(hostId)).phase, "lost");
     t.comment(`seen after ${seenMs.toFixed(0)} ms, elsewhere after ${backMs.toFixed(0)} ms`);
     await network.heal(before);
-    await until(async () => (await hosts.get(hostId)).phase === "online", 30_000);
+    await until(async () => (await hosts.get(hostId)).phase === "online");
     const after = await hostNameOf(bound);
     t.same(await runsOn(bound), [after], "exactly one runs");
     t.not(after, before);
@@ -168,7 +168,7 @@ await t.test("an agent that is stopped for longer than its lease is not a dead h
   const { id: hostId } = await hostNamed(name);
   const agent = cloud.agents.find(({ host }) => host.name === name)!;
   agent.program.freeze(true);
-  await until(async () => (await hosts.get(hostId)).status?.silence?.sighting === "unanswered", 20_000);
+  await until(async () => (await hosts.get(hostId)).status?.silence?.sighting === "unanswered");
   // Whatever happens to the network now, the machine may run there.
   await network.cut(name, "both", "all");
   const frozenAt = performance.now();
@@ -177,8 +177,8 @@ await t.test("an agent that is stopped for longer than its lease is not a dead h
   t.equal(await hostNameOf(bound), name);
   await network.heal(name);
   agent.program.freeze(false);
-  await until(async () => (await hosts.get(hostId)).phase === "online", 20_000);
-  await until(async () => (await runsOn(bound)).join() === name, 10_000);
+  await until(async () => (await hosts.get(hostId)).phase === "online");
+  await until(async () => (await runsOn(bound)).join() === name);
 });
 
 await t.test("a host that somebody is certain is dead", async (t) => {
@@ -188,27 +188,27 @@ await t.test("a host that somebody is certain is dead", async (t) => {
   const agent = cloud.agents.find(({ host }) => host.name === name)!;
   const { pid } = agent.program;
   await agent.program.kill();
-  await until(async () => (await hosts.get(hostId)).status?.silence?.sighting === "refused", 20_000);
+  await until(async () => (await hosts.get(hostId)).status?.silence?.sighting === "refused");
   t.equal(await hostNameOf(bound), name, "its system is up, so its machines may run");
   t.equal((await hosts.declareLost(hostId)).phase, "lost");
   await until(async () => {
     const { phase, placement } = await instances.get(bound);
     return phase === "running" && placement?.host_id !== hostId;
-  }, 20_000);
+  });
   t.equal((await instances.get(patient)).status?.started_at, patientSince, "what waits for it waits");
   await agent.program.start();
   t.not(agent.program.pid, pid);
-  await until(async () => (await hosts.get(hostId)).phase === "online", 30_000);
+  await until(async () => (await hosts.get(hostId)).phase === "online");
   t.same(await runsOn(bound), [await hostNameOf(bound)], "what was left of it there is gone");
 });
 
 await t.test("a control plane that was away for longer than the lease evicts nothing", async (t) => {
   const name = await hostNameOf(bound);
   await cloud.controlPlane.kill();
-  await until(async () => (await runsOn(bound)).length === 0, 10_000);
+  await until(async () => (await runsOn(bound)).length === 0);
   t.same((await runsOn(patient)).length, 1, "who waits runs on");
   await cloud.controlPlane.start();
-  await until(async () => (await runsOn(bound)).length === 1, 30_000);
+  await until(async () => (await runsOn(bound)).length === 1);
   await cloud.untilHosts("online", [name]);
   t.same(await runsOn(bound), [name], "where it was");
   t.equal((await instances.get(patient)).status?.started_at, patientSince);
@@ -222,10 +222,10 @@ const identityOf = (name: string) => Identity.open(join(agentOf(name).dataDirect
 async function askAs(t: Test, name: string) {
   const { credentials: trust } = await identityOf(name);
   const options = { address: gateway, trust, keepAliveMs: 5_000 };
-  const session = await openControl(options, AbortSignal.timeout(10_000));
+  const session = await openControl(options, AbortSignal.timeout(60_000));
   t.teardown(() => session.destroy());
   const client = createControlClient(session);
-  return () => reasonOf(firstOf(client.fetchFile("0".repeat(64), 0, AbortSignal.timeout(5_000))));
+  return () => reasonOf(firstOf(client.fetchFile("0".repeat(64), 0, AbortSignal.timeout(60_000))));
 }
 
 const firstOf = (pieces: AsyncIterable<Uint8Array>) => pieces[Symbol.asyncIterator]().next();
@@ -242,13 +242,13 @@ async function reportAs(t: Test, name: string) {
     stop.abort();
     await running;
   });
-  await until(() => session.state.status === "connected", 10_000);
+  await until(() => session.state.status === "connected");
   return session;
 }
 
 await t.test("clocks that jump by an hour, on either side, stop nothing and make nobody lost", async (t) => {
   const hourMs = 3_600_000;
-  await until(async () => (await instances.get(bound)).phase === "running", 10_000);
+  await until(async () => (await instances.get(bound)).phase === "running");
   const startedAt = async () => {
     const both = await Promise.all([bound, patient].map((id) => instances.get(id)));
     return both.map(({ status }) => status?.started_at);
@@ -283,7 +283,7 @@ await t.test("an agent that lies changes nothing but what is known of its own ho
   const victim = await hostNameOf(bound);
   const liar = names.find((name) => name !== victim && name !== "site-1")!;
   const { id: liarId } = await hostNamed(liar);
-  await until(async () => (await instances.get(bound)).phase === "running", 10_000);
+  await until(async () => (await instances.get(bound)).phase === "running");
   const before = await instances.get(bound);
   const { program } = agentOf(liar);
   await program.kill();
@@ -312,7 +312,7 @@ await t.test("an agent that lies changes nothing but what is known of its own ho
         capacity: { cpus: 4_000_000_000, memoryBytes: 1n << 62n, diskBytes: 1n << 62n },
       },
     },
-    AbortSignal.timeout(10_000),
+    AbortSignal.timeout(60_000),
   );
   const { status } = await hosts.get(liarId);
   t.same(
@@ -359,24 +359,20 @@ await t.test(
           status.error?.reason === how.reason,
       );
     t.ok(await moved({ phase: "failed", type: "live", reason: "MOVE_BLOCKED" }), "as it ran it could not");
-    await until(() => moved({ phase: "complete", type: "cold" }), 10_000); // soon after the machine runs there
-    await until(
-      async () =>
-        hosts.delete(id).then(
-          () => true,
-          () => false,
-        ),
-      10_000,
+    await until(() => moved({ phase: "complete", type: "cold" })); // soon after the machine runs there
+    await until(async () =>
+      hosts.delete(id).then(
+        () => true,
+        () => false,
+      ),
     );
-    await until(
-      async () =>
-        hosts.get(id).then(
-          () => false,
-          () => true,
-        ),
-      10_000,
+    await until(async () =>
+      hosts.get(id).then(
+        () => false,
+        () => true,
+      ),
     );
-    await until(async () => (await ask()) === "GATEWAY_NOT_CONNECTED", 10_000); // its connection is cut
+    await until(async () => (await ask()) === "GATEWAY_NOT_CONNECTED"); // its connection is cut
     const again = await askAs(t, name);
     t.equal(await again(), "HOST_REMOVED");
   },

@@ -136,13 +136,13 @@ class Mover {
 
   /** Waits until the machine's move is in a phase there. */
   async at(host: Host, phase: MovePhase): Promise<void> {
-    await until(() => host.view(this.id)?.move?.phase === phase, 30_000);
+    await until(() => host.view(this.id)?.move?.phase === phase);
   }
 
   /** Waits until the guest counts there. */
   async counts(host: Host): Promise<void> {
     const before = (await host.ticks(this.id)).length;
-    await until(async () => (await host.ticks(this.id)).length > before + 2, 20_000);
+    await until(async () => (await host.ticks(this.id)).length > before + 2);
   }
 }
 
@@ -240,7 +240,7 @@ class AgentProcess implements Host, AsyncDisposable {
     await mkdir(this.#data, { recursive: true });
     forget(this.id);
     await this.#program.start();
-    await until(() => world.agents.connected().includes(this.id) && this.address !== "", 40_000);
+    await until(() => world.agents.connected().includes(this.id) && this.address !== "");
   }
 
   /** Moves wait before these parts. */
@@ -250,7 +250,7 @@ class AgentProcess implements Host, AsyncDisposable {
 
   async kill(): Promise<void> {
     await this.#program.kill();
-    await until(() => !world.agents.connected().includes(this.id), 20_000);
+    await until(() => !world.agents.connected().includes(this.id));
   }
 
   get address(): string {

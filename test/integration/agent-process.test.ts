@@ -80,7 +80,7 @@ function reported(id: string): Machine | undefined {
   return world.reports.flatMap(({ report }) => report.machines.filter((machine) => machine.id === id)).at(-1);
 }
 
-const connected = (holds = true) => until(() => world.agents.connected().includes(hostId) === holds, 20_000);
+const connected = (holds = true) => until(() => world.agents.connected().includes(hostId) === holds);
 const full = () => world.reports.some(({ report }) => report.full);
 
 await t.test("a host without a token, or with a wrong one, says so and ends", async (t) => {
@@ -133,7 +133,7 @@ await t.test("commands, refusals, changes, metrics, console", async (t) => {
   t.ok((forwarded.forwards[0]?.hostPort ?? 0) > 0, "the agent chose a port");
 
   const busy = () => world.reports.some(({ report }) => report.machineMetrics.some((m) => m.cpuUsage > 0));
-  await until(busy, 15_000);
+  await until(busy);
   const metrics = await world.agents.machineMetrics(hostId, "vm-1", signal);
   t.ok(metrics.cpuSeconds > 0);
   t.ok((await world.agents.hostMetrics(hostId, signal)).memoryTotalBytes > 0n);
@@ -182,7 +182,7 @@ await t.test("kill -9: taken up within seconds, as it was", async (t) => {
   await connected(false);
   world.reports.length = 0;
   await agent.start();
-  await until(full, 20_000);
+  await until(full);
   const after = reported("vm-1");
   t.equal(after?.state, RUNNING);
   t.same(
@@ -201,7 +201,7 @@ await t.test("the control plane is away: machines are looked after, and it hears
   await until(async () => (await readFile(agent.logFile, "utf8")).includes("machine.ended"));
   world.reports.length = 0;
   await world.startGateway(port);
-  await until(() => reported("vm-1")?.crashes === 1n && reported("vm-1")?.state === RUNNING, 40_000);
+  await until(() => reported("vm-1")?.crashes === 1n && reported("vm-1")?.state === RUNNING);
   t.ok(full());
 });
 
@@ -210,7 +210,7 @@ await t.test("a clean stop leaves machines, or turns them off until the next sta
   await agent.stop();
   world.reports.length = 0;
   await agent.start({ SKERRY_AGENT_STOP_MACHINES: "true" });
-  await until(full, 20_000);
+  await until(full);
   t.same(reported("vm-1")?.startedAt, before, "it ran on");
   await ensure("vm-off", 1, { power: Power.OFF });
   await agent.stop();
@@ -218,7 +218,7 @@ await t.test("a clean stop leaves machines, or turns them off until the next sta
   t.notMatch(state, /startedAtMs/, "it was turned off");
   world.reports.length = 0;
   await agent.start();
-  await until(() => full() && reported("vm-1")?.state === RUNNING, 20_000);
+  await until(() => full() && reported("vm-1")?.state === RUNNING);
   t.notSame(reported("vm-1")?.startedAt, before, "and on again");
   t.equal(reported("vm-off")?.state, STOPPED);
 });

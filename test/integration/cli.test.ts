@@ -481,7 +481,7 @@ await t.test("as a process: output, exit code, Ctrl-C while waiting, a reader th
     ]),
   );
   const waiting = start(t, ["vm", "stop", "web", "--wait"], env);
-  await until(() => waiting.ran.err.includes("web: stopping"), 20_000);
+  await until(() => waiting.ran.err.includes("web: stopping"));
   waiting.child.kill("SIGINT");
   const stopped = await waiting.ended;
   t.equal(stopped.code, 130);
@@ -505,9 +505,9 @@ await t.test("the console types what stdin has and shows what comes", async (t) 
     socket.on("message", (data: Buffer) => socket.send(Buffer.from(`got ${data.toString()}`)));
   });
   const joined = start(t, ["vm", "console", "web", "--log"], env);
-  await until(() => joined.ran.out.includes("login: "), 20_000);
+  await until(() => joined.ran.out.includes("login: "));
   joined.child.stdin.write("root\n");
-  await until(() => joined.ran.out.includes("got root\n"), 5000);
+  await until(() => joined.ran.out.includes("got root\n"));
   joined.child.kill("SIGINT");
   t.equal((await joined.ended).code, 130);
   t.equal(server.asked.find(({ path }) => path.endsWith("/console"))?.query.get("offset"), "0");

@@ -313,7 +313,7 @@ t.test(
     await world.untilSettled(id, "running");
     await world.database.query("update work set lease_epoch = 3 where key = $1", [id]);
     await replica.resources.invoke(testCtx(), instance, id, "stop", {}, quietly);
-    await world.untilPhase(id, "stopped", 5_000);
+    await world.untilPhase(id, "stopped");
     t.strictSame(await world.lastingViolations(), []);
   },
 );

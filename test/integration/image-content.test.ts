@@ -287,7 +287,7 @@ await t.test("the engine resolves URLs", async (t) => {
     return id;
   };
   const settledAs = async (name: string) => {
-    await until(async () => ["available", "failed"].includes((await imageNamed(name)).phase), 10_000);
+    await until(async () => ["available", "failed"].includes((await imageNamed(name)).phase));
     return await imageNamed(name);
   };
   const file = {
@@ -332,7 +332,7 @@ await t.test("the engine resolves URLs", async (t) => {
   t.match((await settledAs("inner")).problem, { reason: "IMAGE_ADDRESS_FORBIDDEN" });
 
   await create("slow", "/slow");
-  await until(async () => (await imageNamed("slow")).observed?.bytes_done === 5000, 10_000);
+  await until(async () => (await imageNamed("slow")).observed?.bytes_done === 5000);
   t.match(
     await imageNamed("slow"),
     { phase: "pending", observed: { bytes_total: slow.length, files: [] } },
@@ -342,7 +342,7 @@ await t.test("the engine resolves URLs", async (t) => {
   t.match((await settledAs("slow")).observed?.files, [{ sha256: sha256Of(slow) }]);
 
   await create("away", "/good", { url: "http://127.0.0.1:1/image" });
-  await until(async () => (await imageNamed("away")).problem !== undefined, 10_000);
+  await until(async () => (await imageNamed("away")).problem !== undefined);
   const { problem, id } = await imageNamed("away");
   t.match(
     problem,
@@ -352,7 +352,7 @@ await t.test("the engine resolves URLs", async (t) => {
   await database.query("update resource set deleting_at = now() where id = $1", [id]);
   await database.query("update work set run_at = now() where key = $1", [id]);
   engine.hint();
-  await until(async () => !(await images()).has("away"), 10_000);
+  await until(async () => !(await images()).has("away"));
   t.pass("a deleted image is gone");
 });
 

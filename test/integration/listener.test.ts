@@ -181,7 +181,7 @@ await t.test("health, as probes ask for it", async (t) => {
   t.match(await health.check({ service: MachineService.typeName }), { status: ServingStatus.SERVING });
   await t.rejects(health.check({ service: "nothing" }), { code: 5 });
   const seen: ServingStatus[] = [];
-  for await (const { status } of health.watch({}, { signal: AbortSignal.timeout(5000) })) {
+  for await (const { status } of health.watch({}, { signal: AbortSignal.timeout(60_000) })) {
     seen.push(status);
     if (seen.length === 1) services.health.serving = false;
     else break;

@@ -226,7 +226,7 @@ await t.test(
   async (t) => {
     const pull = async (options: MoveOptions) => {
       const { puller } = await startMove(t, options);
-      return await reasonOf(puller.run(AbortSignal.timeout(5000)));
+      return await reasonOf(puller.run(AbortSignal.timeout(60_000)));
     };
     t.equal(await pull({ puller: { ticket: randomBytes(32) } }), "MOVE_DENIED");
     t.equal(await pull({ source: { peerHostId: "host-c" } }), "MOVE_DENIED");
@@ -432,7 +432,7 @@ await t.test("a slow hypervisor slows the other down instead of filling memory",
     seen = memory.bytesWritten - memory.writableLength;
     await new Promise((resolve) => setTimeout(resolve, 300));
     return seen > 0 && seen === before;
-  }, 20_000);
+  });
   t.ok(seen < 24_000_000, `${seen} bytes are under way`);
   stop.abort();
   t.equal(await running, "CANCELLED");

@@ -76,7 +76,7 @@ async function read({ world }: Pick<Scene, "world">, id: string): Promise<Migrat
 }
 
 async function untilPhase(scene: Pick<Scene, "world">, id: string, ...phases: string[]): Promise<Migration> {
-  await until(async () => phases.includes((await read(scene, id)).phase), 10_000);
+  await until(async () => phases.includes((await read(scene, id)).phase));
   return read(scene, id);
 }
 
@@ -400,7 +400,7 @@ t.test("a source that goes away is waited for, and answers late", async (t) => {
   await setConnected(false);
   scene.simulation.holdAt = undefined;
   scene.world.hosts.find((host) => host !== source)?.resume(vm);
-  await until(async () => (await read(scene, id)).observed?.waiting_for !== null, 10_000);
+  await until(async () => (await read(scene, id)).observed?.waiting_for !== null);
   t.match((await read(scene, id)).observed?.waiting_for, /is not connected/);
   await setConnected(true);
   await untilPhase(scene, id, "complete");

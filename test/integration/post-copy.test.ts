@@ -48,7 +48,7 @@ async function begin(t: Test) {
     const [row] = await world.database.query<ResourceRow>(text, [id]);
     return toResource(row!) as Migration;
   };
-  const untilPhase = (phase: string) => until(async () => (await read()).phase === phase, 20_000);
+  const untilPhase = (phase: string) => until(async () => (await read()).phase === phase);
   return { world, vm, source, target, hostOf, start, read, untilPhase, moves };
 }
 
@@ -82,7 +82,7 @@ t.test("memory that is lost with the source is told, and the guest starts from i
   await start();
   await untilPhase("post-copy");
   source.driver.set({ hold: [], pagesPerSecond: 20 });
-  await until(async () => (await target.driver.inspect(vm))?.state === "running", 20_000);
+  await until(async () => (await target.driver.inspect(vm))?.state === "running");
   source.driver.set({ crash: ["*"] });
   await untilPhase("failed");
   const { observed } = await read();

@@ -18,7 +18,7 @@ export class ChannelPipes implements AsyncDisposable {
   static async lay(id: string, directory: string, destination: LiveMigration): Promise<ChannelPipes> {
     const pipes = new ChannelPipes(directory);
     for (const channel of await destination.listChannels(id)) {
-      const connect = () => destination.connectChannel(id, channel, AbortSignal.timeout(20_000));
+      const connect = () => destination.connectChannel(id, channel, AbortSignal.timeout(60_000));
       await pipes.#serve(channel, connect);
     }
     return pipes;

@@ -161,7 +161,7 @@ export class TestCloud implements AsyncDisposable {
     const api = new NativeApi(this.url, this.apiKey);
     await until(
       async () => {
-        const hosts = await api.listHosts(AbortSignal.timeout(10_000));
+        const hosts = await api.listHosts(AbortSignal.timeout(60_000));
         return names.every((name) => hosts.some((host) => host.name === name && host.phase === phase));
       },
       startLimitMs,

@@ -245,7 +245,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
     return row && (toResource(row) as Instance);
   }
 
-  async untilPhase(id: string, phase: string | undefined, limitMs = 10_000): Promise<void> {
+  async untilPhase(id: string, phase: string | undefined, limitMs?: number): Promise<void> {
     let last: Instance | undefined;
     try {
       await until(async () => (last = await this.find(id))?.phase === phase && isQuiet(last), limitMs);
@@ -315,7 +315,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
   }
 
   /** What is still violated once the engine has had its time. */
-  async lastingViolations(limitMs = 5_000): Promise<string[]> {
+  async lastingViolations(limitMs = 30_000): Promise<string[]> {
     await until(async () => (await this.violations()).length === 0, limitMs).catch(() => undefined);
     return this.violations();
   }

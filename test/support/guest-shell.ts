@@ -16,10 +16,10 @@ export class GuestShell {
 
   static async open(driver: MachineDriver, plan: MachinePlan, signal: AbortSignal): Promise<GuestShell> {
     const logPath = driver.console!.logPath(plan.directory);
-    await until(async () => /login: $/.test(await readFile(logPath, "utf8")), 60_000);
+    await until(async () => /login: $/.test(await readFile(logPath, "utf8")));
     const shell = new GuestShell(await driver.console!.connect(plan.id, signal));
     shell.type("root\n");
-    await until(() => shell.#output.includes("/root # "), 30_000);
+    await until(() => shell.#output.includes("/root # "));
     return shell;
   }
 
@@ -35,7 +35,7 @@ export class GuestShell {
       }
       return shell.#output.includes("/root # ");
     };
-    await until(prompts, 30_000);
+    await until(prompts);
     return shell;
   }
 
@@ -49,7 +49,7 @@ export class GuestShell {
     // The echo of the line has the mark in two parts, so only the output has it whole.
     this.type(`echo ${mark.replace("-", "''-")}begin; ${command}; echo ${mark.replace("-", "''-")}end\n`);
     const found = () => new RegExp(`${mark}begin\\r?\\n([^]*?)${mark}end`).exec(this.#output);
-    await until(() => found() !== null, 30_000);
+    await until(() => found() !== null);
     return (found()?.[1] ?? "").replaceAll("\r", "").trim();
   }
 }

@@ -105,7 +105,7 @@ export async function startLibvirtHost(name: string): Promise<LibvirtHost> {
     ).split(" ");
     const into = [...(privileged ? [] : ["--user", "--preserve-credentials"]), "--mount", "--pid"];
     const kill = ["sh", "-c", 'kill -s "$1" "$(cat "$2")"', "sh", signal, pidFile];
-    const limits = { signal: AbortSignal.timeout(10_000), timeoutMs: 10_000 };
+    const limits = { signal: AbortSignal.timeout(60_000), timeoutMs: 10_000 };
     await exec("nsenter", ["--target", target, ...into, ...kill], limits);
   };
   const host: LibvirtHost = {
@@ -120,16 +120,16 @@ export async function startLibvirtHost(name: string): Promise<LibvirtHost> {
     },
     kill: async () => {
       await inside("KILL", at("libvirtd.pid"));
-      await until(answers, 60_000);
+      await until(answers);
     },
     stop: async () => {
       await writeFile(at("stopped"), "");
       await inside("TERM", at("libvirtd.pid"));
-      await until(async () => !(await answers()), 20_000);
+      await until(async () => !(await answers()));
     },
     start: async () => {
       await rm(at("stopped"), { force: true });
-      await until(answers, 60_000);
+      await until(answers);
     },
     [Symbol.asyncDispose]: async () => {
       const ended = once(init, "exit");

@@ -196,7 +196,7 @@ async function makeSide(root: string, name: string, id: string, change: Partial<
     pid: async () => Number(await readFile(join(directory, "qemu.pid"), "utf8")),
     console: () => readFile(side.driver.console!.logPath(directory), "utf8"),
     [Symbol.asyncDispose]: async () => {
-      await side.driver.remove(id, directory, AbortSignal.timeout(20_000));
+      await side.driver.remove(id, directory, AbortSignal.timeout(60_000));
       await side.driver[Symbol.asyncDispose]();
     },
   };

@@ -56,7 +56,7 @@ export async function forgetPodman(stateDirectory: string): Promise<void> {
   const mounts = (await readFile("/proc/mounts", "utf8")).split("\n").map((line) => line.split(" ")[1] ?? "");
   const ours = mounts.filter((path) => path.startsWith(`${stateDirectory}/`)).reverse();
   for (const path of ours)
-    await exec("umount", [path], { timeoutMs: 10_000, signal: AbortSignal.timeout(10_000) });
+    await exec("umount", [path], { timeoutMs: 10_000, signal: AbortSignal.timeout(60_000) });
   await rm(filesOf(stateDirectory).run, { recursive: true, force: true });
 }
 
@@ -76,11 +76,11 @@ export async function killPodman(stateDirectory: string, which: (found: Found) =
     for (const path of await namespacesOf(pid, inside.trim())) namespaces.add(path);
     for (const one of [pid, Number(inside)]) kill(one);
   }
-  await until(async () => (await find()).length === 0, 10_000);
+  await until(async () => (await find()).length === 0);
   const mounts = await readFile("/proc/mounts", "utf8");
   for (const path of namespaces) {
     if (mounts.includes(` ${path} `))
-      await exec("umount", [path], { timeoutMs: 10_000, signal: AbortSignal.timeout(10_000) });
+      await exec("umount", [path], { timeoutMs: 10_000, signal: AbortSignal.timeout(60_000) });
     await rm(path, { force: true });
   }
 }

@@ -20,7 +20,7 @@ export async function findProcessesOf(directory: string): Promise<FoundProcess[]
 export async function killProcessesOf(directory: string): Promise<readonly FoundProcess[]> {
   const found = await findProcessesOf(directory);
   for (const { pid } of found) kill(pid);
-  await until(async () => (await findProcessesOf(directory)).length === 0, 10_000);
+  await until(async () => (await findProcessesOf(directory)).length === 0);
   return found;
 }
 

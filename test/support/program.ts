@@ -15,7 +15,7 @@ export interface ProgramOptions {
   readonly stopWaitMs?: number;
 }
 
-const readyLimitMs = 30_000;
+const readyLimitMs = 90_000;
 
 export class Program implements AsyncDisposable {
   readonly #options: ProgramOptions;

@@ -31,7 +31,7 @@ export async function makeQemuBench(below: string): Promise<Bench> {
     },
     [Symbol.asyncDispose]: async () => {
       for (const id of (await readdir(directory)).filter((name) => name.startsWith("vm-"))) {
-        await drivers.at(-1)!.remove(id, join(directory, id), AbortSignal.timeout(20_000));
+        await drivers.at(-1)!.remove(id, join(directory, id), AbortSignal.timeout(60_000));
       }
       for (const driver of drivers) await driver[Symbol.asyncDispose]();
       await rm(root, { recursive: true });

@@ -213,7 +213,7 @@ export class TransportWorld implements AsyncDisposable {
         keepAliveMs: this.keepAliveMs,
         log: silentLogger,
       },
-      AbortSignal.timeout(10_000),
+      AbortSignal.timeout(60_000),
     );
     return identity;
   }

@@ -63,7 +63,7 @@ export class TurnedClock {
       const names = (await readdir(this.#directory)).filter((name) => name.startsWith(seenPrefix));
       const seen = await Promise.all(names.map((name) => readFile(join(this.#directory, name), "utf8")));
       return seen.filter((text) => text === String(offsetMs)).length === programs;
-    }, 10_000);
+    });
   }
 
   async #write(offsetMs: number): Promise<void> {

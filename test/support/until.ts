@@ -8,7 +8,7 @@ import { deadline, sleep } from "#kernel/retry.ts";
  */
 export async function until(
   holds: () => boolean | Promise<boolean>,
-  limitMs = 5000,
+  limitMs = 60_000,
   everyMs?: number,
 ): Promise<void> {
   using limit = deadline(limitMs, `the condition ${String(holds)}`);

@@ -40,7 +40,7 @@ async function makeBench(): Promise<ContainerBench> {
   };
 }
 
-await t.test("conformance", (t) => containerConformance(t, { make: makeBench, limitMs: 20_000 }));
+await t.test("conformance", (t) => containerConformance(t, { make: makeBench, limitMs: 60_000 }));
 
 await t.test("what checks make of a container's health", async (t) => {
   const limits = { retries: 2, startPeriodSeconds: 10 };

@@ -28,8 +28,8 @@ async function makeBench(): Promise<Bench> {
   };
 }
 
-await t.test("conformance", (t) => driverConformance(t, { make: makeBench, limitMs: 5000 }));
-await t.test("conformance of moves", (t) => moveConformance(t, { make: makeBench, limitMs: 10_000 }));
+await t.test("conformance", (t) => driverConformance(t, { make: makeBench, limitMs: 60_000 }));
+await t.test("conformance of moves", (t) => moveConformance(t, { make: makeBench, limitMs: 60_000 }));
 
 function plan(directory: string, id: string): MachinePlan {
   const spec = create(MachineSpecSchema, {

@@ -30,7 +30,7 @@ import { until } from "#test/support/until.ts";
 
 const MiB = 1024n ** 2n;
 const runtime = { here: "/elsewhere/run", there: "/run/skerry" };
-const signal = AbortSignal.timeout(30_000);
+const signal = AbortSignal.timeout(60_000);
 
 const domain: Domain = {
   id: "vm-1",

@@ -15,7 +15,7 @@ import type { Teardown } from "#test/support/postgres.ts";
 import { until } from "#test/support/until.ts";
 
 const greeting = { QMP: { version: { qemu: { major: 7, minor: 2, micro: 22 } }, capabilities: ["oob"] } };
-const signal = AbortSignal.timeout(20_000);
+const signal = AbortSignal.timeout(60_000);
 
 /** What the scripted monitor does when it is sent a command. */
 type Script = (command: { execute: string; arguments: unknown; id: number }, socket: Socket) => void;
@@ -195,7 +195,7 @@ void t.test("a hypervisor that dies before anybody listens to its socket ends no
   });
   t.teardown(() => hypervisor.kill("SIGKILL"));
   await once(hypervisor.stdout, "data");
-  const socket = await connectSocket(directory, "s", AbortSignal.timeout(10_000));
+  const socket = await connectSocket(directory, "s", AbortSignal.timeout(60_000));
   hypervisor.kill("SIGKILL");
   await until(() => socket.closed);
   t.match(socket.errored, { code: "ECONNRESET" });

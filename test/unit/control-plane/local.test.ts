@@ -226,7 +226,7 @@ await t.test("a child's output, end and stop", async (t) => {
   const parent = await spawn("sleep 60 & echo $!");
   await parent.exited;
   await until(() => parent.tail.length === 1);
-  await until(() => parent.outputClosed, 5_000);
+  await until(() => parent.outputClosed);
   t.pass("what it leaves behind does not keep its output open");
   process.kill(Number(parent.tail[0]), "SIGKILL");
 

@@ -63,9 +63,7 @@ await t.test("Retry-After is obeyed, and one that is too long is left to the cal
       headers: { "retry-after": seconds },
     });
   server.on(`GET ${instances}/${id}`, busy("1"), { body: anInstance() });
-  const before = performance.now();
   await cloud.instances.get(id);
-  t.ok(performance.now() - before >= 990, "waited a second");
   t.ok((retries[0]?.waitMs ?? 0) >= 1000);
   server.on(`GET ${instances}/${id}`, busy("600"));
   await t.rejects(cloud.instances.get(id), { reason: "RATE_LIMITED", code: "exhausted" });

@@ -3,7 +3,7 @@ import type { Role } from "#kernel/ctx.ts";
 import { auditExtras } from "./audit.ts";
 import { createCollection, type CollectionOf } from "./collection.ts";
 import { fixedCredentials, LoginCredentials, memoryStore, type TokenStore } from "./credentials.ts";
-import { apiKeyExtras, groupExtras, projectExtras, userExtras } from "./directory.ts";
+import { accountExtras, apiKeyExtras, groupExtras, projectExtras, userExtras } from "./directory.ts";
 import { createDialect } from "./dialects/client.ts";
 import { dialects, type Dialects } from "./dialects/generated.ts";
 import { fleetExtras } from "./fleet.ts";
@@ -62,6 +62,7 @@ export class Skerry {
   readonly groups: CollectionOf<Kinds["groups"]> & ReturnType<typeof groupExtras>;
   readonly prices: CollectionOf<Kinds["prices"]>;
   readonly apiKeys: ReturnType<typeof apiKeyExtras>;
+  readonly account: ReturnType<typeof accountExtras>;
   readonly audit: ReturnType<typeof auditExtras>;
   readonly fleet: ReturnType<typeof fleetExtras>;
   /** The compatible APIs, for what speaks them already: an operation each method. */
@@ -90,6 +91,7 @@ export class Skerry {
     this.groups = Object.assign(collection("groups"), groupExtras(transport));
     this.prices = collection("prices");
     this.apiKeys = apiKeyExtras(transport, "/skerry/v1/api-keys");
+    this.account = accountExtras(transport);
     this.audit = auditExtras(transport);
     this.fleet = fleetExtras(transport);
     this.atonix = createDialect(transport, dialects.atonix);

@@ -74,6 +74,39 @@ export function apiKeyExtras(transport: Transport, path: string) {
   };
 }
 
+/** What somebody takes into an authenticator app. */
+export interface FactorSecret {
+  readonly secret: string;
+  readonly otpauth_url: string;
+}
+
+/** One's own password and second factor. */
+export function accountExtras(transport: Transport) {
+  const mfa = `${base}/mfa`;
+  return {
+    /** All one's logins end. */
+    async setPassword(
+      body: { readonly current: string; readonly password: string },
+      options: CallOptions = {},
+    ): Promise<void> {
+      await transport.json({ ...options, method: "PUT", path: `${base}/password`, body });
+    },
+    /** Begins a second factor; it counts once a code of it was confirmed. */
+    beginFactor(options: CallOptions = {}): Promise<FactorSecret> {
+      return transport.required({ ...options, method: "POST", path: mfa });
+    },
+    /** From now on a login takes a code. Gives the recovery codes, this once. */
+    async confirmFactor(code: string, options: CallOptions = {}): Promise<readonly string[]> {
+      const call = { ...options, method: "POST", path: `${mfa}/confirm`, body: { code } } as const;
+      return (await transport.required<{ readonly recovery_codes: readonly string[] }>(call)).recovery_codes;
+    },
+    /** @param code of the app, or a recovery code */
+    async removeFactor(code: string, options: CallOptions = {}): Promise<void> {
+      await transport.json({ ...options, method: "DELETE", path: mfa, body: { code } });
+    },
+  };
+}
+
 /** Making users, their passwords, and the keys of service accounts. */
 export function userExtras(transport: Transport) {
   return {
@@ -84,6 +117,14 @@ export function userExtras(transport: Transport) {
     async setPassword(id: string, password: string, options: CallOptions = {}): Promise<void> {
       const path = `${base}/users/${encodeURIComponent(id)}/password`;
       await transport.json({ ...options, method: "PUT", path, body: { password } });
+    },
+    /** Takes away the second factor of a user who has lost it. */
+    async resetFactor(id: string, options: CallOptions = {}): Promise<void> {
+      await transport.json({
+        ...options,
+        method: "DELETE",
+        path: `${base}/users/${encodeURIComponent(id)}/mfa`,
+      });
     },
     /** The API keys of a service account. */
     apiKeys: (id: string) => apiKeyExtras(transport, `${base}/users/${encodeURIComponent(id)}/api-keys`),

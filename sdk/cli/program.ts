@@ -2,6 +2,7 @@
 import { Command, Option } from "commander";
 import { agentCommand } from "./commands/agent.ts";
 import { auditCommand } from "./commands/audit.ts";
+import { accountCommands } from "./commands/account.ts";
 import { authCommands } from "./commands/auth.ts";
 import { completionCommand } from "./commands/completion.ts";
 import { directoryCommands } from "./commands/directory.ts";
@@ -37,6 +38,7 @@ export function createProgram(terminal: Terminal): Command {
     .helpCommand("help [command]", "show the help of a command")
     .addHelpText("after", exitCodeHelp);
   for (const command of authCommands(run)) program.addCommand(command);
+  for (const command of accountCommands(run)) program.addCommand(command);
   program.addCommand(profileCommand(run));
   program
     .addCommand(vmCommand(run))

@@ -3,6 +3,7 @@ import { decodeProtectedHeader, SignJWT, importJWK, jwtVerify, type JWK } from "
 import t from "tap";
 import { announceMs } from "#cp/app/signing-keys.ts";
 import { stepOf, totpAt } from "#cp/app/totp.ts";
+import { runInProcess } from "#test/support/command-line.ts";
 import {
   caller,
   createInstance,
@@ -180,6 +181,38 @@ void t.test("a second factor takes each code once", async (t) => {
   const take = (given: string) => thief("DELETE", "/skerry/v1/mfa", { code: given });
   for (let wrong = 0; wrong < 5; wrong++) t.match(await take("12345"), { status: 400 });
   t.match(await take(totpAt(theirs, now)), { status: 400 }, "after five wrong codes not even the right one");
+});
+
+void t.test("passwords and second factors on the command line", async (t) => {
+  const person = await signIn(world, { role: "viewer" });
+  const env = { XDG_CONFIG_HOME: t.testdir({}), SKERRY_HOME: t.testdirName, SKERRY_URL: world.url };
+  const run = (args: readonly string[], input = "") => runInProcess(args, env, { input });
+  const login = ["login", "-u", person.username, "--password-stdin", "--url", world.url];
+  t.match(await run(login, `${password}\n`), { code: 0 });
+
+  const chosen = "another long enough password";
+  t.match(await run(["password", "--password-stdin"], `${password}\n`), { code: 1, err: /1 of 2 lines/ });
+  t.match(await run(["password", "--password-stdin"], `wrong\n${chosen}\n`), { code: /[^0]/, out: "" });
+  t.match(await run(["password", "--password-stdin"], `${password}\n${chosen}\n`), { code: 0 });
+  t.match(await run(["whoami"]), { code: 0 }, "logged in again");
+  t.match(await run(login, `${password}\n`), { code: /[^0]/ }, "not with the old one");
+
+  const begun = await run(["mfa", "enable", "-o", "json"]);
+  const { secret } = JSON.parse(begun.out) as { secret: string };
+  const confirmed = await run(["mfa", "confirm", totpAt(secret, stepOf(Date.now())), "-o", "json"]);
+  const { recovery_codes: codes } = JSON.parse(confirmed.out) as { recovery_codes: string[] };
+  t.match(await run(login, `${chosen}\n`), { code: /[^0]/ }, "a login takes a code");
+  t.match(await run([...login, "--mfa-code", codes[0]!], `${chosen}\n`), { code: 0 });
+  t.match(await run(["mfa", "disable", codes[1]!]), { code: 0 });
+  t.match(await run(login, `${chosen}\n`), { code: 0 }, "and takes none any more");
+
+  const admin = ["--token", world.pair.access_token, "--url", world.url];
+  t.match(await run(["user", "password", person.username, "--password-stdin", ...admin], `${password}\n`), {
+    code: 0,
+  });
+  t.match(await run(["whoami"]), { code: /[^0]/ }, "their logins have ended");
+  t.match(await run(login, `${password}\n`), { code: 0 });
+  t.match(await run(["user", "reset-mfa", person.username, ...admin]), { code: 0 });
 });
 
 void t.test("service accounts and keys that end", async (t) => {

@@ -1,12 +1,11 @@
 /** login, logout, whoami. */
-import { createInterface } from "node:readline/promises";
-import { Writable } from "node:stream";
 import { Command, Option } from "commander";
 import { Fault, isFault } from "#kernel/fault.ts";
 import { deadline } from "#kernel/retry.ts";
 import { Skerry } from "../../client.ts";
 import { beginOidcLogin, finishOidcLogin, login } from "../../credentials.ts";
 import { Transport } from "../../transport.ts";
+import { ask, askSecretly, readLines } from "../asking.ts";
 import { BrowserReturn } from "../browser-return.ts";
 import { configPath, loadConfig, setProfile, updateConfig, type Profile } from "../config.ts";
 import type { Run, Session } from "../session.ts";
@@ -75,8 +74,10 @@ async function profileOf(session: Session, url: string, options: LoginOptions): 
     return { url, api_key: apiKey };
   }
   if (options.oidc) return throughBrowser(session, url, options);
-  const username = options.username ?? (await ask(session, "User name: "));
-  const password = options.passwordStdin ? await readLine(session) : await askSecretly(session, "Password: ");
+  const username = options.username ?? (await ask(session, "User name: ", "--username"));
+  const [password = ""] = options.passwordStdin
+    ? await readLines(session, 1)
+    : [await askSecretly(session, "Password: ")];
   const given = { username, password, ...(mfaCode && { mfaCode }), ...(project && { project }) };
   const tokens = await login(new Transport({ url }), given, signal);
   return { url, username, ...(project && { project }), tokens };
@@ -140,41 +141,4 @@ async function whoAmI(session: Session): Promise<void> {
     ["project", identity.project],
     ["role", identity.role],
   ]);
-}
-
-async function ask(session: Session, question: string): Promise<string> {
-  const { stdin, stderr, signal } = session.terminal;
-  requireTerminal(session, "--username");
-  const reader = createInterface({ input: stdin, output: stderr });
-  try {
-    return (await reader.question(question, { signal })).trim();
-  } finally {
-    reader.close();
-  }
-}
-
-/** Asks without showing what is typed. */
-async function askSecretly(session: Session, question: string): Promise<string> {
-  const { stdin, stderr, signal } = session.terminal;
-  requireTerminal(session, "--password-stdin");
-  stderr.write(question);
-  const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
-  const reader = createInterface({ input: stdin, output: nowhere, terminal: true });
-  try {
-    return await reader.question("", { signal });
-  } finally {
-    reader.close();
-    stderr.write("\n");
-  }
-}
-
-function requireTerminal(session: Session, option: string): void {
-  if (session.terminal.stdin.isTTY) return;
-  throw new Fault("invalid", `there is no terminal to ask on: give ${option}`, { reason: "NO_TERMINAL" });
-}
-
-async function readLine(session: Session): Promise<string> {
-  const reader = createInterface({ input: session.terminal.stdin });
-  for await (const line of reader) return line;
-  throw new Fault("invalid", "standard input has no password", { reason: "NO_PASSWORD" });
 }

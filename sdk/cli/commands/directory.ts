@@ -4,9 +4,11 @@ import { roles, type Role } from "#kernel/ctx.ts";
 import type { Skerry } from "../../client.ts";
 import type { ApiKeyInfo, Member, QuotaLine } from "../../directory.ts";
 import type { Project, User } from "../../kinds/generated.ts";
+import { readLines } from "../asking.ts";
 import type { Column } from "../output.ts";
 import type { Run, Session } from "../session.ts";
 import { formatSize, parseDuration, parseInteger, parseSize } from "../units.ts";
+import { askNewPassword } from "./account.ts";
 import { groupCommand, userId } from "./group.ts";
 
 const roleOption = () => new Option("--role <role>", "what they may do").choices(roles);
@@ -150,6 +152,32 @@ function userCommand(run: Run): Command {
         }),
       );
   }
+  user
+    .command("password")
+    .description("set a user's password; all logins of theirs end")
+    .argument("<user>", "name or id")
+    .option("--password-stdin", "read it from standard input")
+    .action(
+      run(async (session, name: string, { passwordStdin }: { passwordStdin?: true }) => {
+        const { users } = await session.cloud();
+        const { id } = await users.find(name, { signal: session.signal });
+        const [password = ""] = passwordStdin ? await readLines(session, 1) : [await askNewPassword(session)];
+        await users.setPassword(id, password, { signal: session.signal });
+        session.out.done(`Set the password of ${name}.`, { id });
+      }),
+    );
+  user
+    .command("reset-mfa")
+    .description("take away the second factor of a user who has lost it")
+    .argument("<user>", "name or id")
+    .action(
+      run(async (session, name: string) => {
+        const { users } = await session.cloud();
+        const { id } = await users.find(name, { signal: session.signal });
+        await users.resetFactor(id, { signal: session.signal });
+        session.out.done(`${name} logs in without a code.`, { id });
+      }),
+    );
   user
     .command("rm")
     .description("delete a user with their keys and logins")

@@ -31,6 +31,8 @@ export interface LossTiming {
 const clockRateError = 0.001;
 const clockStepMs = 200;
 const leastRedialMs = 4_000;
+/** An urgent agent tries at least every 4.5 s (agent/control): in twice that and a second it is back, however long a lease is. */
+const mostRedialMs = 10_000;
 const leastReturnMs = 10_000;
 /** By so much a report may be late before anybody wonders. */
 const leastLateMs = 1_000;
@@ -42,7 +44,7 @@ export const defaultFenceMs = 3_000;
 export function toLossTiming(leaseMs: number, fenceMs: number): LossTiming {
   return {
     ...{ leaseMs, fenceMs },
-    redialMs: Math.max(leaseMs, leastRedialMs),
+    redialMs: Math.min(Math.max(leaseMs, leastRedialMs), mostRedialMs),
     returnMs: Math.max(2 * leaseMs, leastReturnMs),
     suspectMs: Math.min(leaseMs, Math.max(0.65 * leaseMs, reportEveryMs(leaseMs) + leastLateMs)),
     clockErrorMs: clockStepMs + 2 * clockRateError * leaseMs,

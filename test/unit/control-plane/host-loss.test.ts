@@ -31,7 +31,10 @@ t.test(
     t.ok(leaseMs - urgentMs > 12_000, "a control plane that is away for 12 s stops nothing");
     t.ok(reportEveryMs(leaseMs) * 1.2 < suspectMs, "a host that reports in time is not looked at");
     t.ok(suspectMs <= leaseMs);
-    t.ok(suspectMs + pauseMs + redialMs + pauseMs <= 24_000, "nor later when it lives on and only its line is cut");
+    t.ok(
+      suspectMs + pauseMs + redialMs + pauseMs <= 24_000,
+      "nor later when it lives on and only its line is cut",
+    );
     t.ok(redialMs > 2 * 4_500 && returnMs >= 30_000, "an agent that dials every 4.5 s has come back");
   },
 );

@@ -8,11 +8,14 @@ export interface UnitOptions {
   readonly workingDirectory: string;
 }
 
-export const unitPath = "/etc/systemd/system/skerry-agent.service";
+export const unitName = "skerry-agent.service";
+export const unitPath = `/etc/systemd/system/${unitName}`;
 
 /**
  * The unit. KillMode=process is what lets machines outlive their agent: the default would kill every
- * process of the service's control group, guests included, at each restart and upgrade.
+ * process of the service's control group, guests included, at each restart and upgrade. For the same reason it has none
+ * of systemd's sandboxes: what confines the agent confines guests and containers, and a mount namespace of its own
+ * (PrivateTmp=, ProtectSystem= ...) would be another after a restart, without the mounts of containers that run on.
  */
 export function renderUnit({ node, args, settingsFile, workingDirectory }: UnitOptions): string {
   return `[Unit]
@@ -22,8 +25,8 @@ Wants=network-online.target
 
 [Service]
 Type=simple
-WorkingDirectory=${quote(workingDirectory)}
-EnvironmentFile=${quote(settingsFile)}
+WorkingDirectory=${escapeSpecifiers(workingDirectory)}
+EnvironmentFile=${escapeSpecifiers(settingsFile)}
 ExecStart=${[node, ...args].map(quote).join(" ")}
 KillMode=process
 Restart=always
@@ -37,9 +40,12 @@ WantedBy=multi-user.target
 `;
 }
 
-/** Per cent signs are specifiers to systemd, blanks and quotes need quoting. */
+/** A path that is a whole line: blanks are part of it, and quotes would be, too. */
+const escapeSpecifiers = (path: string): string => path.replaceAll("%", "%%");
+
+/** One word of a command line: blanks and quotes need quoting. */
 function quote(text: string): string {
-  const escaped = text.replaceAll("%", "%%");
+  const escaped = escapeSpecifiers(text);
   return /^[\w@%+=:,./-]+$/.test(escaped) ? escaped : `"${escaped.replace(/["\\]/g, "\\$&")}"`;
 }
 

@@ -8,12 +8,19 @@ const emulator = {
   arm64: ["qemu-system-aarch64", "qemu-system-arm"],
 };
 
+/** Files without which a machine does not boot from a disk; elsewhere QEMU brings them. */
+const firmware = {
+  x64: [],
+  arm64: [["/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "qemu-efi-aarch64", "boots machines from disks"]],
+};
+
 /** Program, its package on Debian and Ubuntu, and what it is for. */
 export function neededPrograms(architecture = process.arch) {
   const system = emulator[architecture];
   if (!system) throw new SetupError(`Skerry runs on x86-64 and 64-bit ARM; this is ${architecture}`);
   return [
     [...system, "runs the machines"],
+    ...firmware[architecture],
     ["qemu-img", "qemu-utils", "makes their disks"],
     ["xorriso", "xorriso", "writes what a machine reads at its first boot"],
     ["cpio", "cpio", "packs the built-in image"],

@@ -10,6 +10,7 @@ import { findAgentCertificate } from "../agent-home.ts";
 import { checkout } from "../connection.ts";
 import type { Session } from "../session.ts";
 import { formatEnvironment, parseEnvironment } from "../systemd.ts";
+import { makeProbeGuest, programArguments } from "./agent-programs.ts";
 
 interface JoinOptions {
   readonly gateway: string;
@@ -30,12 +31,8 @@ const stopLimitMs = 15_000;
 /** The file with the agent's settings, as systemd reads it. */
 export const settingsFile = (home: string): string => join(home, "agent.env");
 
-/** node's arguments for running the agent: the build, or the sources when this runs from them. */
-export function agentArguments(): readonly string[] {
-  return import.meta.url.endsWith(".ts")
-    ? ["--conditions=development", "--import=tsx", join(checkout, "agent/main.ts")]
-    : [join(checkout, "dist/agent/main.js")];
-}
+/** node's arguments for running the agent. */
+export const agentArguments = (): readonly string[] => programArguments("agent/main");
 
 /** Writes the settings, runs the agent until it has its certificate, and stops it again. */
 export async function joinCloud(session: Session, options: JoinOptions): Promise<void> {
@@ -47,7 +44,9 @@ export async function joinCloud(session: Session, options: JoinOptions): Promise
       reason: "ALREADY_JOINED",
     });
   }
-  const settings = await writeSettings(home, options);
+  await mkdir(home, { recursive: true, mode: 0o700 });
+  const guest = options.driver === "qemu" ? await makeProbeGuest(session, home) : undefined;
+  const settings = await writeSettings(home, options, guest);
   const hostId = await enrol(session, home, { ...settings, SKERRY_AGENT_TOKEN: token }, options.timeout);
   session.out.done(`This machine is ${hostId}. Start its agent: skerry agent install`, {
     id: hostId,
@@ -65,7 +64,11 @@ function enrolmentToken({ globals, terminal }: Session): string {
   return token;
 }
 
-async function writeSettings(home: string, options: JoinOptions): Promise<Record<string, string>> {
+async function writeSettings(
+  home: string,
+  options: JoinOptions,
+  probeGuest: string | undefined,
+): Promise<Record<string, string>> {
   const { provider, region, zone, listen } = options;
   const [listenHost, listenPort] = splitAddress(listen);
   const labelsFile = join(home, "labels.json");
@@ -78,8 +81,8 @@ async function writeSettings(home: string, options: JoinOptions): Promise<Record
     SKERRY_AGENT_SHARE: options.share,
     SKERRY_AGENT_LISTEN_HOST: listenHost,
     SKERRY_AGENT_LISTEN_PORT: listenPort,
+    ...(probeGuest !== undefined && { SKERRY_AGENT_PROBE_GUEST: probeGuest }),
   };
-  await mkdir(home, { recursive: true, mode: 0o700 });
   await writeFile(labelsFile, `${JSON.stringify({ provider, region, zone, labels: {} })}\n`, { mode: 0o600 });
   // The token is not written down: it is of use once, and that is now.
   await writeFile(settingsFile(home), formatEnvironment(settings), { mode: 0o600 });

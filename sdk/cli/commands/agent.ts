@@ -2,7 +2,7 @@
 import { Command, Option } from "commander";
 import type { Run } from "../session.ts";
 import { parseDuration } from "../units.ts";
-import { installAgent } from "./agent-install.ts";
+import { installAgent, uninstallAgent } from "./agent-install.ts";
 import { joinCloud, runAgent } from "./agent-join.ts";
 import { showAgent } from "./agent-status.ts";
 import { defaultAgentHome } from "../agent-home.ts";
@@ -48,5 +48,10 @@ export function agentCommand(run: Run): Command {
     .addOption(data())
     .option("--dry-run", "print the unit and change nothing")
     .action(run(installAgent));
+  agent
+    .command("uninstall")
+    .description("stop the service and take it away; drain the host before, or its machines run on")
+    .addOption(data())
+    .action(run(uninstallAgent));
   return agent;
 }

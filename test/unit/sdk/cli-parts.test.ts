@@ -110,11 +110,16 @@ await t.test(
     const unit = renderUnit({
       node: "/usr/bin/node",
       args: ["/opt/my cloud/100%/main.js"],
-      settingsFile: "/var/lib/skerry-agent/agent.env",
-      workingDirectory: "/opt",
+      settingsFile: "/var/lib/my agent/50%/agent.env",
+      workingDirectory: "/opt/my cloud",
     });
     t.match(unit, /^KillMode=process$/m);
-    t.match(unit, /^EnvironmentFile=\/var\/lib\/skerry-agent\/agent.env$/m);
+    t.match(
+      unit,
+      "\nEnvironmentFile=/var/lib/my agent/50%%/agent.env\n",
+      "systemd takes quotes for part of a path",
+    );
+    t.match(unit, "\nWorkingDirectory=/opt/my cloud\n");
     t.match(unit, 'ExecStart=/usr/bin/node "/opt/my cloud/100%%/main.js"\n');
     const settings = { B: 'say "hi" \\ $HOME `id`', A: "", C: "x=y z" };
     t.same(parseEnvironment(formatEnvironment(settings)), settings);

@@ -31,8 +31,8 @@ export const benchmark: Benchmark = {
       canBeCut: false,
     }));
     const world = await swarmCloud(bench, {
-      ...{ hosts, sampleSeconds: heartbeatSeconds },
-      controlPlaneEnv: { SKERRY_LEASE_SECONDS: String(leaseSeconds) },
+      ...{ hosts, controlPlaneEnv: {} },
+      pace: { leaseSeconds, sampleSeconds: heartbeatSeconds, keepAliveSeconds: 15 },
     });
     const { cloud, swarm } = world;
     const database = new Database({ url: world.database.url, maxConnections: 2, log: silentLogger });

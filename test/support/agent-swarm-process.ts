@@ -17,10 +17,11 @@ const { signal: never } = new AbortController();
 setMaxListeners(0, never);
 const proxies = new Map<string, StallingProxy>();
 const running = new Set<Promise<void>>();
-const tell = (event: SwarmEvent) => void process.send?.(event);
+/** Its parent may be gone already; then this process is about to end, too. */
+const tell = (event: SwarmEvent) => void process.send?.(event, undefined, undefined, () => undefined);
 
 async function run(host: SwarmHost): Promise<void> {
-  const { name, directory, gateway, token, labels, sampleSeconds } = host;
+  const { name, directory, gateway, token, labels, sampleSeconds, keepAliveSeconds } = host;
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const labelsFile = join(directory, "labels.json");
   await writeFile(labelsFile, JSON.stringify(labels));
@@ -35,6 +36,7 @@ async function run(host: SwarmHost): Promise<void> {
     SKERRY_AGENT_LISTEN_HOST: "127.0.0.1",
     SKERRY_AGENT_LISTEN_PORT: "0",
     SKERRY_AGENT_SAMPLE_SECONDS: String(sampleSeconds),
+    SKERRY_AGENT_KEEP_ALIVE_SECONDS: String(keepAliveSeconds),
   });
   const { cpus, memoryBytes, diskBytes } = host.capacity;
   const readHardware = async () => ({

@@ -18,6 +18,7 @@ export interface SwarmHost {
   readonly directory: string;
   readonly capacity: { readonly cpus: number; readonly memoryBytes: number; readonly diskBytes: number };
   readonly sampleSeconds: number;
+  readonly keepAliveSeconds: number;
   /** Its line to the control plane goes through a proxy, so that {@link AgentSwarm.cut} can cut it. */
   readonly canBeCut: boolean;
 }

@@ -11,14 +11,18 @@ interface World {
   readonly plan: Plan;
   readonly database: Database;
   readonly swarm: AgentSwarm;
+  readonly leaseSeconds: number;
 }
 
 /** One host of a hundred. */
 const failingShare = 0.01;
-const limitMs = 90_000;
+const limitLeases = 5;
 const lookMs = 250;
 
-export async function failHosts(bench: BenchContext, { plan, database, swarm }: World): Promise<Measures> {
+export async function failHosts(
+  bench: BenchContext,
+  { plan, database, swarm, leaseSeconds }: World,
+): Promise<Measures> {
   const names = plan.hosts.filter(({ canBeCut }) => canBeCut).map(({ name }) => name);
   const failing = await database.query<{ id: string; name: string; machines: string[] }>(
     `select h.id, h.name, array_agg(r.id) as machines from resource h
@@ -40,7 +44,7 @@ export async function failHosts(bench: BenchContext, { plan, database, swarm }: 
     for (const id of await listBack(database, machines, ids)) if (!back.has(id)) back.set(id, seconds);
     return back.size === machines.length;
   };
-  await until(allBack, limitMs, lookMs).catch(async (error: unknown) => {
+  await until(allBack, limitLeases * leaseSeconds * 1000, lookMs).catch(async (error: unknown) => {
     if (!isFault(error, "unavailable")) throw error;
     for (const why of await tellWhy(database, machines, ids)) bench.say(why);
   });

@@ -16,7 +16,14 @@ import { timeInFlight } from "./in-flight.ts";
 export interface SwarmCloudOptions {
   readonly hosts: readonly SimulatedHost[];
   readonly controlPlaneEnv: Environment;
+  readonly pace: SwarmPace;
+}
+
+/** How often agents do what they do all the time. */
+export interface SwarmPace {
+  readonly leaseSeconds: number;
   readonly sampleSeconds: number;
+  readonly keepAliveSeconds: number;
 }
 
 export type SimulatedHost = Pick<SwarmHost, "name" | "labels" | "capacity" | "canBeCut">;
@@ -37,6 +44,8 @@ const joinLimitMs = 300_000;
 
 /** Enrols the hosts one by one, each with a token of its own, and waits until all are connected. */
 export async function swarmCloud(bench: BenchContext, options: SwarmCloudOptions): Promise<SwarmCloud> {
+  const { hosts, pace } = options;
+  const { leaseSeconds, sampleSeconds, keepAliveSeconds } = pace;
   const directory = await mkdtemp(path.join(tmpdir(), "sks-"));
   bench.teardown(() => rm(directory, { recursive: true, force: true }));
   const database = await benchDatabase(bench);
@@ -49,16 +58,17 @@ export async function swarmCloud(bench: BenchContext, options: SwarmCloudOptions
       SKERRY_GATEWAY_PORT: String(gatewayPort),
       SKERRY_MICRO_DIR: microDirectory,
       SKERRY_LOG_LEVEL: "warn",
+      SKERRY_LEASE_SECONDS: String(leaseSeconds),
+      SKERRY_GATEWAY_KEEPALIVE_MS: String(keepAliveSeconds * 1000),
       ...options.controlPlaneEnv,
     },
   });
   bench.teardown(() => cloud[Symbol.asyncDispose]());
   const onError = (name: string, message: string) => bench.say(`${name}: ${message}`);
-  const processes = Math.max(fewestProcesses, Math.ceil(options.hosts.length / agentsPerProcess));
+  const processes = Math.max(fewestProcesses, Math.ceil(hosts.length / agentsPerProcess));
   const swarm = new AgentSwarm({ processes, onError });
   bench.teardown(() => swarm[Symbol.asyncDispose]());
   const api = new NativeApi(cloud.url, cloud.apiKey);
-  const { hosts, sampleSeconds } = options;
   const gateway = `127.0.0.1:${String(gatewayPort)}`;
   bench.say(`${String(hosts.length)} hosts join ...`);
   const started = performance.now();
@@ -68,7 +78,10 @@ export async function swarmCloud(bench: BenchContext, options: SwarmCloudOptions
     const limit = AbortSignal.any([bench.signal, AbortSignal.timeout(joinLimitMs)]);
     const token = await api.createEnrolmentToken(host.name, limit);
     await swarm.join(
-      { ...host, token, gateway, sampleSeconds, directory: path.join(directory, host.name) },
+      {
+        ...{ ...host, token, gateway, sampleSeconds, keepAliveSeconds },
+        directory: path.join(directory, host.name),
+      },
       limit,
     );
     if ((index + 1) % 500 === 0) bench.say(`${String(index + 1)} have joined`);

@@ -4,12 +4,17 @@ import { join } from "node:path";
 import { duplexPair } from "node:stream";
 import t from "tap";
 import { machineFiles } from "#agent/drivers/hypervisor/files.ts";
+import { movedDisks } from "#agent/drivers/qemu/migration/channels.ts";
+import { DeltaCopy, type DeltaCopyOptions } from "#agent/drivers/qemu/migration/delta-copy.ts";
 import { dropKeptDisks, keepDisk, takeKeptDisk } from "#agent/drivers/hypervisor/kept-disk.ts";
 import { chooseToDrop } from "#agent/machines/kept-disks.ts";
 import { NbdClient } from "#agent/nbd/client.ts";
 import { findDirty } from "#agent/nbd/copy.ts";
 import { optionMagic, optionReplyMagic, options, serverMagic } from "#agent/nbd/wire.ts";
+import { Fault } from "#kernel/fault.ts";
+import { unlessAborted } from "#kernel/stall.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
+import { until } from "#test/support/until.ts";
 
 const GiB = 2 ** 30;
 const signal = new AbortController().signal;
@@ -120,3 +125,36 @@ t.test("a disk's server that does not do as it should", async (t) => {
   t.match(await faultOf(refused), { reason: "NBD_IO_FAILED", detail: { errno: 28 } });
   t.ok(full.isOpen, "one refusal is not the end");
 });
+
+t.test(
+  "the last of a disk is copied on while the command that asked for it gives way to the next",
+  async (t) => {
+    let open: () => void = () => undefined;
+    const opened = new Promise<void>((resolve) => (open = resolve));
+    let isLast = false;
+    const execute = async (command: string, _args: unknown, limit: AbortSignal) => {
+      if (isLast) await unlessAborted(opened, limit);
+      limit.throwIfAborted();
+      if (command === "transaction") return {};
+      return [{ "node-name": "root", "dirty-bitmaps": [{ name: "move-written", count: 0 }] }];
+    };
+    const options = {
+      machine: { execute },
+      directory: "",
+      disk: movedDisks[0]!,
+      baseline: "mig-1",
+      socketOf: String,
+    };
+    const copy = await DeltaCopy.begin(options as unknown as DeltaCopyOptions, signal);
+    t.teardown(() => copy[Symbol.asyncDispose]());
+    await until(() => copy.job.status === "ready");
+    isLast = true;
+    const command = new AbortController();
+    const asked = copy.finish(command.signal);
+    command.abort(new Fault("stale", "a newer command has come", { reason: "NEWER" }));
+    t.equal(await reasonOf(asked), "NEWER");
+    open();
+    await copy.finish(signal);
+    t.equal(copy.job.status, "concluded");
+  },
+);

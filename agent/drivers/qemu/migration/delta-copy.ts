@@ -12,6 +12,7 @@ import { NbdClient } from "#agent/nbd/client.ts";
 import { copyContexts, copyDirty } from "#agent/nbd/copy.ts";
 import { Fault, toFault } from "#kernel/fault.ts";
 import { deadline, sleep } from "#kernel/retry.ts";
+import { unlessAborted } from "#kernel/stall.ts";
 import { connect } from "node:net";
 import { connectSocket } from "../../hypervisor/files.ts";
 import type { RunningMachine } from "../running-machine.ts";
@@ -41,9 +42,10 @@ export interface DeltaCopyOptions {
 export class DeltaCopy implements AsyncDisposable {
   readonly #options: DeltaCopyOptions;
   readonly #stop = new AbortController();
-  #last = new AbortController();
+  readonly #last = new AbortController();
   #target: NbdClient | undefined;
   #work: Promise<void> | undefined;
+  #ending: Promise<void> | undefined;
   #fault: Fault | undefined;
   #caughtUp = false;
   #finished = false;
@@ -108,20 +110,28 @@ export class DeltaCopy implements AsyncDisposable {
     if (!this.#work) this.#follow();
   }
 
-  /** The guest has stopped for good: copies what is left. */
+  /**
+   * The guest has stopped for good: copies what is left. Whoever waits may give way to somebody who asks again; the copy
+   * goes on meanwhile.
+   */
   async finish(signal: AbortSignal): Promise<void> {
-    if (this.#finished) return;
-    using limit = deadline(lastRoundLimitMs, "copying the last of the disk", signal);
-    const aborted = () => this.#stop.abort(limit.reason);
-    limit.addEventListener("abort", aborted, { once: true });
+    this.#last.abort();
+    this.#ending ??= this.#copyRest();
+    this.#ending.catch(() => undefined); // told to whoever asks, if anybody does again
+    await unlessAborted(this.#ending, signal);
+  }
+
+  async #copyRest(): Promise<void> {
+    using limit = deadline(lastRoundLimitMs, "copying the last of the disk", this.#stop.signal);
+    const late = () => this.#stop.abort(limit.reason);
+    limit.addEventListener("abort", late, { once: true });
     try {
-      this.#last.abort();
       await this.#work;
       if (this.#fault) throw this.#fault;
       await this.#catchUp(0);
       this.#finished = true;
     } finally {
-      limit.removeEventListener("abort", aborted);
+      limit.removeEventListener("abort", late);
     }
   }
 
@@ -129,7 +139,7 @@ export class DeltaCopy implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort(new Fault("unavailable", "the copy was given up", { reason: "CANCELLED" }));
     this.#target?.[Symbol.dispose]();
-    await this.#work;
+    await Promise.allSettled([this.#work, this.#ending]);
   }
 
   #follow(): void {

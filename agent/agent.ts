@@ -11,7 +11,8 @@ import type { Logger } from "#kernel/log.ts";
 import { deadline, retry } from "#kernel/retry.ts";
 import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
 import { ContainerDriver } from "./containers/driver.ts";
-import { findContainerFacts, noteContainers } from "./containers/facts.ts";
+import { findContainerFacts, noteContainers, noteGpus } from "./containers/facts.ts";
+import { Gpus } from "./containers/gpus.ts";
 import { ContainerImages } from "./containers/images.ts";
 import { withContainers } from "./containers/routing.ts";
 import type { ContainerEngine } from "./containers/engine.ts";
@@ -67,7 +68,8 @@ export async function runAgent(
   await using machines = await createDriver(settings, log);
   const containersDirectory = join(settings.data, "containers");
   const engine = await createEngine(settings, containersDirectory, log);
-  await using containers = new ContainerDriver({ engine, log });
+  const gpus = new Gpus({ folders: settings.cdiFolders, engine, log });
+  await using containers = new ContainerDriver({ engine, gpus, log });
   const driver = withContainers(machines, containers);
   const ledger = await Ledger.open({ directory: join(settings.data, "ledger"), log });
   const lease = await Lease.open({ directory: settings.data, log });
@@ -83,6 +85,7 @@ export async function runAgent(
   const pageFiles = new PageFiles({ directory: join(settings.data, "page-files"), log });
   const deps: MachineDeps = {
     ...{ driver, images, ledger, changes, lease, log, directoryOf },
+    devices: gpus,
     moves: createHostTransport({
       ...{ sources, workers, gateways: settings.gateways, log },
       identity: identityOf(uplink),
@@ -158,6 +161,12 @@ export async function runAgent(
       );
       noteContainers(facts, found);
       reporter.factsChanged();
+      if (found.engine === "") return;
+      await gpus.follow((reading) => {
+        noteGpus(facts, reading);
+        reporter.factsChanged();
+        manager.followDevices();
+      }, working.signal);
     };
     running.push(
       findContainers(),

@@ -45,6 +45,11 @@ export const agentSettings = {
     default: [],
     help: "Registries, host or host:port, that containers' images may come from though they are not public; reached without TLS where they offer none.",
   }),
+  cdiFolders: list({
+    env: "SKERRY_AGENT_CDI_FOLDERS",
+    default: ["/etc/cdi", "/var/run/cdi"],
+    help: "Folders of the Container Device Interface's files, which name the GPUs that containers may be given; none: they get none. podman before 5 looks in the default ones only.",
+  }),
   libvirtUri: text({
     env: "SKERRY_AGENT_LIBVIRT_URI",
     default: "qemu:///system",

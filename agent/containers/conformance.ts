@@ -140,7 +140,8 @@ const cases: Record<string, Case> = {
     t.equal((await ended).clean, false, "it did not end well");
     const { state, container } = (await w.driver.inspect(plan.id)) ?? {};
     t.equal(state, "stopped", "it has stopped");
-    t.same(container, { health: "", exited: true, exitCode: 3 }, "with its exit code");
+    const end = { health: "", exited: true, exitCode: 3, gpus: [], missingGpus: [] };
+    t.same(container, end, "with its exit code");
     const lines = await readLog(logPathOf(plan.directory), 10);
     t.ok(lines.length > 0, "its words are kept");
     const again = w.nextEnd(plan.id);

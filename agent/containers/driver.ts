@@ -24,6 +24,8 @@ import { HealthWatch } from "./health.ts";
 
 export interface ContainerDriverOptions {
   readonly engine: ContainerEngine;
+  /** Absent: the host has no GPUs for containers. */
+  readonly gpus?: { has(device: string): boolean };
   readonly log: Logger;
   readonly now?: () => number;
 }
@@ -40,6 +42,7 @@ export const logPathOf = (directory: string) => join(directory, "container.log")
 
 export class ContainerDriver implements MachineDriver {
   readonly #engine: ContainerEngine;
+  readonly #gpus: ContainerDriverOptions["gpus"];
   readonly #log: Logger;
   readonly #health: HealthWatch;
   readonly #plans = new Map<string, MachinePlan>();
@@ -49,8 +52,9 @@ export class ContainerDriver implements MachineDriver {
   readonly #hinted = new Waiters();
   readonly #starts = new Waiters();
 
-  constructor({ engine, log, now = Date.now }: ContainerDriverOptions) {
+  constructor({ engine, gpus, log, now = Date.now }: ContainerDriverOptions) {
     this.#engine = engine;
+    this.#gpus = gpus;
     this.#log = log;
     this.#health = new HealthWatch({
       check: (id, signal) => engine.isHealthy(id, signal),
@@ -246,7 +250,7 @@ export class ContainerDriver implements MachineDriver {
     this.#events.emit("event", event);
   }
 
-  #view({ id, spec }: MachinePlan, found: FoundContainer | undefined): DriverMachine {
+  #view({ id, spec, devices = [] }: MachinePlan, found: FoundContainer | undefined): DriverMachine {
     const runs = found?.state === "running";
     const exited = found?.state === "exited";
     return {
@@ -269,6 +273,8 @@ export class ContainerDriver implements MachineDriver {
         health: runs ? (this.#health.of(id) ?? "") : "",
         exited,
         exitCode: exited ? found.exitCode : 0,
+        gpus: [...devices],
+        missingGpus: devices.filter((device) => this.#gpus?.has(device) !== true),
       },
     };
   }
@@ -276,7 +282,7 @@ export class ContainerDriver implements MachineDriver {
 
 const localAddress = "127.0.0.1";
 
-function toSetup({ spec, image, directory }: MachinePlan): ContainerSetup {
+function toSetup({ spec, image, directory, devices = [] }: MachinePlan): ContainerSetup {
   if (!spec.container || image.type !== "container") {
     throw new Fault("internal", "the plan is not that of a container");
   }
@@ -293,15 +299,16 @@ function toSetup({ spec, image, directory }: MachinePlan): ContainerSetup {
       hostAddress: hostAddress || localAddress,
     })),
     health: health?.command ?? [],
+    devices,
     logPath: logPathOf(directory),
   };
 }
 
 /** The same for the same setup, whatever the order in which its variables came. */
-function shapeOf({ environment, ...setup }: ContainerSetup): string {
+function shapeOf({ environment, devices, ...setup }: ContainerSetup): string {
   const variables = Object.entries(environment).sort(([a], [b]) => (a < b ? -1 : 1));
   return createHash("sha256")
-    .update(JSON.stringify([setup, variables]))
+    .update(JSON.stringify([setup, variables, ...devices]))
     .digest("hex")
     .slice(0, 32);
 }

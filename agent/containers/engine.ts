@@ -21,6 +21,8 @@ export interface ContainerSetup {
     readonly hostAddress: string;
   }[];
   readonly health: readonly string[];
+  /** Devices of the host's that it gets, by their CDI names. */
+  readonly devices: readonly string[];
   /** Where what it prints is kept, line by line; see `log.ts`. */
   readonly logPath: string;
 }
@@ -52,6 +54,8 @@ export interface ContainerEngine extends AsyncDisposable {
   pull(reference: string, signal: AbortSignal): Promise<string>;
   /** Takes an OCI archive in, unless that was done before; gives what the engine calls the image. */
   load(archive: { readonly path: string; readonly sha256: string }, signal: AbortSignal): Promise<string>;
+  /** Why it gives no container this device of the host's (a CDI name); undefined: it does. */
+  refusesDevice(device: string, signal: AbortSignal): Promise<string | undefined>;
   list(signal: AbortSignal): Promise<readonly FoundContainer[]>;
   find(id: string, signal: AbortSignal): Promise<FoundContainer | undefined>;
   /** The container must not exist. */

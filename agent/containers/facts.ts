@@ -5,8 +5,14 @@ import { create } from "@bufbuild/protobuf";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { deadline } from "#kernel/retry.ts";
-import { type ContainerFacts, ContainerFactsSchema, type HostFacts } from "#gen/skerry/agent/v1/host_pb.js";
+import {
+  type ContainerFacts,
+  ContainerFactsSchema,
+  ContainerGpuSchema,
+  type HostFacts,
+} from "#gen/skerry/agent/v1/host_pb.js";
 import type { ContainerDriver } from "./driver.ts";
+import type { GpuReading } from "./gpus.ts";
 
 export interface ContainerFactsOptions {
   readonly driver: Pick<ContainerDriver, "name" | "probe">;
@@ -40,8 +46,20 @@ export async function findContainerFacts(
 /** Puts them into the host's facts. */
 export function noteContainers(facts: HostFacts, containers: ContainerFacts): void {
   facts.containers = containers;
-  facts.capabilities = facts.capabilities.filter((name) => name !== "containers");
-  if (containers.engine !== "") facts.capabilities.push("containers");
+  setCapability(facts, "containers", containers.engine !== "");
+}
+
+/** Puts into the facts of a host that runs containers what GPUs they may be given. */
+export function noteGpus(facts: HostFacts, { gpus, problems }: GpuReading): void {
+  if (!facts.containers) return;
+  facts.containers.gpus = gpus.map((gpu) => create(ContainerGpuSchema, gpu));
+  facts.containers.gpuProblems = [...problems];
+  setCapability(facts, "containers.gpu", gpus.length > 0);
+}
+
+function setCapability(facts: HostFacts, name: string, has: boolean): void {
+  const others = facts.capabilities.filter((other) => other !== name);
+  facts.capabilities = has ? [...others, name] : others;
 }
 
 async function prove(

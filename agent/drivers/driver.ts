@@ -43,6 +43,8 @@ export interface MachinePlan {
   readonly image: LocalImage;
   /** The machine's own folder: disks, sockets' links, console log. The driver makes and removes it. */
   readonly directory: string;
+  /** Of a container: devices of the host's that it was given. */
+  readonly devices?: readonly string[];
 }
 
 export type DriverState = "starting" | "running" | "paused" | "stopping" | "stopped";
@@ -83,6 +85,9 @@ export interface DriverMachine {
     readonly health: "" | "starting" | "healthy" | "unhealthy";
     readonly exited: boolean;
     readonly exitCode: number;
+    readonly gpus: string[];
+    /** Those that the host no longer has. */
+    readonly missingGpus: string[];
   };
 }
 

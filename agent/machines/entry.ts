@@ -38,6 +38,8 @@ export interface Progress {
   readonly halt: Halt | undefined;
   /** Host ports chosen for forwards that left the choice to us. */
   readonly hostPorts: Readonly<Record<string, number>>;
+  /** Devices of the host's that it was given, which nobody else gets. */
+  readonly devices: readonly string[];
   /** The files it was last made from, so that it can be found and stopped without fetching anything. */
   readonly image: LocalImage | undefined;
   /** When, and under which intent, it was gone for good. */
@@ -64,6 +66,7 @@ export function newProgress(seq: bigint): Progress {
     crashedAtMs: [],
     halt: undefined,
     hostPorts: {},
+    devices: [],
     image: undefined,
     gone: undefined,
     keptUntilMs: undefined,

@@ -55,12 +55,19 @@ export class Ledger {
   readonly #slots = new Map<string, Slot>();
   /** Ids whose file cannot be read: nobody may command them until a person has looked. */
   readonly damaged: ReadonlySet<string>;
+  /** What may still be in use by them, by their progress. */
+  readonly #heldByDamaged: readonly string[];
 
-  private constructor(options: LedgerOptions, entries: readonly LedgerEntry[], damaged: ReadonlySet<string>) {
+  private constructor(
+    options: LedgerOptions,
+    entries: readonly LedgerEntry[],
+    damaged: ReadonlyMap<string, Progress>,
+  ) {
     this.#folder = new DurableFolder(options.directory);
     this.#log = options.log;
     this.#now = options.now ?? Date.now;
-    this.damaged = damaged;
+    this.damaged = new Set(damaged.keys());
+    this.#heldByDamaged = [...damaged.values()].flatMap(({ devices }) => devices);
     for (const read of entries) {
       const seq = read.progress.seq + seqReserve;
       // A life that began after the tombstone and has noted nothing yet.
@@ -74,7 +81,7 @@ export class Ledger {
   static async open(options: LedgerOptions): Promise<Ledger> {
     await mkdir(options.directory, { recursive: true, mode: 0o700 });
     const entries: LedgerEntry[] = [];
-    const damaged = new Set<string>();
+    const damaged = new Map<string, Progress>();
     for (const name of await readdir(options.directory)) {
       const path = join(options.directory, name);
       if (name.endsWith(".new")) await unlink(path); // a write that a kill cut off; the old file stands
@@ -84,8 +91,8 @@ export class Ledger {
         const intent = decodeIntent(id, await readFile(path, "utf8"));
         entries.push({ id, intent, progress: await readProgress(options, id) });
       } catch (fault) {
-        damaged.add(id);
         options.log.error("ledger.damaged", { path, fault });
+        damaged.set(id, await readProgress(options, id));
       }
     }
     return new Ledger(options, entries, damaged);
@@ -98,6 +105,12 @@ export class Ledger {
   /** All entries, tombstones included. */
   list(): readonly LedgerEntry[] {
     return [...this.#slots.values()].flatMap(({ entry }) => entry ?? []);
+  }
+
+  /** Devices that were given to any machine but this one. */
+  devicesOfOthers(id: string): ReadonlySet<string> {
+    const others = this.list().filter((entry) => entry.id !== id);
+    return new Set([...others.flatMap(({ progress }) => progress.devices), ...this.#heldByDamaged]);
   }
 
   /**

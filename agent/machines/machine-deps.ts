@@ -3,6 +3,7 @@ import type { Logger } from "#kernel/log.ts";
 import type { Image } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { LocalImage, MachineDriver } from "../drivers/driver.ts";
 import type { ChangeFeed } from "./change-feed.ts";
+import type { DeviceSource } from "./devices.ts";
 import type { Ledger } from "./ledger.ts";
 import type { MoveTransport } from "./move-transport.ts";
 import type { RestartLimits } from "./restart-policy.ts";
@@ -43,6 +44,8 @@ export interface MachineDeps {
   readonly images: ImageSource;
   readonly ledger: Ledger;
   readonly changes: ChangeFeed;
+  /** What containers may be given of the host's. Absent: nothing. */
+  readonly devices?: DeviceSource;
   /** Absent: there is no lease here, and no machine with lease terms runs. */
   readonly lease?: LeaseState;
   /** Absent: no machine moves from or to this host. */

@@ -9,6 +9,7 @@ import { type Machine, type MachineSpec, MachineState, Power } from "#gen/skerry
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { CopyProgress, DriverMachine, MachineEvent } from "../drivers/driver.ts";
 import { Capture, diskCopiesOf, interrupted } from "./capture.ts";
+import { gpuUnavailable } from "./devices.ts";
 import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { MachineStatus } from "./machine-status.ts";
@@ -141,6 +142,14 @@ export class ManagedMachine {
     if (!spec || spec.leaseTerms === 0n) return;
     if (this.#isFenced(spec)) this.#pass?.abort(superseded());
     this.#converge();
+  }
+
+  /** The host's devices are not what they were: one that waits for some looks again, one that has some tells of them. */
+  followDevices(): void {
+    const { spec } = this.#deps.ledger.find(this.id)?.intent ?? {};
+    if (!spec?.container || spec.container.gpus === 0) return;
+    if (this.#status.activity?.reason === gpuUnavailable) this.#converge();
+    else this.notice({ id: this.id, type: "changed" });
   }
 
   /** Ends the work, not the machine. */

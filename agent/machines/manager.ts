@@ -108,6 +108,11 @@ export class MachineManager {
     for (const machine of this.#machines.values()) machine.followLease();
   }
 
+  /** What containers may be given of the host's is not what it was. */
+  followDevices(): void {
+    for (const machine of this.#machines.values()) machine.followDevices();
+  }
+
   /** True when there are machines that may run only while the lease holds. */
   get hasBound(): boolean {
     return [...this.#machines.values()].some(({ isBound }) => isBound);

@@ -2,12 +2,13 @@
 import { Fault } from "#kernel/fault.ts";
 import { type MachineSpec, MachineState, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { LocalImage, MachinePlan } from "../drivers/driver.ts";
-import type { LedgerEntry } from "./entry.ts";
+import { chooseDevices } from "./devices.ts";
+import type { LedgerEntry, Progress } from "./entry.ts";
 import { chooseHostPorts, withHostPorts } from "./host-ports.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import type { MachineStatus } from "./machine-status.ts";
 
-type ProvisionsDeps = Pick<MachineDeps, "driver" | "images" | "ledger" | "directoryOf">;
+type ProvisionsDeps = Pick<MachineDeps, "driver" | "images" | "devices" | "ledger" | "directoryOf">;
 
 export class Provisions {
   readonly #id: string;
@@ -27,9 +28,13 @@ export class Provisions {
     const hostPorts = await chooseHostPorts(spec.forwards, progress.hostPorts, (port) =>
       this.#isPromised(port),
     );
-    // On disk before the driver starts: recovery can only find what it has the files' names of.
-    if (!progress.image) await ledger.note(this.#id, { image, hostPorts });
-    else ledger.noteSoon(this.#id, { image, hostPorts });
+    const present = await this.#findDevices(progress, spec, signal);
+    // From here to the note nothing is waited for, so that no other machine chooses meanwhile.
+    const devices = present ? this.#chooseDevices(progress, spec, present) : progress.devices;
+    const noted = ledger.note(this.#id, { image, hostPorts, devices });
+    // On disk before the driver starts: recovery can only find what it has the files' names of, and a device that
+    // somebody has must never look free.
+    if (!progress.image || devices.join() !== progress.devices.join()) await noted;
   }
 
   /** What the driver is asked for, once `provide` has found the files. */
@@ -41,6 +46,7 @@ export class Provisions {
       spec: withHostPorts(spec, progress.hostPorts),
       image: progress.image,
       directory: this.#deps.directoryOf(this.#id),
+      devices: progress.devices,
     };
   }
 
@@ -55,6 +61,22 @@ export class Provisions {
     if (!spec.image) throw new Fault("invalid", "the machine has no image", { reason: "IMAGE_MISSING" });
     if (!this.#status.observed) this.#status.show(MachineState.PREPARING);
     return this.#deps.images.ensure(spec.image, (done, total) => this.#status.showImage(done, total), signal);
+  }
+
+  /** The host's, for one that is to be started with some: one that runs, or is to stop, has what it has. */
+  async #findDevices(
+    progress: Progress,
+    { container, power, restarts }: MachineSpec,
+    signal: AbortSignal,
+  ): Promise<readonly string[] | undefined> {
+    const starts = power === Power.ON && (!this.#status.isRunning || restarts > progress.restarts);
+    if (!starts || !container || container.gpus === 0) return undefined;
+    return (await this.#deps.devices?.read(signal)) ?? [];
+  }
+
+  #chooseDevices({ devices: kept }: Progress, { container }: MachineSpec, present: readonly string[]) {
+    const taken = this.#deps.ledger.devicesOfOthers(this.#id);
+    return chooseDevices({ count: container?.gpus ?? 0, kept, present, taken });
   }
 
   #foreign(): LocalImage {

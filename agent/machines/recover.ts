@@ -31,5 +31,5 @@ function planOf(
 ): MachinePlan | undefined {
   if (!intent.spec || !progress.image) return undefined;
   const spec = withHostPorts(intent.spec, progress.hostPorts);
-  return { id, spec, image: progress.image, directory: directoryOf(id) };
+  return { id, spec, image: progress.image, directory: directoryOf(id), devices: progress.devices };
 }

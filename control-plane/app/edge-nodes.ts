@@ -8,6 +8,8 @@ export interface EdgeNode {
   readonly location: HostSpec["location"];
   readonly online: boolean;
   readonly capacity: HostStatus["capacity"];
+  /** What containers may be given. */
+  readonly gpus: number;
   readonly workloads: number;
   readonly lastHeartbeat: Date | undefined;
 }
@@ -43,6 +45,7 @@ export class EdgeNodes {
       location: desired.location,
       online: observed.connected,
       capacity: observed.capacity,
+      gpus: observed.containers?.gpus?.length ?? 0,
       lastHeartbeat: last_seen ?? undefined,
     }));
   }

@@ -3,7 +3,7 @@ import type { Queryable, Tx } from "../store/database.ts";
 import type { Reserved } from "./controller.ts";
 import type { Claim } from "./work.ts";
 
-type Dimension = "cpus" | "memory_bytes" | "disk_bytes" | "gpus" | "group";
+type Dimension = "cpus" | "memory_bytes" | "disk_bytes" | "gpus" | "container_gpus" | "group";
 
 /**
  * Takes a promise of capacity on a host, or changes the one that is there. Throws `exhausted` NO_CAPACITY;
@@ -45,7 +45,14 @@ function refuseShort(short: readonly Dimension[] = []): void {
 }
 
 function spoken(dimension: Exclude<Dimension, "group">): string {
-  return { cpus: "CPU", memory_bytes: "memory", disk_bytes: "disk", gpus: "GPUs" }[dimension];
+  const words = {
+    cpus: "CPU",
+    memory_bytes: "memory",
+    disk_bytes: "disk",
+    gpus: "GPUs",
+    container_gpus: "GPUs",
+  };
+  return words[dimension];
 }
 
 /** Gives a promise back; none is fine. */

@@ -194,6 +194,6 @@ function newRoom(before: HostSnapshot | undefined, host: HostSnapshot): Amounts 
   const room = roomOf(host);
   if (!before || labelsKey(before) !== labelsKey(host)) return room;
   const had = roomOf(before);
-  const more = room.cpus > had.cpus || room.memoryBytes > had.memoryBytes || room.diskBytes > had.diskBytes;
-  return more ? room : undefined;
+  const dimensions = ["cpus", "memoryBytes", "diskBytes", "gpus", "containerGpus"] as const;
+  return dimensions.some((each) => (room[each] ?? 0) > (had[each] ?? 0)) ? room : undefined;
 }

@@ -17,6 +17,8 @@ interface HostRow {
   readonly used_disk: number;
   readonly gpus: number | null;
   readonly used_gpus: number;
+  readonly container_gpus: number | null;
+  readonly used_container_gpus: number;
   /** From the price sheet. */
   readonly price: PriceSpec | null;
 }
@@ -25,12 +27,13 @@ const columns = `r.id, r.desired, r.observed, r.deleting_at is not null as delet
   c.cpus, c.memory_bytes, c.disk_bytes,
   coalesce(u.cpus, 0)::bigint as used_cpus, coalesce(u.memory_bytes, 0)::bigint as used_memory,
   coalesce(u.disk_bytes, 0)::bigint as used_disk, c.gpus, coalesce(u.gpus, 0)::bigint as used_gpus,
+  c.container_gpus, coalesce(u.container_gpus, 0)::bigint as used_container_gpus,
   (select p.desired from resource p where p.kind = 'price' and p.deleting_at is null
      and p.desired ->> 'provider' = r.desired ->> 'provider'
      and coalesce(p.desired ->> 'region', r.desired ->> 'region') = r.desired ->> 'region'
    order by p.desired ->> 'region' nulls last, p.created_at desc, p.id limit 1) as price`;
-const sums =
-  "sum(cpus) as cpus, sum(memory_bytes) as memory_bytes, sum(disk_bytes) as disk_bytes, sum(gpus) as gpus";
+const sums = `sum(cpus) as cpus, sum(memory_bytes) as memory_bytes, sum(disk_bytes) as disk_bytes, sum(gpus) as gpus,
+  sum(container_gpus) as container_gpus`;
 const pageSize = 500;
 
 /** Page by page, so that neither the database nor whoever waits for this process is held up by ten thousand. */
@@ -104,10 +107,12 @@ function toSnapshot({ id, desired, observed, deleting, ...row }: HostRow): HostS
     capacity: {
       ...{ cpus: row.cpus ?? 0, memoryBytes: row.memory_bytes ?? 0, diskBytes: row.disk_bytes ?? 0 },
       gpus: row.gpus ?? 0,
+      containerGpus: row.container_gpus ?? 0,
     },
     used: {
       ...{ cpus: row.used_cpus, memoryBytes: row.used_memory, diskBytes: row.used_disk },
       gpus: row.used_gpus,
+      containerGpus: row.used_container_gpus,
     },
     online: observed?.connected === true && !observed.silence,
     cordoned: desired.cordoned || deleting,

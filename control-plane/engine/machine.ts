@@ -61,6 +61,8 @@ export function toObservation(machine: Machine): MachineObservation {
         container: {
           health: machine.container.health,
           exit_code: machine.container.exited ? machine.container.exitCode : null,
+          ...(machine.container.gpus.length > 0 && { gpus: machine.container.gpus }),
+          ...(machine.container.missingGpus.length > 0 && { missing_gpus: machine.container.missingGpus }),
         },
       }),
       ...(machine.move && { move: toMoveObservation(machine.move) }),

@@ -186,7 +186,7 @@ export class LocalCloud implements AsyncDisposable {
     dataDirectory: string,
     tokenFile: string | undefined,
   ): Promise<Supervisor> {
-    const { settings, env, tell } = this.#options;
+    const { settings, env, tell, topology } = this.#options;
     const labelsFile = path.join(dataDirectory, "labels.json");
     await writeFile(labelsFile, JSON.stringify(toHostLabels(host)));
     const gateway = `${reachable(settings.gatewayListen)}:${String(settings.gatewayPort)}`;
@@ -197,7 +197,10 @@ export class LocalCloud implements AsyncDisposable {
       const child = await Child.spawn({
         name,
         argv: nodeProgram("agent/main"),
-        env: agentEnvironment(env, { host, gateway, dataDirectory, labelsFile, microDirectory, tokenFile }),
+        env: agentEnvironment(env, {
+          ...{ host, gateway, dataDirectory, labelsFile, microDirectory, tokenFile },
+          gpus: host === topology.hosts.find(({ driver }) => driver !== "fake"),
+        }),
         directory: root,
         logFile,
         // Guests outlive their agent; the next start finds them again.

@@ -63,6 +63,8 @@ export interface AgentOptions {
   readonly labelsFile: string;
   /** The guest that proves acceleration by booting. */
   readonly microDirectory: string;
+  /** Whether containers may be given the machine's GPUs: one agent may, for those of several would share them. */
+  readonly gpus: boolean;
   /** File with the token to join with; undefined once the host has joined. */
   readonly tokenFile: string | undefined;
 }
@@ -84,6 +86,7 @@ export function agentEnvironment(base: Environment, options: AgentOptions): Envi
     SKERRY_AGENT_LISTEN_PORT: "0",
     SKERRY_AGENT_STOP_MACHINES: "true",
     SKERRY_AGENT_PROBE_GUEST: options.microDirectory,
+    ...(!options.gpus && { SKERRY_AGENT_CDI_FOLDERS: "" }),
     ...(options.tokenFile !== undefined && { SKERRY_AGENT_TOKEN_FILE: options.tokenFile }),
   };
 }

@@ -3,7 +3,7 @@ import type { Policy } from "./policy.ts";
 import { architecture } from "./filters/architecture.ts";
 import { country } from "./filters/country.ts";
 import { apart, together } from "./filters/group.ts";
-import { gpu } from "./filters/gpu.ts";
+import { containerGpu, gpu } from "./filters/gpu.ts";
 import { maxPrice } from "./filters/max-price.ts";
 import { tainted } from "./filters/tainted.ts";
 import { capacity } from "./filters/capacity.ts";
@@ -67,6 +67,7 @@ export function defaultPolicy(weights: Weights = defaultWeights): Policy {
       cpuBaseline,
       maxPrice(),
       gpu,
+      containerGpu,
       capacity,
       apart,
       excluded,

@@ -176,6 +176,6 @@ function loadKey({ capacity, used }: HostSnapshot): string {
   return (
     `${String(used.cpus)} ${String(used.memoryBytes)} ${String(used.diskBytes)} ` +
     `${String(capacity.cpus)} ${String(capacity.memoryBytes)} ${String(capacity.diskBytes)} ` +
-    `${String(used.gpus)} ${String(capacity.gpus)}`
+    `${String(used.gpus)} ${String(capacity.gpus)} ${String(used.containerGpus)} ${String(capacity.containerGpus)}`
   );
 }

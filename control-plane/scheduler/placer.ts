@@ -143,10 +143,10 @@ export class Placer {
 
   /** For all that load filters and scorers ask of a request. */
   #standingsFor({ cpus, memoryBytes, diskBytes, ...rare }: PlacementRequest): Standings {
-    const { gpus, gpuModel, maxPrice } = rare;
+    const { gpus, gpuModel, containerGpus, maxPrice } = rare;
     const plain = `${String(cpus)} ${String(memoryBytes)} ${String(diskBytes)}`;
-    const isPlain = gpus === undefined && maxPrice === undefined;
-    const size = isPlain ? plain : `${plain} ${JSON.stringify([gpus, gpuModel, maxPrice])}`;
+    const isPlain = gpus === undefined && containerGpus === undefined && maxPrice === undefined;
+    const size = isPlain ? plain : `${plain} ${JSON.stringify([gpus, gpuModel, containerGpus, maxPrice])}`;
     return this.#sizes.get(size, 0, () => ({ version: 0, standings: new Standings() })).standings;
   }
 
@@ -191,6 +191,7 @@ export class Placer {
         diskBytes: 0,
         gpus: 0,
         gpuModel: undefined,
+        containerGpus: undefined,
         maxPrice: undefined,
       },
       ...{

@@ -7,7 +7,10 @@ export interface Amounts {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly diskBytes: number;
+  /** For guests of the hypervisor. */
   readonly gpus?: number | undefined;
+  /** For containers. */
+  readonly containerGpus?: number | undefined;
 }
 
 export interface GeoPoint {
@@ -63,6 +66,8 @@ export function roomOf({ capacity, used }: Pick<HostSnapshot, "capacity" | "used
     cpus: capacity.cpus - used.cpus,
     memoryBytes: capacity.memoryBytes - used.memoryBytes,
     diskBytes: capacity.diskBytes - used.diskBytes,
+    gpus: (capacity.gpus ?? 0) - (used.gpus ?? 0),
+    containerGpus: (capacity.containerGpus ?? 0) - (used.containerGpus ?? 0),
   };
 }
 

@@ -388,6 +388,7 @@ export interface WorkloadSpec {
   readonly memory_bytes: number;
   /** counted against the host's disk; not a limit */
   readonly disk_bytes: number;
+  /** of the host's, for it alone */
   readonly gpus: number;
   /** the program and its arguments; empty: what the image says */
   readonly command: readonly string[];
@@ -437,6 +438,7 @@ export interface WorkloadInput {
   readonly memory_bytes?: number;
   /** counted against the host's disk; not a limit */
   readonly disk_bytes?: number;
+  /** of the host's, for it alone */
   readonly gpus?: number;
   /** the program and its arguments; empty: what the image says */
   readonly command?: readonly string[];
@@ -496,6 +498,8 @@ export interface WorkloadStatus {
   readonly restarts: number;
   /** restarts that nobody asked for */
   readonly crashes: number;
+  /** those that it has for itself, by their names on its host */
+  readonly gpus?: readonly string[];
   /** what runs it, such as podman */
   readonly engine: string;
 }
@@ -741,7 +745,7 @@ export interface HostSpec {
   readonly drain_cold?: boolean;
   /** each keeps away the instances that do not tolerate it */
   readonly taints?: readonly string[];
-  /** what it may give to guests, where its driver can */
+  /** what it may give to virtual machines, where its driver can; containers: see status */
   readonly gpus?: {
     readonly model: string;
     readonly count: number;
@@ -776,7 +780,7 @@ export interface HostInput {
   readonly drain_cold?: boolean;
   /** each keeps away the instances that do not tolerate it */
   readonly taints?: readonly string[];
-  /** what it may give to guests, where its driver can */
+  /** what it may give to virtual machines, where its driver can; containers: see status */
   readonly gpus?: {
     readonly model: string;
     readonly count: number;
@@ -822,6 +826,14 @@ export interface HostStatus {
     readonly engine: string;
     readonly version: string;
     readonly reason: string;
+    /** what containers may be given of its GPUs, each for itself */
+    readonly gpus?: readonly {
+      readonly device: string;
+      readonly vendor: string;
+      readonly model: string;
+    }[];
+    /** what is wrong with the files that describe them */
+    readonly gpu_problems?: readonly string[];
   };
   /** what it says of itself and cannot be true */
   readonly doubts?: readonly string[];

@@ -1,5 +1,6 @@
 /** Two replicas place at once on one database, each with its own picture of the hosts: promises are never broken. */
 import t from "tap";
+import { reserve } from "#cp/engine/capacity.ts";
 import { CachedFleet, type PlaceRequest } from "#cp/engine/fleet.ts";
 import { Promises } from "#cp/engine/promises.ts";
 import { placementRequest } from "#cp/resources/instance/instance.place.ts";
@@ -186,4 +187,40 @@ await t.test("of promises that are asked for together each has its own answer", 
     { resource_id: "vm-44", host_id: "host-1", cpus: 3 },
     { resource_id: "vm-24", host_id: "host-1", cpus: 4 },
   ]);
+});
+
+await t.test("nor those of GPUs for containers, which are none for virtual machines", async (t) => {
+  const gpus = 3;
+  await one.query(
+    `insert into resource (id, kind, project, name, desired, observed, phase)
+     select 'host-gpu', kind, project, 'host-gpu', desired || '{"gpus":null}', observed || jsonb_build_object('capabilities',
+         '["containers","gpu"]'::jsonb, 'containers', jsonb_build_object('engine', 'fake', 'version', '1', 'reason', '',
+           'gpus', (select jsonb_agg(jsonb_build_object('device', 'v.test/gpu=' || i, 'vendor', 'v.test', 'model', ''))
+                    from generate_series(1, $1::int) i))), phase
+     from resource where id = 'host-1'`,
+    [gpus],
+  );
+  const ids = Array.from({ length: 8 }, (_, n) => `wl-${String(n)}`);
+  await one.query(
+    `insert into resource (id, kind, project, name, desired, phase)
+     select id, 'workload', 'root', id, '{"gpus":1}', 'pending' from unnest($1::text[]) id`,
+    [ids],
+  );
+  const small = { hostId: "host-gpu", cpus: 1, memoryBytes: MiB, diskBytes: MiB };
+  const answers = await Promise.allSettled(
+    ids.map((id, n) => (n % 2 === 0 ? one : two).transaction((tx) => reserve(tx, id, small))),
+  );
+  const refused = answers.filter(({ status }) => status === "rejected") as PromiseRejectedResult[];
+  t.equal(refused.length, ids.length - gpus, "so many have room, and one GPU each");
+  for (const { reason } of refused) t.match(reason, { code: "exhausted", message: /too little GPUs/ });
+
+  const fleet = new CachedFleet(one, defaultPolicy(), Date.now);
+  const choose = async (wish: Partial<PlaceRequest>) => {
+    const request = { ...small, imageArchitecture: "x86_64", host: "host-gpu", seed: "x", ...wish };
+    const choice = await fleet.choose(request);
+    return "unplaceable" in choice ? choice.why : choice.hosts.map(({ id }) => id).join();
+  };
+  t.match(await choose({ containerGpus: 1 }), /0 of 3 GPUs free/);
+  t.match(await choose({ gpus: 1 }), /0 of 0 GPUs free/, "and a virtual machine gets none of them");
+  t.equal(await choose({}), "host-gpu", "which stops nobody else");
 });

@@ -1,13 +1,25 @@
 /** Workloads on a cloud of real processes, where only what is in the containers is fake. */
-import { access } from "node:fs/promises";
+import { access, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import t from "tap";
 import type { Workload } from "#sdk/kinds/generated.ts";
 import { Skerry } from "#sdk/index.ts";
 import { startCloud } from "#test/support/cloud.ts";
 import { until } from "#test/support/until.ts";
 
+/** Both hosts have one GPU of their own here, as far as a fake engine can tell. */
+const cdiFolder = await mkdtemp(join(tmpdir(), "skerry-cdi-"));
+t.teardown(() => rm(cdiFolder, { recursive: true }));
+const gpuOf = (name: string) => ({ name, containerEdits: { deviceNodes: [{ path: "/dev/null" }] } });
+await writeFile(
+  join(cdiFolder, "gpu.json"),
+  JSON.stringify({ cdiVersion: "0.5.0", kind: "skerry.test/gpu", devices: [gpuOf("0"), gpuOf("all")] }),
+);
+
 const cloud = await startCloud(t, {
   agents: 2,
+  agentEnv: { SKERRY_AGENT_CDI_FOLDERS: cdiFolder },
   controlPlaneEnv: { SKERRY_SWEEP_MS: "300", SKERRY_MICRO_DIR: "" },
 });
 const { workloads, images, hosts } = new Skerry({ url: cloud.url, apiKey: cloud.apiKey });
@@ -76,9 +88,9 @@ await t.test("what cannot be run says why", async (t) => {
     limitMs,
   );
   t.match((await workloads.get(unknown.id)).status?.message, /archive can be imported instead/);
-  const gpu = await create("gpu", { gpus: 1 });
+  const gpu = await create("gpu", { gpus: 2 });
   await until(async () => (await workloads.get(gpu.id)).problem?.reason === "NO_HOST", limitMs);
-  t.equal((await workloads.get(gpu.id)).phase, "pending", "it waits for a host that has one");
+  t.match((await workloads.get(gpu.id)).problem?.message, /without a free GPU \(1 of 1 GPUs free\)/);
   const job = await create("job", { type: "job", command: ["exit", "0"] });
   const done = await untilPhase(job.id, "stopped");
   t.match(done?.status, { reason: "COMPLETED", exit_code: 0 });
@@ -87,6 +99,41 @@ await t.test("what cannot be run says why", async (t) => {
   t.match(ended?.status, { reason: "FAILED", message: "it has failed (exit code 3)", exit_code: 3 });
   await t.rejects(create("vm", { image: "web", ports: [{ container_port: 0 } as never] }));
   await Promise.all([unknown, gpu, job, broken].map(({ id }) => workloads.delete(id)));
+});
+
+await t.test("GPUs are given to one each, kept over a kill of the agent, and given back", async (t) => {
+  const asking = (name: string) => create(name, { gpus: 1, target_location: far });
+  const made = await Promise.all(["one", "two", "three"].map(asking));
+  const phases = async () =>
+    (await Promise.all(made.map(({ id }) => workloads.get(id)))).map(({ phase }) => phase);
+  await until(async () => (await phases()).filter((phase) => phase === "running").length === 2, limitMs);
+  const all = await Promise.all(made.map(({ id }) => workloads.get(id)));
+  const [late] = all.filter(({ phase }) => phase !== "running");
+  const running = all.filter(({ phase }) => phase === "running");
+  const near1 = running.find(({ placement }) => sites.get(placement?.host_id ?? "") === "site-1");
+  if (!late || !near1) throw new Error("they do not run where they should");
+  t.same(near1.status?.gpus, ["skerry.test/gpu=0"]);
+  await until(
+    async () => /0 of 1 GPUs free/.test((await workloads.get(late.id)).problem?.message ?? ""),
+    limitMs,
+  );
+  t.same(new Set(running.map(({ placement }) => placement?.host_id)).size, 2, "one on each host");
+  const { body } = await cloud.request<{ nodes: { resources: { gpu: number } }[] }>("GET", "/v1/edge/nodes");
+  t.same(
+    body.nodes.map(({ resources }) => resources.gpu),
+    [1, 1],
+  );
+  const { program } = cloud.agents[0]!;
+  await program.kill();
+  await cloud.untilHosts("offline", ["site-1"]);
+  await program.start();
+  await cloud.untilHosts("online");
+  t.same((await untilPhase(near1.id, "running"))?.status?.gpus, ["skerry.test/gpu=0"]);
+  await workloads.delete(near1.id);
+  await untilPhase(late.id, "running");
+  t.equal(await hostOf(late.id), near1.placement?.host_id, "the next one gets it");
+  const left = made.filter(({ id }) => id !== near1.id);
+  await Promise.all(left.map(({ id }) => workloads.delete(id)));
 });
 
 await t.test("an agent that is killed takes its workloads up again", async (t) => {

@@ -234,7 +234,7 @@ async function prepareAgent(options: {
   const gateway = `127.0.0.1:${String(options.gatewayPort)}`;
   const tokenFile = path.join(home, `${host.name}.token`);
   await writeFile(tokenFile, token, { mode: 0o600 });
-  const given = { host, gateway, dataDirectory, labelsFile, microDirectory, tokenFile };
+  const given = { host, gateway, dataDirectory, labelsFile, microDirectory, tokenFile, gpus: false };
   const program = new Program({
     name: `the agent of ${host.name}`,
     ...options.place(host, {

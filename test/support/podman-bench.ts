@@ -13,6 +13,7 @@ import { findProcessesOf } from "./processes.ts";
 import { until } from "./until.ts";
 
 export interface PodmanBench extends ContainerBench {
+  readonly engine: PodmanEngine;
   readonly stateDirectory: string;
 }
 
@@ -30,7 +31,7 @@ export async function makePodmanBench(): Promise<PodmanBench> {
   const signal = AbortSignal.timeout(60_000);
   const image = { type: "container", reference: await engine!.load(archive, signal) } as const;
   return {
-    ...{ driver, image, directory, stateDirectory },
+    ...{ driver, engine: engine!, image, directory, stateDirectory },
     lasting: ["sleep", "1000"],
     ending: ["sh", "-c", "echo about to end; exit 3"],
     crash: (id) => engine.kill(id, signal),

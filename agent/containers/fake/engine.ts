@@ -58,6 +58,10 @@ export class FakeEngine implements ContainerEngine {
     return `sha256:${sha256}`;
   }
 
+  async refusesDevice(): Promise<undefined> {
+    return undefined;
+  }
+
   list(): Promise<readonly FoundContainer[]> {
     return this.#alone(async () => {
       const names = await readdir(this.#directory).catch(() => []);

@@ -10,7 +10,7 @@ const cpuPeriod = 100_000;
 
 /** The body of podman's create call. */
 export function toPodmanSpec(id: string, shape: string, setup: ContainerSetup) {
-  const { image, command, environment, hostname, cpus, memoryBytes, ports, health, logPath } = setup;
+  const { image, command, environment, hostname, cpus, memoryBytes, ports, health, devices, logPath } = setup;
   return {
     name: id,
     image,
@@ -29,6 +29,7 @@ export function toPodmanSpec(id: string, shape: string, setup: ContainerSetup) {
       memory: { limit: memoryBytes },
       cpu: { quota: cpus * cpuPeriod, period: cpuPeriod },
     },
+    ...(devices.length > 0 && { devices: devices.map((path) => ({ path })) }),
     no_new_privileges: true,
     log_configuration: { driver: "k8s-file", path: logPath, size: logBytes },
     healthconfig: health.length > 0 ? { Test: ["CMD", ...health], ...healthTiming } : { Test: ["NONE"] },

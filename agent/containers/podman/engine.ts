@@ -6,7 +6,7 @@ import { Fault, isFault } from "#kernel/fault.ts";
 import type { ContainerEngine, ContainerSetup, ContainerUsage, FoundContainer } from "../engine.ts";
 import type { CallOptions, PodmanClient } from "./client.ts";
 import { shapeLabel, toPodmanSpec } from "./container-spec.ts";
-import { runProbe } from "./probe.ts";
+import { findRefusal, runProbe } from "./probe.ts";
 import { pullImage } from "./pull.ts";
 import { PodmanService, type PodmanServiceOptions } from "./service.ts";
 
@@ -23,9 +23,7 @@ export class PodmanEngine implements ContainerEngine {
   }
 
   async probe(signal: AbortSignal): Promise<string> {
-    const directory = join(this.#directory, "probe");
-    await mkdir(directory, { recursive: true });
-    return await runProbe(await this.#service.client(signal), directory, signal);
+    return await runProbe(await this.#service.client(signal), await this.#probeRoot(), signal);
   }
 
   async pull(reference: string, signal: AbortSignal): Promise<string> {
@@ -49,6 +47,11 @@ export class PodmanEngine implements ContainerEngine {
     const query = { repo: repository, tag: sha256 };
     await this.#call("POST", `/images/${encodeURIComponent(name)}/tag`, signal, { query });
     return reference;
+  }
+
+  async refusesDevice(device: string, signal: AbortSignal): Promise<string | undefined> {
+    const root = await this.#probeRoot();
+    return await findRefusal(await this.#service.client(signal), root, device, signal);
   }
 
   async list(signal: AbortSignal): Promise<readonly FoundContainer[]> {
@@ -131,6 +134,13 @@ export class PodmanEngine implements ContainerEngine {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#service[Symbol.asyncDispose]();
+  }
+
+  /** An empty folder, for containers that are made for a try. */
+  async #probeRoot(): Promise<string> {
+    const directory = join(this.#directory, "probe");
+    await mkdir(directory, { recursive: true });
+    return directory;
   }
 
   async #call(method: string, path: string, signal: AbortSignal, options: Call = {}): Promise<unknown> {

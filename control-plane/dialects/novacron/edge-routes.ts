@@ -45,7 +45,7 @@ const exampleNode: z.infer<typeof node> = {
   name: "edge-us-east-1",
   location: { latitude: 40.7128, longitude: -74.006, city: "New York", country: "USA" },
   status: "online",
-  resources: { cpu: 16, memory: 32 * GiB, disk: 1024 * GiB, gpu: 0 },
+  resources: { cpu: 16, memory: 32 * GiB, disk: 1024 * GiB, gpu: 1 },
   workloads: 5,
   last_heartbeat: "2026-01-15T10:31:50Z",
 };
@@ -154,7 +154,7 @@ export function edgeRoutes({ resources, edge }: EdgeRoutesOptions): Route[] {
   ];
 }
 
-function toNode({ id, name, location, online, capacity, workloads, lastHeartbeat }: EdgeNode) {
+function toNode({ id, name, location, online, capacity, gpus: gpu, workloads, lastHeartbeat }: EdgeNode) {
   return {
     ...{ id, name, location, workloads },
     status: online ? ("online" as const) : ("offline" as const),
@@ -162,7 +162,7 @@ function toNode({ id, name, location, online, capacity, workloads, lastHeartbeat
       cpu: capacity.cpus,
       memory: capacity.memory_bytes,
       disk: capacity.disk_bytes,
-      gpu: 0,
+      gpu,
     },
     last_heartbeat: lastHeartbeat?.toISOString() ?? null,
   };

@@ -49,7 +49,7 @@ export const hostSpec = z.strictObject({
     .strictObject({ model: z.string().min(1).max(63), count: z.int().min(1).max(64) })
     .nullable()
     .optional()
-    .describe("what it may give to guests, where its driver can"),
+    .describe("what it may give to virtual machines, where its driver can; containers: see status"),
 });
 export type HostSpec = z.infer<typeof hostSpec>;
 
@@ -102,7 +102,19 @@ export const hostStatus = z.strictObject({
     .describe("versioned machine types that guests can have here, newest first"),
   guest_cpu_model: z.string(),
   containers: z
-    .strictObject({ engine: z.string(), version: z.string(), reason: z.string() })
+    .strictObject({
+      engine: z.string(),
+      version: z.string(),
+      reason: z.string(),
+      gpus: z
+        .array(z.strictObject({ device: z.string(), vendor: z.string(), model: z.string() }))
+        .optional()
+        .describe("what containers may be given of its GPUs, each for itself"),
+      gpu_problems: z
+        .array(z.string())
+        .optional()
+        .describe("what is wrong with the files that describe them"),
+    })
     .optional()
     .describe("what runs containers here; with an empty engine, why there are none"),
   doubts: z.array(z.string()).optional().describe("what it says of itself and cannot be true"),

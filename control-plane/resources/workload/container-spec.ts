@@ -45,6 +45,7 @@ export function toContainerSpec({ id, name, desired }: Workload, image: Image | 
     container: create(ContainerSchema, {
       command,
       environment,
+      gpus: desired.gpus,
       ...(health && {
         health: create(HealthCheckSchema, {
           command: health.command,

@@ -21,8 +21,8 @@ async function chooseHosts(effects: Effects, { resource, references }: View<Work
     ...amountsOf(desired),
     provider: desired.provider ?? undefined,
     region: desired.region ?? undefined,
-    // No agent hands GPUs to containers yet, so that a request for one waits.
-    capability: desired.gpus > 0 ? "containers.gpu" : "containers",
+    capability: "containers",
+    ...(desired.gpus > 0 && { containerGpus: desired.gpus }),
     imageArchitecture: image?.desired.architecture ?? "x86_64",
     near: desired.target_location ?? undefined,
     nearestFirst: desired.target_location ? true : undefined,

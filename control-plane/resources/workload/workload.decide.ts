@@ -84,13 +84,18 @@ interface Told extends Pick<
     readonly host_port: number;
     readonly host_address: string;
   }[];
-  readonly container?: { readonly health: string; readonly exit_code: number | null };
+  readonly container?: {
+    readonly health: string;
+    readonly exit_code: number | null;
+    readonly gpus?: readonly string[];
+    readonly missing_gpus?: readonly string[];
+  };
 }
 
 function toStatus({ hostId, observed }: Incarnation): WorkloadStatus {
   const told = observed as unknown as Told;
-  const { health = "", exit_code = null } = told.container ?? {};
-  const [reason, message] = words[told.reason] ?? [told.reason, told.message];
+  const { health = "", exit_code = null, gpus, missing_gpus: missing = [] } = told.container ?? {};
+  const [reason, message] = words[told.reason] ?? gpuGone(told, missing) ?? [told.reason, told.message];
   const ended = exit_code === null || message === told.message ? "" : ` (exit code ${String(exit_code)})`;
   return {
     host_id: hostId,
@@ -103,6 +108,16 @@ function toStatus({ hostId, observed }: Incarnation): WorkloadStatus {
     started_at: told.started_at,
     restarts: told.restarts,
     crashes: told.crashes,
+    ...(gpus && { gpus: [...gpus] }),
     engine: told.driver,
   };
+}
+
+/** One that runs on although a device of its own is there no more may not do its work. */
+function gpuGone({ reason }: Told, missing: readonly string[]): readonly [string, string] | undefined {
+  if (missing.length === 0 || reason !== "") return undefined;
+  return [
+    "GPU_GONE",
+    `its host no longer has ${missing.join(" and ")}; its next start takes another that is free`,
+  ];
 }

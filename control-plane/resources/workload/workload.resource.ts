@@ -68,7 +68,7 @@ export const workloadSpec = z.strictObject({
     .max(64 * 1024 * GiB)
     .default(GiB)
     .describe("counted against the host's disk; not a limit"),
-  gpus: z.int().min(0).max(64).default(0),
+  gpus: z.int().min(0).max(64).default(0).describe("of the host's, for it alone"),
   command: z
     .array(z.string().max(4096))
     .max(256)
@@ -130,6 +130,7 @@ export const workloadStatus = z.strictObject({
   started_at: z.string().nullable(),
   restarts: z.int(),
   crashes: z.int().describe("restarts that nobody asked for"),
+  gpus: z.array(z.string()).optional().describe("those that it has for itself, by their names on its host"),
   engine: z.string().describe("what runs it, such as podman"),
 });
 export type WorkloadStatus = z.infer<typeof workloadStatus>;

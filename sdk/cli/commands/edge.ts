@@ -37,6 +37,7 @@ function columns(workloads: ReadonlyMap<string, number>): readonly Column<Host>[
     { title: "COUNTRY", value: (r) => r.spec.location?.country ?? "" },
     { title: "CPUS", value: (r) => String(r.status?.capacity.cpus ?? ""), align: "right" },
     { title: "MEMORY", value: (r) => formatSize(r.status?.capacity.memory_bytes ?? 0), align: "right" },
+    { title: "GPUS", value: (r) => String(r.status?.containers?.gpus?.length ?? 0), align: "right" },
     { title: "WORKLOADS", value: (r) => String(workloads.get(r.id) ?? 0), align: "right" },
     { title: "CONTAINERS", value: containersOf },
   ];

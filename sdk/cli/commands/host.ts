@@ -168,9 +168,17 @@ function fieldsOf(r: Host): readonly Field[] {
     ["driver", status ? `${status.driver} ${status.driver_version}` : ""],
     ["acceleration", status ? `${status.acceleration}: ${status.acceleration_reason}` : ""],
     ["capabilities", status?.capabilities.join(", ") ?? ""],
+    ["containers' gpus", gpusOf(r)],
     ["system", status ? `${status.operating_system}, ${status.kernel}, ${status.architecture}` : ""],
     ["agent", status ? `${status.agent_version} at ${status.listen_address || "no address"}` : ""],
     ["unknown machines", status?.unknown_machines.join(", ") ?? ""],
     ["joined", `${formatDuration(Date.now() - Date.parse(r.created_at))} ago`],
   ];
+}
+
+/** What containers may be given, and what is wrong with it. */
+function gpusOf({ status }: Host): string {
+  const { gpus = [], gpu_problems: problems = [] } = status?.containers ?? {};
+  const named = gpus.map(({ device, model }) => (model === "" ? device : `${device} (${model})`));
+  return [...named, ...problems.map((problem) => `problem: ${problem}`)].join("\n");
 }

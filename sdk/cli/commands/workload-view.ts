@@ -38,7 +38,7 @@ export function workloadFields(r: Workload, hosts: HostNames): readonly Field[] 
     ["command", spec.command.join(" ")],
     ["cpus", String(spec.cpus)],
     ["memory", formatSize(spec.memory_bytes)],
-    ["gpus", spec.gpus > 0 ? String(spec.gpus) : ""],
+    ["gpus", spec.gpus > 0 ? (status?.gpus ?? [String(spec.gpus)]).join(", ") : ""],
     ["needed at", near ? `${String(near.latitude)}, ${String(near.longitude)}` : ""],
     ["host", hostOf(r, hosts)],
     [

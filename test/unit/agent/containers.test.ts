@@ -124,8 +124,10 @@ await t.test("what podman is asked for", async (t) => {
     memoryBytes: 1024,
     ports: [{ protocol: "tcp", containerPort: 80, hostPort: 8080, hostAddress: "127.0.0.1" }],
     health: ["true"],
+    devices: ["vendor.com/gpu=0"],
     logPath: "/log",
   });
+  t.same(spec.devices, [{ path: "vendor.com/gpu=0" }]);
   t.notOk("command" in spec, "without one the image's own is run");
   t.same(spec.resource_limits, {
     memory: { limit: 1024 },

@@ -123,6 +123,7 @@ await t.test("each program gets its own settings and no other's", async (t) => {
     dataDirectory: "/data",
     labelsFile: "/labels.json",
     microDirectory: "/micro",
+    gpus: false,
   };
   const agent = agentEnvironment({ ...base, ...controlPlane }, { ...given, tokenFile: undefined });
   t.match(agent, { HOME: "/home/someone", SKERRY_AGENT_NAME: "site-a", SKERRY_AGENT_LOG_LEVEL: "debug" });
@@ -130,6 +131,9 @@ await t.test("each program gets its own settings and no other's", async (t) => {
   t.strictSame(foreign, [], "an agent learns neither the database nor the first password");
   t.notOk("SKERRY_AGENT_TOKEN_FILE" in agent, "a host that has joined gets no token");
   t.match(agentEnvironment(base, { ...given, tokenFile: "/token" }), { SKERRY_AGENT_TOKEN_FILE: "/token" });
+  t.equal(agent["SKERRY_AGENT_CDI_FOLDERS"], "", "agents of one machine do not share its GPUs");
+  const first = agentEnvironment(base, { ...given, gpus: true, tokenFile: undefined });
+  t.notOk("SKERRY_AGENT_CDI_FOLDERS" in first, "one of them has them");
   t.equal(await reasonOf(() => readLocalSettings({ PORT: "eight" }, "/")), "SETTINGS_INVALID");
 });
 

@@ -281,6 +281,20 @@ export declare type ContainerFacts = Message<"skerry.agent.v1.ContainerFacts"> &
    * @generated from field: string reason = 3;
    */
   reason: string;
+
+  /**
+   * What containers may be given of the host's GPUs, each for itself.
+   *
+   * @generated from field: repeated skerry.agent.v1.ContainerGpu gpus = 4;
+   */
+  gpus: ContainerGpu[];
+
+  /**
+   * What is wrong with the files that describe them, in words.
+   *
+   * @generated from field: repeated string gpu_problems = 5;
+   */
+  gpuProblems: string[];
 };
 
 /**
@@ -288,6 +302,36 @@ export declare type ContainerFacts = Message<"skerry.agent.v1.ContainerFacts"> &
  * Use `create(ContainerFactsSchema)` to create a new message.
  */
 export declare const ContainerFactsSchema: GenMessage<ContainerFacts>;
+
+/**
+ * @generated from message skerry.agent.v1.ContainerGpu
+ */
+export declare type ContainerGpu = Message<"skerry.agent.v1.ContainerGpu"> & {
+  /**
+   * As the Container Device Interface has it: vendor.com/gpu=name.
+   *
+   * @generated from field: string device = 1;
+   */
+  device: string;
+
+  /**
+   * @generated from field: string vendor = 2;
+   */
+  vendor: string;
+
+  /**
+   * Empty: nobody tells.
+   *
+   * @generated from field: string model = 3;
+   */
+  model: string;
+};
+
+/**
+ * Describes the message skerry.agent.v1.ContainerGpu.
+ * Use `create(ContainerGpuSchema)` to create a new message.
+ */
+export declare const ContainerGpuSchema: GenMessage<ContainerGpu>;
 
 /**
  * @generated from message skerry.agent.v1.GetHostRequest

@@ -35,6 +35,13 @@ export declare type Container = Message<"skerry.agent.v1.Container"> & {
    * @generated from field: skerry.agent.v1.HealthCheck health = 3;
    */
   health?: HealthCheck | undefined;
+
+  /**
+   * How many of the host's GPUs it has for itself. The host chooses which, and keeps to them.
+   *
+   * @generated from field: uint32 gpus = 4;
+   */
+  gpus: number;
 };
 
 /**
@@ -109,6 +116,20 @@ export declare type ContainerStatus = Message<"skerry.agent.v1.ContainerStatus">
    * @generated from field: int32 exit_code = 3;
    */
   exitCode: number;
+
+  /**
+   * The GPUs that it was given, by their names on its host.
+   *
+   * @generated from field: repeated string gpus = 4;
+   */
+  gpus: string[];
+
+  /**
+   * Those of them that its host no longer has.
+   *
+   * @generated from field: repeated string missing_gpus = 5;
+   */
+  missingGpus: string[];
 };
 
 /**

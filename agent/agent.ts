@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { Fault } from "#kernel/fault.ts";
 import { defaultEgressPolicy } from "#kernel/egress.ts";
 import type { Logger } from "#kernel/log.ts";
+import { isLeaseTicket } from "#kernel/lease-ticket.ts";
 import { deadline, retry } from "#kernel/retry.ts";
 import type { HostFacts, HostLabels } from "#gen/skerry/agent/v1/host_pb.js";
 import { ContainerDriver } from "./containers/driver.ts";
@@ -115,7 +116,9 @@ export async function runAgent(
       name: settings.name,
       hostId: () => identity.hostId ?? "",
       lease: () => ({ holds: lease.holds, boundRunning: manager.boundRunning }),
-      probe: (hostId, address, until) => probeHost({ hostId, address, trust: identity.trust }, until),
+      admitsTicket: (ticket) =>
+        isLeaseTicket(ticket, identity.hostId ?? "", identity.authorityKey, Date.now()),
+      probe: (target, until) => probeHost({ ...target, trust: identity.trust }, until),
     });
     const keepAliveMs = settings.keepAliveSeconds * 1000;
     const { listenHost: host, listenPort: port } = settings;

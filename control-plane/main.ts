@@ -132,7 +132,7 @@ async function serve(settings: ControlPlaneSettings, log: Logger, stopped: Promi
   const connections = new Connections();
   const replicaId = newId("replica");
   let gatewayPort = settings.gatewayPort;
-  const agents = createAgentPort(connections);
+  const agents = createAgentPort({ connections, authority });
   const images = createImageController({
     egress,
     maxBytes,

@@ -89,6 +89,11 @@ export class Identity {
     return (this.#trust = { ...credentials, secureContext });
   }
 
+  /** What the authority signs with. Throws NOT_ENROLLED. */
+  get authorityKey(): KeyObject {
+    return new X509Certificate(this.credentials.ca).publicKey;
+  }
+
   /** For TLS, as client and as server. Throws NOT_ENROLLED. */
   get credentials(): Credentials {
     const { key, issued } = this.#state;

@@ -13,6 +13,8 @@ export interface ProbeTarget {
   readonly hostId: string;
   readonly address: string;
   readonly trust: Trust;
+  /** The control plane's leave to ask it about its lease. */
+  readonly ticket: string;
 }
 
 export interface Probe {
@@ -55,12 +57,12 @@ const sightings: Readonly<Record<string, HostSighting>> = {
   EHOSTDOWN: HostSighting.SILENT,
 };
 
-async function ask({ hostId, address, trust }: ProbeTarget, signal: AbortSignal): Promise<Probe> {
+async function ask({ hostId, address, trust, ticket }: ProbeTarget, signal: AbortSignal): Promise<Probe> {
   const baseUrl = `https://${address}`;
   const sessionManager = new Http2SessionManager(baseUrl, undefined, { ...trust, servername: hostId });
   const transport = createConnectTransport({ baseUrl, httpVersion: "2", sessionManager });
   try {
-    const lease = await createClient(HostService, transport).getLease({}, { signal });
+    const lease = await createClient(HostService, transport).getLease({ ticket }, { signal });
     return { sighting: HostSighting.ANSWERED, lease };
   } catch (thrown) {
     return { sighting: isStranger(thrown) ? HostSighting.UNSPECIFIED : HostSighting.UNANSWERED };

@@ -18,17 +18,18 @@ export interface HostServiceDeps {
   readonly labels: HostLabels;
   readonly facts: HostFacts;
   lease(): MessageInitShape<typeof GetLeaseResponseSchema>;
+  /** Whether the control plane gave another host leave to ask this one about its lease. */
+  admitsTicket(ticket: string): boolean;
   /** Looks at another host; the signal is the limit. */
   probe(
-    hostId: string,
-    address: string,
+    target: { readonly hostId: string; readonly address: string; readonly ticket: string },
     signal: AbortSignal,
   ): Promise<MessageInitShape<typeof ProbeHostResponseSchema>>;
 }
 
 const longestProbeMs = 10_000;
 
-/** What this host is. Other hosts are told of its lease only, for whom one of them is asked to look. */
+/** What this host is. Another host is told of its lease only, and only with the control plane's leave: a ticket. */
 export function hostService(deps: HostServiceDeps): ServiceImpl<typeof HostService> {
   const { name, labels, facts } = deps;
   return {
@@ -37,15 +38,18 @@ export function hostService(deps: HostServiceDeps): ServiceImpl<typeof HostServi
       return { hostId: deps.hostId(), name, labels, facts };
     },
 
-    getLease: () => deps.lease(),
+    getLease({ ticket }, context) {
+      if (!deps.admitsTicket(ticket)) requireOperator(context);
+      return deps.lease();
+    },
 
-    async probeHost({ hostId, address, limitMs }, context) {
+    async probeHost({ hostId, address, limitMs, ticket }, context) {
       requireControlPlane(context);
       if (!peerNamePattern.test(hostId)) {
         throw new Fault("invalid", "host_id must be a host's id", { reason: "COMMAND_INVALID" });
       }
       using limit = deadline(Math.min(limitMs, longestProbeMs), "looking at the host", context.signal);
-      return await deps.probe(hostId, address, limit);
+      return await deps.probe({ hostId, address, ticket }, limit);
     },
   };
 }

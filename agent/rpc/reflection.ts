@@ -11,6 +11,7 @@ import {
 } from "#gen/grpc/reflection/v1/reflection_pb.js";
 import * as alpha from "#gen/grpc/reflection/v1alpha/reflection_pb.js";
 import { create } from "@bufbuild/protobuf";
+import { requireOperator } from "./caller.ts";
 
 type Answer = NonNullable<MessageInitShape<typeof ServerReflectionResponseSchema>["messageResponse"]>;
 
@@ -32,12 +33,14 @@ export function reflectionRoutes(services: readonly DescService[]) {
   return (router: ConnectRouter): ConnectRouter =>
     router
       .service(ServerReflection, {
-        async *serverReflectionInfo(requests) {
+        async *serverReflectionInfo(requests, context) {
+          requireOperator(context);
           for await (const request of requests) yield respond(request);
         },
       })
       .service(alpha.ServerReflection, {
-        async *serverReflectionInfo(requests) {
+        async *serverReflectionInfo(requests, context) {
+          requireOperator(context);
           // The same bytes under an older name.
           for await (const request of requests) {
             const bytes = toBinary(alpha.ServerReflectionRequestSchema, request);

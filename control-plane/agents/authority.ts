@@ -4,11 +4,12 @@
  * The key lives in the key store, so all replicas share one authority; whoever reads it owns the cloud.
  */
 import "reflect-metadata";
-import { createPrivateKey, createPublicKey, webcrypto, X509Certificate } from "node:crypto";
+import { createPrivateKey, createPublicKey, type KeyObject, webcrypto, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import * as x509 from "@peculiar/x509";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
 import { Fault } from "#kernel/fault.ts";
+import { signLeaseTicket } from "#kernel/lease-ticket.ts";
 import { gatewayPeer, peerNamePattern, peerOf, peerUri, type Peer } from "#kernel/peer.ts";
 import { pinOf } from "#kernel/pin.ts";
 
@@ -55,6 +56,7 @@ export class Authority {
   readonly #root: X509Certificate;
   readonly #issuer: x509.X509Certificate;
   readonly #signingKey: webcrypto.CryptoKey;
+  readonly #ticketKey: KeyObject;
   readonly #options: Omit<AuthorityOptions, "keys"> & { readonly now: () => number };
 
   private constructor(pair: KeyPairPem, signingKey: webcrypto.CryptoKey, options: AuthorityOptions) {
@@ -62,6 +64,7 @@ export class Authority {
     this.#root = new X509Certificate(pair.publicPem);
     this.#issuer = new x509.X509Certificate(pair.publicPem);
     this.#signingKey = signingKey;
+    this.#ticketKey = createPrivateKey(pair.privatePem);
     this.#options = { ...options, now: options.now ?? Date.now };
     this.pin = pinOf(this.#root.raw);
   }
@@ -106,6 +109,11 @@ export class Authority {
   issueReplica(replicaId: string, lifeMs: number): Promise<OwnIdentity> {
     const peer: Peer = { role: "replica", name: replicaId };
     return this.#issueOwn((request) => this.#issue(request, peer, lifeMs, [], [clientAuth]));
+  }
+
+  /** Leave to ask a host about its lease, for another host. */
+  issueLeaseTicket(hostId: string): string {
+    return signLeaseTicket(hostId, this.#ticketKey, this.#options.now());
   }
 
   /** Who a certificate speaks for; undefined when this cloud did not issue it. It may have expired. */

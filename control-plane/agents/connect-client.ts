@@ -3,17 +3,22 @@ import type { CallOptions } from "@connectrpc/connect";
 import { AttachRequestSchema, type AttachRequest } from "#gen/skerry/agent/v1/console_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { trailHeaders } from "#kernel/trace.ts";
+import type { Authority } from "./authority.ts";
 import type { AgentClients, Connections } from "./connections.ts";
 import { fromConnectError } from "./faults.ts";
 import type { AgentPort, CallTrail } from "./port.ts";
 
 const cutOff = "HOST_NOT_CONNECTED";
 
-/**
- * The port over the connections that this replica holds.
- * @param marginMs what a call may take beyond the time that the agent was asked to wait
- */
-export function createAgentPort(connections: Connections, marginMs = 10_000): AgentPort {
+export interface AgentPortOptions {
+  readonly connections: Connections;
+  readonly authority: Pick<Authority, "issueLeaseTicket">;
+  /** What a call may take beyond the time that the agent was asked to wait. */
+  readonly marginMs?: number;
+}
+
+/** The port over the connections that this replica holds. */
+export function createAgentPort({ connections, authority, marginMs = 10_000 }: AgentPortOptions): AgentPort {
   const call = async <T>(
     hostId: string,
     signal: AbortSignal,
@@ -43,7 +48,10 @@ export function createAgentPort(connections: Connections, marginMs = 10_000): Ag
         async ({ machines }, options) => (await machines.removeMachine(request, options)).removed,
       ),
     probeHost: (hostId, request, signal) =>
-      call(hostId, signal, request.limitMs, ({ host }, options) => host.probeHost(request, options)),
+      call(hostId, signal, request.limitMs, ({ host }, options) => {
+        const ticket = authority.issueLeaseTicket(request.hostId);
+        return host.probeHost({ ...request, ticket }, options);
+      }),
     machineMetrics: (hostId, machineId, signal) =>
       call(hostId, signal, 0, async ({ metrics }, options) =>
         present((await metrics.getMachineMetrics({ machineId }, options)).metrics),

@@ -75,25 +75,34 @@ await t.test("Connect: the certificate says who calls", async (t) => {
   t.same(services.calls, []);
 });
 
-await t.test("what a host is, is for operators; of its lease other hosts are told", async (t) => {
-  const labels = create(HostLabelsSchema);
-  const { getHost, getLease } = hostService({
-    ...{ hostId: () => "host-a", name: "a", labels, facts: create(HostFactsSchema) },
-    lease: () => ({ holds: true }),
-    probe: () => Promise.reject(new Error("nobody asked for it")),
-  });
-  const as = (caller: Caller) =>
-    createHandlerContext({
-      ...{ service: HostService, method: HostService.method.getHost, protocolName: "connect" },
-      ...{ requestMethod: "POST", url },
-      contextValues: createContextValues().set(callerKey, caller),
+await t.test(
+  "what a host is, is for operators; of its lease other hosts are told with a ticket",
+  async (t) => {
+    const labels = create(HostLabelsSchema);
+    const { getHost, getLease } = hostService({
+      ...{ hostId: () => "host-a", name: "a", labels, facts: create(HostFactsSchema) },
+      lease: () => ({ holds: true }),
+      admitsTicket: (ticket) => ticket === "good",
+      probe: () => Promise.reject(new Error("nobody asked for it")),
     });
-  t.match(await getHost(create(GetHostRequestSchema), as("operator")), { hostId: "host-a" });
-  t.throws(() => getHost(create(GetHostRequestSchema), as("host")), {
-    message: "hosts may not read from each other",
-  });
-  t.match(await getLease(create(GetLeaseRequestSchema), as("host")), { holds: true });
-});
+    const as = (caller: Caller) =>
+      createHandlerContext({
+        ...{ service: HostService, method: HostService.method.getHost, protocolName: "connect" },
+        ...{ requestMethod: "POST", url },
+        contextValues: createContextValues().set(callerKey, caller),
+      });
+    t.match(await getHost(create(GetHostRequestSchema), as("operator")), { hostId: "host-a" });
+    t.throws(() => getHost(create(GetHostRequestSchema), as("host")), {
+      message: "hosts may not read from each other",
+    });
+    const lease = (caller: Caller, ticket: string) =>
+      getLease(create(GetLeaseRequestSchema, { ticket }), as(caller));
+    t.match(await lease("host", "good"), { holds: true });
+    t.throws(() => lease("host", "bad"), { message: "hosts may not read from each other" });
+    for (const caller of ["operator", "control-plane"] as const)
+      t.match(await lease(caller, ""), { holds: true });
+  },
+);
 
 await t.test("metrics are for operators", async (t) => {
   const scrape = async (credentials: Credentials) => {
@@ -203,6 +212,11 @@ await t.test("reflection answers what there is and what there is not", async (t)
       ? answer.value.fileDescriptorProto.length
       : answer?.value;
   };
+  const asHost = createGrpcTransport({ baseUrl: url, nodeOptions: { ...host, servername } });
+  const listing = createClient(ServerReflection, asHost).serverReflectionInfo(
+    createRequest({ case: "listServices", value: "" }),
+  );
+  await t.rejects(listing[Symbol.asyncIterator]().next(), { code: 7 }, "not for hosts");
   t.match(await ask({ case: "listServices", value: "" }), {
     value: { service: [{ name: "skerry.agent.v1.MachineService" }, {}, {}] },
   });

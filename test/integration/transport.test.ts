@@ -352,7 +352,7 @@ await t.test("an agent that does not answer costs a call its deadline, not the c
   await using world = await TransportWorld.start();
   world.connect(await world.join("a"));
   await until(() => world.agents.connected().length === 1);
-  const hasty = createAgentPort(world.connections, 50);
+  const hasty = createAgentPort({ connections: world.connections, authority: world.authority, marginMs: 50 });
   const stuck = { ...ensure("vm-stuck"), waitMs: 50 };
   t.equal(await reasonOf(hasty.removeMachine("host-a", stuck, signal)), "TIMEOUT");
   await world.agents.ensureMachine("host-a", ensure("vm-1"), signal);

@@ -19,6 +19,7 @@ import { healthRoutes, HealthState } from "#agent/rpc/health.ts";
 import { reflectionRoutes } from "#agent/rpc/reflection.ts";
 import { Authority, type KeyPairPem, type KeyStore } from "#cp/agents/authority.ts";
 import { createAgentPort } from "#cp/agents/connect-client.ts";
+import type { AgentPort } from "#cp/agents/port.ts";
 import { Connections } from "#cp/agents/connections.ts";
 import type { EnrolHost, HostRegistry } from "#cp/agents/control-service.ts";
 import { Gateway } from "#cp/agents/gateway.ts";
@@ -121,7 +122,7 @@ export class TransportWorld implements AsyncDisposable {
   readonly keys = new MemoryKeys();
   readonly registry = new MemoryRegistry();
   readonly connections = new Connections();
-  readonly agents = createAgentPort(this.connections);
+  readonly agents: AgentPort;
   /** Migrations under way, such as `host-a -> host-b`. */
   readonly moves: Set<string>;
   /** Gateways of other replicas by the hosts that are connected there. */
@@ -139,6 +140,7 @@ export class TransportWorld implements AsyncDisposable {
 
   private constructor(authority: Authority, directory: string, options: WorldOptions) {
     this.authority = authority;
+    this.agents = createAgentPort({ connections: this.connections, authority });
     this.directory = directory;
     this.moves = options.beside?.moves ?? new Set();
     this.keepAliveMs = options.keepAliveMs ?? 15_000;

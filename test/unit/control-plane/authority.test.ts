@@ -3,6 +3,7 @@ import "reflect-metadata";
 import t from "tap";
 import * as x509 from "@peculiar/x509";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
+import { isLeaseTicket } from "#kernel/lease-ticket.ts";
 import { pinOf } from "#kernel/pin.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { MemoryKeys, openAuthority } from "#test/support/transport-world.ts";
@@ -123,3 +124,19 @@ async function foreignRequest(
 function body(pem: string): string {
   return pem.replace(/-----[^-]+-----/g, "");
 }
+
+await t.test("leave to ask a host about its lease is for that host, and for two hours", async (t) => {
+  const now = Date.parse("2030-01-01T00:00:00Z");
+  const hour = 3_600_000;
+  const authority = await openAuthority({ now: () => now });
+  const key = new X509Certificate(authority.certificatePem).publicKey;
+  const ticket = authority.issueLeaseTicket("host-1");
+  for (const clock of [now - hour, now, now + hour]) t.ok(isLeaseTicket(ticket, "host-1", key, clock));
+  t.notOk(isLeaseTicket(ticket, "host-2", key, now), "of another host");
+  t.notOk(isLeaseTicket(ticket, "host-1", key, now + 2 * hour + 1), "too old");
+  t.notOk(isLeaseTicket(ticket.replace(String(now), String(now + hour)), "host-1", key, now), "made younger");
+  const stranger = new X509Certificate((await openAuthority()).certificatePem).publicKey;
+  t.notOk(isLeaseTicket(ticket, "host-1", stranger, now), "of another cloud");
+  for (const nonsense of ["", "1", ".", `${String(now)}.`, `${String(now)}.AAAA`, `${ticket}.x`])
+    t.notOk(isLeaseTicket(nonsense, "host-1", key, now), nonsense);
+});

@@ -380,6 +380,12 @@ export declare const GetHostResponseSchema: GenMessage<GetHostResponse>;
  * @generated from message skerry.agent.v1.GetLeaseRequest
  */
 export declare type GetLeaseRequest = Message<"skerry.agent.v1.GetLeaseRequest"> & {
+  /**
+   * Of another host: what the control plane gave it, for asking this one. A certificate alone may be a removed host's.
+   *
+   * @generated from field: string ticket = 1;
+   */
+  ticket: string;
 };
 
 /**
@@ -433,6 +439,13 @@ export declare type ProbeHostRequest = Message<"skerry.agent.v1.ProbeHostRequest
    * @generated from field: uint32 limit_ms = 3;
    */
   limitMs: number;
+
+  /**
+   * For asking it about its lease.
+   *
+   * @generated from field: string ticket = 4;
+   */
+  ticket: string;
 };
 
 /**

@@ -1,7 +1,7 @@
 /**
  * One connection of the source's hypervisor, sent as frames on one call. Blocks are coded at the same time and sent in
- * order. What the hypervisor wrote goes out as soon as a turn of the event loop brings no more of it: the return path and
- * NBD wait for every answer, so nothing here ever waits for a timer. Memory is bounded by not reading the hypervisor.
+ * order. What the hypervisor wrote goes out when it fills a block, or as soon as nothing else is under way and a turn of
+ * the event loop brings no more of it: the return path and NBD wait for every answer, so nothing here waits for a timer. Memory is bounded by not reading the hypervisor.
  */
 import type { ServerHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";
@@ -39,8 +39,6 @@ interface Job {
   readonly encoded: Promise<EncodedBlock>;
 }
 
-/** Handed to the network at a time, so that progress shows on slow links too. */
-const sliceBytes = 128 * 1024;
 /** Handed to the network ahead of what it took; the rest of what is in flight waits here, where it can be measured. */
 const unsentLimitBytes = 1024 * 1024;
 const minBlockBytes = 32 * 1024;
@@ -130,7 +128,7 @@ export class FrameSender {
     this.#heldBytes += count;
     this.#seenBytes += count;
     if (gathering.isFull || gathering.bytes >= this.#blockBytes()) this.#flush();
-    else this.#flushing ??= setImmediate(() => this.#flushWhenQuiet(this.#seenBytes));
+    else this.#flushWhenQuiet();
     if (this.#isFull(1)) this.hypervisor.pause();
   }
 
@@ -141,12 +139,18 @@ export class FrameSender {
     return this.#heldBytes >= most || this.#heldBlocks >= (2 * most) / blockBytes;
   }
 
-  #flushWhenQuiet(seenBytes: number): void {
-    this.#flushing = undefined;
-    if (seenBytes === this.#seenBytes) this.#flush();
-    else if (this.#gathering.bytes > 0) {
-      this.#flushing = setImmediate(() => this.#flushWhenQuiet(this.#seenBytes));
-    }
+  /**
+   * Sends what there is when a turn brings no more of it. While something is under way more is waited for: it would have
+   * to wait behind that anyway, and a block costs as much work as a hundred kilobytes.
+   */
+  #flushWhenQuiet(): void {
+    if (this.#heldBlocks > 0 || this.#gathering.bytes === 0) return;
+    const seenBytes = this.#seenBytes;
+    this.#flushing ??= setImmediate(() => {
+      this.#flushing = undefined;
+      if (seenBytes === this.#seenBytes && this.#heldBlocks === 0) this.#flush();
+      else this.#flushWhenQuiet();
+    });
   }
 
   #flush(): void {
@@ -192,44 +196,39 @@ export class FrameSender {
     const head = encodeFrameHead({ ...frame, sequence: ++this.#sequence });
     if (encoded.chosen !== undefined) counters.useCodec(channel, encoded.chosen);
     counters.count(channel, { rawBytes, wireBytes: data.length + head.length, zeroBytes, inImageBytes });
-    this.#hand([head, data], () => {
+    this.#hand(head, data, () => {
       encoded.release();
       encoder.sent(encoded, rawBytes);
       this.#heldBytes -= rawBytes;
       this.#heldBlocks--;
+      this.#flushWhenQuiet();
       if (!this.#isFull(1 / 2) && this.hypervisor.isPaused()) this.hypervisor.resume();
     });
   }
 
   #writeEnd(): void {
-    const frame = {
-      data: { length: 0 },
-      rawLength: 0,
-      codec: Codec.NONE,
-      staged: false,
-      checksum: 0n,
-      end: true,
-    };
-    this.#hand([encodeFrameHead({ ...frame, sequence: ++this.#sequence })], this.#finish);
+    const data = Buffer.alloc(0);
+    const frame = { data, rawLength: 0, codec: Codec.NONE, staged: false, checksum: 0n, end: true };
+    this.#hand(encodeFrameHead({ ...frame, sequence: ++this.#sequence }), data, this.#finish);
   }
 
-  /** Gives the parts of a frame to the network, in slices, and calls back when the last has left. */
-  #hand(parts: readonly Uint8Array[], sent: () => void): void {
+  /** Gives a frame to the network, and calls back when it has left. */
+  #hand(head: Buffer, data: Buffer, sent: () => void): void {
     const { stream, link } = this.#deps;
-    const slices = parts.filter(({ length }) => length > 0).flatMap(slice);
-    stream.cork();
-    slices.forEach((each, index) => {
-      this.#unsentBytes += each.length;
-      link.begin(each.length);
-      stream.write(each, (error) => {
-        if (error || this.#unsentBytes === 0) return; // its connection has ended, which is told by `close`
-        this.#unsentBytes -= each.length;
-        this.#progress++;
-        link.done(each.length);
-        if (index === slices.length - 1) sent();
-        if (this.#unsentBytes < unsentLimitBytes) this.#onSent?.();
-      });
-    });
+    const bytes = head.length + data.length;
+    this.#unsentBytes += bytes;
+    link.begin(bytes);
+    const left = (error?: Error | null) => {
+      if (error || this.#unsentBytes === 0) return; // its connection has ended, which is told by `close`
+      this.#unsentBytes -= bytes;
+      this.#progress++;
+      link.done(bytes);
+      sent();
+      if (this.#unsentBytes < unsentLimitBytes) this.#onSent?.();
+    };
+    stream.cork(); // for one write of both
+    if (data.length > 0) stream.write(head);
+    stream.write(data.length > 0 ? data : head, left);
     stream.uncork();
   }
 
@@ -263,11 +262,4 @@ export class FrameSender {
       if (this.#quietTicks >= stallTicks) this.#fail(stalled(this.#deps.limits.stallMs));
     } else if (!moved && this.#jobs.length === 0 && !this.#ended) this.#enqueue(emptyBlock, 0);
   }
-}
-
-function slice(part: Uint8Array): Uint8Array[] {
-  if (part.length <= sliceBytes) return [part];
-  const slices: Uint8Array[] = [];
-  for (let at = 0; at < part.length; at += sliceBytes) slices.push(part.subarray(at, at + sliceBytes));
-  return slices;
 }

@@ -16,18 +16,17 @@ export class Codecs {
   readonly #decompressor = new zstd.DCtx();
   #scratch = Buffer.alloc(0);
 
-  /** The compressed bytes, good until the next call; undefined when they are not clearly fewer. */
-  compress({ codec, level }: Method, raw: Buffer): Buffer | undefined {
-    if (codec === Codec.NONE) return undefined;
-    const most = zstd.compressBound(raw.length);
-    if (this.#scratch.length < most) this.#scratch = Buffer.allocUnsafeSlow(most);
+  /**
+   * The compressed bytes; undefined when they are not clearly fewer.
+   * @param target where they go, as long as `raw`; without it they are good until the next call
+   */
+  compress(method: Method, raw: Buffer, target?: Buffer): Buffer | undefined {
+    if (method.codec === Codec.NONE) return undefined;
     // Less than a sixteenth saved is not worth the receiver's work.
     const limit = raw.length - (raw.length >> 4);
-    const length =
-      codec === Codec.LZ4
-        ? lz4.encodeBlock(raw, this.#scratch.subarray(0, limit))
-        : this.#compressor.compress(this.#scratch, raw, level);
-    return length > 0 && length <= limit ? this.#scratch.subarray(0, length) : undefined;
+    const output = (target ?? this.#scratchOf(limit)).subarray(0, limit);
+    const length = this.#deflate(method, raw, output);
+    return length > 0 ? output.subarray(0, length) : undefined;
   }
 
   /** Throws MOVE_CORRUPTED for anything that does not fill the target. */
@@ -39,10 +38,25 @@ export class Codecs {
   /** At most so many bytes, good until the next call. Throws MOVE_CORRUPTED. */
   decompress(codec: Codec, data: Buffer, most: number): Buffer {
     if (codec === Codec.NONE) return data;
-    if (this.#scratch.length < most) this.#scratch = Buffer.allocUnsafeSlow(most);
-    const bytes = this.#inflate(this.#scratch.subarray(0, most), codec, data);
+    const output = this.#scratchOf(most);
+    const bytes = this.#inflate(output, codec, data);
     if (bytes < 0) throw corrupted("a frame cannot be decompressed");
+    return output.subarray(0, bytes);
+  }
+
+  #scratchOf(bytes: number): Buffer {
+    if (this.#scratch.length < bytes) this.#scratch = Buffer.allocUnsafeSlow(bytes);
     return this.#scratch.subarray(0, bytes);
+  }
+
+  /** 0 when it does not fit. */
+  #deflate({ codec, level }: Method, raw: Buffer, output: Buffer): number {
+    if (codec === Codec.LZ4) return lz4.encodeBlock(raw, output);
+    try {
+      return this.#compressor.compress(output, raw, level);
+    } catch {
+      return 0; // it says no more than that
+    }
   }
 
   #inflate(target: Buffer, codec: Codec, data: Buffer): number {

@@ -18,10 +18,10 @@ export function encodeBlock(task: EncodeTask, codecs: Codecs, pageSet: PageSet |
   let [best, codec]: [number, Codec] = [0, Codec.NONE];
   for (const method of task.trial ? [task.method, task.trial] : [task.method]) {
     const startedAt = performance.now();
-    const output = codecs.compress(method, input);
+    const output = codecs.compress(method, input, best === 0 ? target : undefined);
     coded.push({ method, codedBytes: output?.length ?? input.length, ms: performance.now() - startedAt });
     if (!output || (best > 0 && output.length >= best)) continue;
-    copyInto(target, 0, output);
+    if (best > 0) copyInto(target, 0, output);
     best = output.length;
     codec = method.codec;
   }

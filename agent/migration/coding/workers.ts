@@ -9,8 +9,11 @@ import type { Answer, Results, Task } from "./tasks.ts";
 /** One is too slow for fast links; but a core is left to the guests and the network. */
 export const codingThreads = Math.max(1, Math.min(2, availableParallelism() - 1));
 
-/** They stay for so long after the last move: a host is left by one machine after the other, and starting costs. */
-const idleMs = 30_000;
+/**
+ * They stay for so long after the last move: a host is left by one machine after the other, and in new threads V8
+ * compiles everything anew.
+ */
+const idleMs = 300_000;
 
 interface Pending {
   readonly resolve: (result: Results[keyof Results]) => void;

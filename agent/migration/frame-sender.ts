@@ -1,7 +1,8 @@
 /**
  * One connection of the source's hypervisor, sent as frames on one call. Blocks are coded at the same time and sent in
  * order. What the hypervisor wrote goes out when it fills a block, or as soon as nothing else is under way and a turn of
- * the event loop brings no more of it: the return path and NBD wait for every answer, so nothing here waits for a timer. Memory is bounded by not reading the hypervisor.
+ * the event loop brings no more of it: the return path and NBD wait for every answer, so nothing here ever waits for a
+ * timer. Memory is bounded by not reading the hypervisor.
  */
 import type { ServerHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";

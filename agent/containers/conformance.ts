@@ -198,6 +198,23 @@ const cases: Record<string, Case> = {
     await w.remove(plan);
   },
 
+  "what ends while nobody looks is told by whoever looks next": async (t, w) => {
+    const plan = w.plan("wl-unseen", w.bench.ending);
+    const ended = w.nextEnd(plan.id);
+    await w.ensure(plan);
+    await ended;
+    const lasting = w.plan("wl-seen", w.bench.lasting);
+    await w.ensure(lasting);
+    w.driver = await w.bench.successor();
+    const [unseen, seen] = await w.driver.recover([plan, lasting], w.signal);
+    t.equal(unseen?.ended?.clean, false, "with how it ended");
+    t.equal(seen?.ended, undefined, "one that runs has not");
+    w.driver = await w.bench.afterPowerCut();
+    const [, dark] = await w.driver.recover([plan, lasting], w.signal);
+    t.equal(dark?.ended, undefined, "nor has one that the host's own end has ended");
+    await Promise.all([w.remove(plan), w.remove(lasting)]);
+  },
+
   "an aborted ensure can be carried on": async (t, w) => {
     const plan = w.plan("wl-aborted", w.bench.lasting);
     const already = new AbortController();

@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { EventEmitter, on } from "node:events";
+import os from "node:os";
 import { join } from "node:path";
 import { Fault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -44,6 +45,7 @@ export class ContainerDriver implements MachineDriver {
   readonly #engine: ContainerEngine;
   readonly #gpus: ContainerDriverOptions["gpus"];
   readonly #log: Logger;
+  readonly #now: () => number;
   readonly #health: HealthWatch;
   readonly #plans = new Map<string, MachinePlan>();
   /** Those that were started and whose end has not been told; a new start is a new object. */
@@ -56,6 +58,7 @@ export class ContainerDriver implements MachineDriver {
     this.#engine = engine;
     this.#gpus = gpus;
     this.#log = log;
+    this.#now = now;
     this.#health = new HealthWatch({
       check: (id, signal) => engine.isHealthy(id, signal),
       onChange: (id, health) => {
@@ -88,7 +91,13 @@ export class ContainerDriver implements MachineDriver {
     return plans.map((plan) => {
       const container = found.get(plan.id);
       if (container?.state === "running") this.#watch(plan, container);
-      return this.#view(plan, container);
+      const at = container?.endedAt;
+      // One that the host's own end has ended has not ended by itself, whatever it said then.
+      const byItself = at !== undefined && at.getTime() > this.#now() - os.uptime() * 1000;
+      return {
+        ...this.#view(plan, container),
+        ...(byItself && { ended: { at, ...endOf(container, false) } }),
+      };
     });
   }
 
@@ -170,7 +179,10 @@ export class ContainerDriver implements MachineDriver {
   /** A host whose engine does not work just now must still serve its other machines. */
   async #listOrNone(signal: AbortSignal): Promise<readonly FoundContainer[]> {
     try {
-      return await this.#engine.list(signal);
+      const listed = await this.#engine.list(signal);
+      const exact = async (one: FoundContainer) =>
+        one.state === "exited" ? ((await this.#engine.find(one.id, signal)) ?? one) : one;
+      return await Promise.all(listed.map(exact));
     } catch (thrown) {
       this.#log.error("containers.not_listed", { fault: toFault(thrown) });
       return [];

@@ -35,6 +35,8 @@ export interface FoundContainer {
   readonly startedAt: Date | undefined;
   /** How it ended, once it has. */
   readonly exitCode: number;
+  /** When it ended after its last start. Undefined: it did not, nobody saw it, or the question was for all of them. */
+  readonly endedAt: Date | undefined;
 }
 
 export interface ContainerUsage {

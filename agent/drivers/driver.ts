@@ -80,6 +80,8 @@ export interface DriverMachine {
   readonly baseline?: string;
   /** What runs it, where that is not what runs the host's other machines. */
   readonly driver?: string;
+  /** Told by `recover` only: it ended by itself, since the host was started, while nobody looked. */
+  readonly ended?: { readonly at: Date; readonly clean: boolean; readonly detail: string };
   /** Of a container only. */
   readonly container?: {
     readonly health: "" | "starting" | "healthy" | "unhealthy";

@@ -73,7 +73,20 @@ export class ManagedMachine {
   adopt(observed: DriverMachine | undefined): void {
     this.#status.observed = observed;
     this.#status.tell();
-    this.#converge();
+    // What ended while nobody looked is answered as if somebody had: work that is done is not done again.
+    if (observed?.ended && this.#isUntold(observed.ended.at)) {
+      this.notice({ id: this.id, type: "ended", ...observed.ended });
+    } else this.#converge();
+  }
+
+  /** It was as it was to be when it ended, and the end has not been answered. */
+  #isUntold(endedAt: Date): boolean {
+    const entry = this.#deps.ledger.find(this.id);
+    if (!entry) return false;
+    const { intent, progress } = entry;
+    if (!intent.spec || progress.halt || intent.spec.restarts > progress.restarts) return false;
+    const answered = progress.crashedAtMs.some((at) => at >= endedAt.getTime());
+    return !answered && intent.fence.generation <= progress.generationReached;
   }
 
   /** Records the intent, then works towards it. The newest wins: work on another content is given up. */
@@ -172,6 +185,8 @@ export class ManagedMachine {
     if (spec.adoption) return;
     // What stands still between two hosts is neither's to turn off.
     if (spec.move && (!isSource(spec.move) || spec.move.switchOver)) return;
+    // On record before it ends: it is we who end it, and nothing of it that has done its work.
+    if (spec.container) await this.#deps.ledger.note(this.id, { generationReached: 0n });
     const off = unplugged(spec);
     await this.#deps.driver.ensure(this.#provisions.plan(entry, off), signal);
   }

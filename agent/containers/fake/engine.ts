@@ -22,6 +22,7 @@ interface Stored {
   readonly state: FoundContainer["state"];
   readonly startedMs: number | undefined;
   readonly exitCode: number;
+  readonly endedMs?: number;
   readonly bootId: string;
 }
 
@@ -92,7 +93,10 @@ export class FakeEngine implements ContainerEngine {
       const [word, exitCode = "0"] = command;
       const ends = word === "exit";
       const state = ends ? "exited" : "running";
-      return { ...stored, state, startedMs, exitCode: ends ? Number(exitCode) : 0, bootId: this.#bootId };
+      return {
+        ...{ ...stored, state, startedMs, exitCode: ends ? Number(exitCode) : 0, bootId: this.#bootId },
+        ...(ends && { endedMs: startedMs }),
+      };
     });
   }
 
@@ -138,7 +142,7 @@ export class FakeEngine implements ContainerEngine {
 
   #end(id: string, exitCode: number): Promise<void> {
     return this.#change(id, async (stored) =>
-      stored.state === "running" ? { ...stored, state: "exited", exitCode } : stored,
+      stored.state === "running" ? { ...stored, state: "exited", exitCode, endedMs: this.#now() } : stored,
     );
   }
 
@@ -165,7 +169,8 @@ export class FakeEngine implements ContainerEngine {
     if (text === undefined) return undefined;
     const stored = JSON.parse(text) as Stored;
     if (stored.bootId === this.#bootId || stored.state !== "running") return stored;
-    return { ...stored, state: "exited", exitCode: killed };
+    const { endedMs: _, ...unseen } = stored;
+    return { ...unseen, state: "exited", exitCode: killed };
   }
 
   async #write(id: string, stored: Stored): Promise<void> {
@@ -182,6 +187,11 @@ export class FakeEngine implements ContainerEngine {
 
 function toFound(id: string, stored: Stored | undefined): FoundContainer | undefined {
   if (!stored) return undefined;
-  const { shape, state, startedMs, exitCode } = stored;
-  return { id, shape, state, startedAt: startedMs === undefined ? undefined : new Date(startedMs), exitCode };
+  const { shape, state, startedMs, exitCode, endedMs } = stored;
+  const ended = state === "exited" && endedMs !== undefined && endedMs >= (startedMs ?? 0);
+  return {
+    ...{ id, shape, state, exitCode },
+    startedAt: startedMs === undefined ? undefined : new Date(startedMs),
+    endedAt: ended ? new Date(endedMs) : undefined,
+  };
 }

@@ -171,7 +171,13 @@ interface Listed {
 interface Inspected {
   readonly Name: string;
   readonly Config: { readonly Labels: Readonly<Record<string, string>> | null };
-  readonly State: { readonly Status: string; readonly StartedAt: string; readonly ExitCode: number };
+  readonly State: {
+    readonly Status: string;
+    readonly StartedAt: string;
+    /** Of one that its host's end has ended: of the end before, or long ago. */
+    readonly FinishedAt: string;
+    readonly ExitCode: number;
+  };
 }
 
 interface Checked {
@@ -198,17 +204,20 @@ function fromListed({ Names, Labels, State, StartedAt, ExitCode }: Listed): Foun
     state: stateOf(State),
     startedAt: StartedAt > 0 ? new Date(StartedAt * 1000) : undefined,
     exitCode: ExitCode,
+    endedAt: undefined, // its times are whole seconds
   };
 }
 
 function fromInspected({ Name, Config, State }: Inspected): FoundContainer {
-  const startedAt = new Date(State.StartedAt);
+  const [startedAt, endedAt] = [new Date(State.StartedAt), new Date(State.FinishedAt)];
+  const state = stateOf(State.Status);
   return {
     id: Name,
     shape: Config.Labels?.[shapeLabel] ?? "",
-    state: stateOf(State.Status),
+    state,
     startedAt: startedAt.getTime() > 0 ? startedAt : undefined,
     exitCode: State.ExitCode,
+    endedAt: state === "exited" && endedAt >= startedAt ? endedAt : undefined,
   };
 }
 

@@ -5,7 +5,13 @@ import { join } from "node:path";
 import t from "tap";
 import { create } from "@bufbuild/protobuf";
 import { silentLogger } from "#kernel/log.ts";
-import { type Machine, MachineSpecSchema, MachineState, Power } from "#gen/skerry/agent/v1/machine_pb.js";
+import {
+  type Machine,
+  MachineSpecSchema,
+  MachineState,
+  Power,
+  RestartPolicy,
+} from "#gen/skerry/agent/v1/machine_pb.js";
 import { ContainerSchema } from "#gen/skerry/agent/v1/workload_pb.js";
 import { distinct, parseCdiSpec, readCdiDevices } from "#agent/containers/cdi.ts";
 import { ContainerDriver } from "#agent/containers/driver.ts";
@@ -184,6 +190,7 @@ async function startHost(directory: string) {
   const fenceOf = (generation: number) => ({ epoch: 1n, generation: BigInt(generation) });
   return {
     manager,
+    engine,
     gpus,
     setDevices: (...names: string[]) =>
       writeFile(
@@ -201,9 +208,9 @@ async function startHost(directory: string) {
     },
     remove: (id: string, generation: number) =>
       manager.remove({ id, fence: fenceOf(generation), waitMs: 5_000 }, never),
-    async kill() {
+    async kill(pullPlugs = false) {
       stop.abort();
-      await manager.close({ pullPlugs: false }, never);
+      await manager.close({ pullPlugs }, never);
       await running;
     },
   };
@@ -276,5 +283,35 @@ await t.test("one that is gone is told of, and the next start takes another", as
   await until(() => host.manager.get("a").state === MachineState.RUNNING);
   t.same(gpusOf(host.manager.get("a")), ["1"], "it goes on by itself when there is one again");
   t.same(missing(), []);
+  await host.kill();
+});
+
+await t.test("what ends while the agent is away is answered by its restart policy", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "skerry-unseen-"));
+  t.teardown(() => rm(directory, { recursive: true }));
+  let host = await startHost(directory);
+  const container = create(ContainerSchema, { command: ["serve"] });
+  const job = { container, restartPolicy: RestartPolicy.ON_FAILURE };
+  for (const id of ["done", "failed"]) await host.ensure(id, 1, job);
+  await host.ensure("service", 1, { container, restartPolicy: RestartPolicy.ALWAYS });
+  await host.kill();
+  for (const id of ["done", "service"]) await host.engine.stop(id); // by itself, as far as anybody knows
+  await host.engine.kill("failed");
+  host = await startHost(directory);
+  const stateOf = (id: string) => host.manager.get(id).state;
+  await until(() => host.manager.get("done").reason === "GUEST_POWERED_OFF");
+  t.equal(stateOf("done"), MachineState.STOPPED, "a job that is done is not done again");
+  await until(
+    () => stateOf("failed") === MachineState.RUNNING && stateOf("service") === MachineState.RUNNING,
+  );
+  t.equal(host.manager.get("failed").crashes, 1n);
+
+  await host.kill(true);
+  host = await startHost(directory);
+  await until(
+    () => stateOf("failed") === MachineState.RUNNING && stateOf("service") === MachineState.RUNNING,
+  );
+  t.equal(host.manager.get("failed").crashes, 1n, "what the agent itself has ended has not failed");
+  t.equal(stateOf("done"), MachineState.STOPPED);
   await host.kill();
 });

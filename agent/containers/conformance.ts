@@ -211,7 +211,11 @@ const cases: Record<string, Case> = {
     t.equal(seen?.ended, undefined, "one that runs has not");
     w.driver = await w.bench.afterPowerCut();
     const [, dark] = await w.driver.recover([plan, lasting], w.signal);
-    t.equal(dark?.ended, undefined, "nor has one that the host's own end has ended");
+    t.same(
+      [dark?.state, dark?.ended],
+      ["stopped", undefined],
+      "nor has one that the host's own end has ended",
+    );
     await Promise.all([w.remove(plan), w.remove(lasting)]);
   },
 

@@ -18,7 +18,7 @@ import { isSource } from "./move-journal.ts";
 import { MachineMove } from "./move.ts";
 import { Provisions } from "./provisions.ts";
 import { dropKept, removeFromHost } from "./removal.ts";
-import { decideRestart, recentCrashes } from "./restart-policy.ts";
+import { decideRestart, isUnanswered, recentCrashes } from "./restart-policy.ts";
 import { isSame, unplugged, withoutMove } from "./spec.ts";
 import { Waiters } from "./waiters.ts";
 
@@ -74,19 +74,10 @@ export class ManagedMachine {
     this.#status.observed = observed;
     this.#status.tell();
     // What ended while nobody looked is answered as if somebody had: work that is done is not done again.
-    if (observed?.ended && this.#isUntold(observed.ended.at)) {
-      this.notice({ id: this.id, type: "ended", ...observed.ended });
-    } else this.#converge();
-  }
-
-  /** It was as it was to be when it ended, and the end has not been answered. */
-  #isUntold(endedAt: Date): boolean {
     const entry = this.#deps.ledger.find(this.id);
-    if (!entry) return false;
-    const { intent, progress } = entry;
-    if (!intent.spec || progress.halt || intent.spec.restarts > progress.restarts) return false;
-    const answered = progress.crashedAtMs.some((at) => at >= endedAt.getTime());
-    return !answered && intent.fence.generation <= progress.generationReached;
+    if (observed?.ended && entry && isUnanswered(entry, observed.ended.at))
+      this.notice({ id: this.id, type: "ended", ...observed.ended });
+    else this.#converge();
   }
 
   /** Records the intent, then works towards it. The newest wins: work on another content is given up. */
@@ -159,10 +150,8 @@ export class ManagedMachine {
 
   /** The host's devices are not what they were: one that waits for some looks again, one that has some tells of them. */
   followDevices(): void {
-    const { spec } = this.#deps.ledger.find(this.id)?.intent ?? {};
-    if (!spec?.container || spec.container.gpus === 0) return;
     if (this.#status.activity?.reason === gpuUnavailable) this.#converge();
-    else this.notice({ id: this.id, type: "changed" });
+    else if (this.#status.observed?.container?.gpus.length) this.notice({ id: this.id, type: "changed" });
   }
 
   /** Ends the work, not the machine. */
@@ -362,21 +351,13 @@ export class ManagedMachine {
     if (event.type !== "ended") return;
 
     const { progress, intent } = entry;
-    const decision = decideRestart(
-      spec.restartPolicy,
-      event.clean,
-      progress.crashedAtMs,
-      now(),
-      timing.restarts,
-    );
-    log.warn("machine.ended", { machine: this.id, clean: event.clean, detail: event.detail, ...decision });
+    const { clean, detail } = event;
+    const decision = decideRestart(spec.restartPolicy, clean, progress.crashedAtMs, now(), timing.restarts);
+    log.warn("machine.ended", { machine: this.id, clean, detail, ...decision });
     if (decision.do === "rest") {
-      const message = event.clean ? "the guest powered itself off" : "the machine crashed";
+      const message = clean ? "the guest powered itself off" : "the machine crashed";
       const halt = { reason: decision.reason, message, generation: intent.fence.generation };
-      ledger.noteSoon(this.id, {
-        halt,
-        crashes: progress.crashes + (event.clean ? 0n : 1n),
-      });
+      ledger.noteSoon(this.id, { halt, crashes: progress.crashes + (clean ? 0n : 1n) });
       return this.#rest(halt);
     }
     const crashedAtMs = [...recentCrashes(progress.crashedAtMs, now(), timing.restarts), now()];
@@ -385,12 +366,7 @@ export class ManagedMachine {
       const message = `the machine ended ${String(crashedAtMs.length)} times in a short while`;
       return this.#status.show(FAILED, "CRASH_LOOP", message);
     }
-    this.#later(
-      decision.attempt,
-      STARTING,
-      event.clean ? "GUEST_POWERED_OFF" : "CRASHED",
-      "the machine ended",
-    );
+    this.#later(decision.attempt, STARTING, clean ? "GUEST_POWERED_OFF" : "CRASHED", "the machine ended");
   }
 
   #rest({ reason, message }: Halt): void {

@@ -1,5 +1,6 @@
 /** What to do about a machine that ended without having been asked to. Pure. */
 import { RestartPolicy } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { LedgerEntry } from "./entry.ts";
 
 export interface RestartLimits {
   /** So many crashes within the window are answered with a restart; the next is the last. */
@@ -33,4 +34,11 @@ export function recentCrashes(
   { windowMs, crashes }: RestartLimits,
 ): readonly number[] {
   return crashedAtMs.filter((at) => Math.abs(nowMs - at) < windowMs).slice(-crashes);
+}
+
+/** Whether a machine was as it was to be when it ended, and that end has not been answered. */
+export function isUnanswered({ intent, progress }: LedgerEntry, endedAt: Date): boolean {
+  if (!intent.spec || progress.halt || intent.spec.restarts > progress.restarts) return false;
+  const answered = progress.crashedAtMs.some((at) => at >= endedAt.getTime());
+  return !answered && intent.fence.generation <= progress.generationReached;
 }

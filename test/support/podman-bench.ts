@@ -20,10 +20,10 @@ export interface PodmanBench extends ContainerBench {
 export async function makePodmanBench(): Promise<PodmanBench> {
   const directory = await mkdtemp(join(tmpdir(), "skerry-podman-"));
   const stateDirectory = join(directory, "engine");
-  let bootId = "first";
+  let boots = 1;
   let engine: PodmanEngine;
   const start = () => {
-    engine = new PodmanEngine({ stateDirectory, bootId, log: silentLogger });
+    engine = new PodmanEngine({ stateDirectory, bootId: String(boots), log: silentLogger });
     return new ContainerDriver({ engine, log: silentLogger });
   };
   const driver = start();
@@ -41,7 +41,7 @@ export async function makePodmanBench(): Promise<PodmanBench> {
     },
     async afterPowerCut() {
       await killPodman(stateDirectory, () => true);
-      bootId = "second";
+      boots++;
       return start();
     },
     async [Symbol.asyncDispose]() {

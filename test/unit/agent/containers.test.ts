@@ -18,10 +18,10 @@ async function makeBench(): Promise<ContainerBench> {
   const directory = await mkdtemp(join(tmpdir(), "skerry-containers-"));
   const stateDirectory = join(directory, "engine");
   await mkdir(stateDirectory);
-  let bootId = "first";
+  let boots = 1;
   let engine: FakeEngine;
   const start = () => {
-    engine = new FakeEngine({ stateDirectory, bootId });
+    engine = new FakeEngine({ stateDirectory, bootId: String(boots) });
     return new ContainerDriver({ engine, log: silentLogger });
   };
   return {
@@ -33,7 +33,7 @@ async function makeBench(): Promise<ContainerBench> {
     crash: (id) => engine.kill(id),
     successor: async () => start(),
     afterPowerCut: async () => {
-      bootId = "second";
+      boots++;
       return start();
     },
     [Symbol.asyncDispose]: () => rm(directory, { recursive: true }),

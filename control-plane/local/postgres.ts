@@ -6,7 +6,7 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { chmod, chown, lstat, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { chmod, chown, lstat, mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -122,9 +122,9 @@ async function initialise(
   { durable = true, log, signal }: EmbeddedPostgresOptions,
 ): Promise<void> {
   const started = Date.now();
-  const fresh = `${dataDirectory}.new`;
-  await rm(fresh, { recursive: true, force: true });
-  await mkdir(fresh, { mode: 0o700 });
+  await dropUnfinished(dataDirectory);
+  // What is left of a start that was broken off may still be clearing up its own.
+  const fresh = await mkdtemp(`${dataDirectory}.new-`);
   await chown(fresh, user.uid, user.gid);
   const asUser = async (program: string, args: readonly string[], input = "") => {
     const [first, ...rest] = [...user.prefix, program, ...args] as const;
@@ -150,6 +150,16 @@ async function initialise(
   }
   await rename(fresh, dataDirectory);
   log.info("postgres.initialised", { ms: Date.now() - started });
+}
+
+/** Deletes what starts that were broken off have left. */
+async function dropUnfinished(dataDirectory: string): Promise<void> {
+  const folder = path.dirname(dataDirectory);
+  const prefix = `${path.basename(dataDirectory)}.new`;
+  for (const name of await readdir(folder)) {
+    if (name.startsWith(prefix))
+      await rm(path.join(folder, name), { recursive: true, force: true, maxRetries: 5 });
+  }
 }
 
 /** Only a change in how root becomes somebody else makes this walk the folder. */

@@ -62,7 +62,12 @@ export class QemuGuest implements AsyncDisposable {
     const { inMemory, onDisk } = this.#areas;
     // A round that was under way may have looked at some before.
     const checks = this.ear.checks + 2 * (inMemory + onDisk);
-    await until(() => this.consoles.ticks > ticks + 3 && this.ear.checks >= checks, vouchLimitMs, pollMs);
+    const counts = () => this.consoles.ticks > ticks + 3 && this.ear.checks >= checks;
+    await until(counts, vouchLimitMs, pollMs).catch(async (cause: unknown) => {
+      const now = { ticks: this.consoles.ticks - ticks, short: checks - this.ear.checks };
+      const told = JSON.stringify({ ...now, qemus: await this.qemus.looks() });
+      throw new Error(`the guest does not vouch for itself: ${told}`, { cause });
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -15,6 +15,8 @@ const monitor = monitorSocketNames[1];
 /** What one of the QEMUs does at this moment. */
 export interface QemuView {
   readonly running: boolean;
+  /** As QEMU calls it. */
+  readonly status: string;
   /** Its disk is being copied to another host. */
   readonly copies: boolean;
   readonly migration: MigrationState | "none";
@@ -46,15 +48,21 @@ export class QemuObserver implements AsyncDisposable {
     return states.flat();
   }
 
+  /** What is on each host, for whoever asks why. */
+  async looks(): Promise<Record<string, QemuView | undefined>> {
+    const hosts = [...this.#folders.keys()];
+    return Object.fromEntries(await Promise.all(hosts.map(async (host) => [host, await this.look(host)])));
+  }
+
   /** Undefined when there is none on this host, or it does not answer. */
   async look(host: string): Promise<QemuView | undefined> {
     return await this.#ask(host, async (qemu, limits) => {
-      const [{ running }, { status }, jobs] = await Promise.all([
+      const [{ running, status }, { status: migration }, jobs] = await Promise.all([
         qemu.execute("query-status", {}, limits),
         qemu.execute("query-migrate", {}, limits),
         qemu.execute("query-block-jobs", {}, limits),
       ]);
-      return { running, copies: jobs.length > 0, migration: status ?? "none" };
+      return { running, status, copies: jobs.length > 0, migration: migration ?? "none" };
     });
   }
 

@@ -69,6 +69,8 @@ export interface DriverMachine {
   readonly acceleration: "kvm" | "tcg" | "none";
   /** While it runs: how it was built, in the driver's own words; see `Move.guest_shape`. */
   readonly guestShape?: string;
+  /** Why its guest stands still though nobody asked for that; to be made to run again goes on from where it was. */
+  readonly stuck?: { readonly reason: string; readonly message: string };
   /** While it runs: the name of what keeps it from moving as it runs. */
   readonly moveBlocker?: string;
   /** While it runs: what its guest sees, whatever the host could give a new one. */

@@ -5,6 +5,9 @@
 import { Fault } from "#kernel/fault.ts";
 import type { DiskCopies, MachineDriver, MachinePlan } from "../drivers/driver.ts";
 
+/** How long a copy waits for what is being done to the machine. */
+export const copyWaitMs = 30_000;
+
 export class Capture {
   #running: { readonly stop: AbortController; readonly ended: Promise<void> } | undefined;
 

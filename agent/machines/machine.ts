@@ -8,9 +8,9 @@ import { backoffMs } from "#kernel/retry.ts";
 import { type Machine, type MachineSpec, MachineState, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { CopyProgress, DriverMachine, MachineEvent } from "../drivers/driver.ts";
-import { Capture, diskCopiesOf, interrupted } from "./capture.ts";
+import { Capture, copyWaitMs, diskCopiesOf, interrupted } from "./capture.ts";
 import { gpuUnavailable } from "./devices.ts";
-import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
+import { type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { MachineStatus } from "./machine-status.ts";
 import { fenced, lost, superseded } from "./machine-faults.ts";
@@ -22,9 +22,9 @@ import { decideRestart, isUnanswered, recentCrashes } from "./restart-policy.ts"
 import { isSame, unplugged, withoutMove } from "./spec.ts";
 import { Waiters } from "./waiters.ts";
 
-/** How long a copy of a disk waits for what is being done to the machine. */
-const copyWaitMs = 30_000;
-const { STARTING, STOPPING, STOPPED, FAILED } = MachineState;
+/** How often a guest that stands still is tried again, as attempts of the backoff. */
+const stuckAttempt = 2;
+const { STARTING, PAUSED, STOPPING, STOPPED, FAILED } = MachineState;
 
 export class ManagedMachine {
   readonly id: string;
@@ -260,7 +260,7 @@ export class ManagedMachine {
     if (wanted.move && !(await this.#advance(entry, wanted, wanted.move, signal)))
       return this.#status.settle();
     if (!wanted.move && (await this.#move.giveUpRest())) {
-      // What becomes of the machine is the restart policy's business; see `#look`.
+      // What becomes of the machine is the restart policy's business.
       ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
       return this.#status.settle();
     }
@@ -268,7 +268,8 @@ export class ManagedMachine {
     const spec = withoutMove(wanted);
     const on = spec.power === Power.ON;
     if (progress.halt && on) {
-      if (intent.fence.generation <= progress.halt.generation) return this.#rest(progress.halt);
+      if (intent.fence.generation <= progress.halt.generation)
+        return this.#status.show(STOPPED, progress.halt.reason, progress.halt.message);
       ledger.noteSoon(this.id, { halt: undefined });
     }
     if (!this.#status.observed && intent.fence.generation <= progress.generationReached) throw lost();
@@ -286,7 +287,7 @@ export class ManagedMachine {
     this.#status.observed = await driver.ensure(this.#provisions.plan(entry, spec), signal);
     if (!wanted.move) this.#move.conclude(this.#acceptedAtMs);
     ledger.noteSoon(this.id, { generationReached: intent.fence.generation });
-    this.#status.settle();
+    if (!this.#retryStuck()) this.#status.settle();
   }
 
   /** It may run elsewhere by now, and only the control plane knows. What stands still between two hosts does no harm. */
@@ -343,7 +344,8 @@ export class ManagedMachine {
     this.#status.tell();
     const entry = ledger.find(this.id);
     const { spec } = entry?.intent ?? {};
-    if (!entry || spec?.power !== Power.ON || this.#wait || this.#status.isRunning) return;
+    if (!entry || spec?.power !== Power.ON || this.#wait) return;
+    if ((!spec.move && this.#retryStuck()) || this.#status.isRunning) return;
     if (this.#isFenced(spec)) return this.#status.show(STOPPED, ...fenced);
     if (spec.move && !this.#move.mayRun(spec.move)) await this.#move.noticeEnd(spec.move);
     if (spec.move && !this.#move.mayRun(spec.move)) return;
@@ -358,7 +360,7 @@ export class ManagedMachine {
       const message = clean ? "the guest powered itself off" : "the machine crashed";
       const halt = { reason: decision.reason, message, generation: intent.fence.generation };
       ledger.noteSoon(this.id, { halt, crashes: progress.crashes + (clean ? 0n : 1n) });
-      return this.#rest(halt);
+      return this.#status.show(STOPPED, halt.reason, halt.message);
     }
     const crashedAtMs = [...recentCrashes(progress.crashedAtMs, now(), timing.restarts), now()];
     ledger.noteSoon(this.id, { crashes: progress.crashes + 1n, crashedAtMs });
@@ -367,10 +369,6 @@ export class ManagedMachine {
       return this.#status.show(FAILED, "CRASH_LOOP", message);
     }
     this.#later(decision.attempt, STARTING, clean ? "GUEST_POWERED_OFF" : "CRASHED", "the machine ended");
-  }
-
-  #rest({ reason, message }: Halt): void {
-    this.#status.show(STOPPED, reason, message);
   }
 
   async #retryOrGiveUp(fault: Fault): Promise<void> {
@@ -384,6 +382,13 @@ export class ManagedMachine {
     const move = this.#deps.ledger.find(this.id)?.intent.spec?.move;
     if (move) await this.#move.fail(move, fault);
     this.#status.show(FAILED, fault.reason, fault.message);
+  }
+
+  /** True when the guest stands still though it should not; it is tried again by and by. */
+  #retryStuck(): boolean {
+    const { stuck } = this.#status.observed ?? {};
+    if (stuck) this.#later(stuckAttempt, PAUSED, stuck.reason, stuck.message);
+    return stuck !== undefined;
   }
 
   /** Converges again after a wait, and says so meanwhile. */

@@ -9,6 +9,12 @@ import { hostFault } from "./host-fault.ts";
 const toolTimeoutMs = 60_000;
 const qcow2Magic = 0x51_46_49_fb;
 
+/** Of a guest that QEMU has stopped because a write found the host's disk full: failing the write would harm it. */
+export const noRoom = {
+  reason: "HOST_DISK_FULL",
+  message: "the guest stands still: its host has no room for what it writes",
+} as const;
+
 /** Virtual size of the disk; undefined when it is not made yet. True also while QEMU runs on it. */
 export async function findDiskBytes(path: string): Promise<bigint | undefined> {
   try {

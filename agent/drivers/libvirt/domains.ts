@@ -99,6 +99,12 @@ export class Domains {
     await removeLinks(runtime, id);
   }
 
+  /** Whether a guest that stands still does so because of a full disk. */
+  async lacksRoom(id: string, signal: AbortSignal): Promise<boolean> {
+    const told = await this.#options.host.virsh.run(["domblkerror", uuidOf(id)], { signal });
+    return told.includes("no space");
+  }
+
   /** Gives the running machine what the plan has more than it. Memory is for its next start. */
   async converge(plan: MachinePlan, signal: AbortSignal): Promise<void> {
     const { id, spec, directory } = plan;

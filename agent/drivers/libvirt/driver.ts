@@ -213,7 +213,8 @@ export class LibvirtDriver implements MachineDriver {
     if (spec.adoption) return await this.#adopted.observe(entry.plan, entry.transition, signal);
     const found = await this.#domains.find(id, signal);
     const isAwaited = this.liveMigration.isAwaited(id);
-    return await observe({ ...entry, isAwaited, forwards: this.#domains.forwardsOf(id) }, found);
+    const lacksRoom = found?.state === "paused" && !isAwaited && (await this.#domains.lacksRoom(id, signal));
+    return await observe({ ...entry, isAwaited, lacksRoom, forwards: this.#domains.forwardsOf(id) }, found);
   }
 
   async #during<T>(entry: Entry, transition: Entry["transition"], work: () => Promise<T>): Promise<T> {

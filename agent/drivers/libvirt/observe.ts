@@ -1,6 +1,6 @@
 /** A machine as the driver finds it: from libvirt while it runs, else from its folder and its plan. */
 import type { DriverMachine, DriverState, MachinePlan } from "../driver.ts";
-import { findDiskBytes } from "../hypervisor/disk.ts";
+import { findDiskBytes, noRoom } from "../hypervisor/disk.ts";
 import { machineFiles } from "../hypervisor/files.ts";
 import { deriveIdentity } from "../hypervisor/identity.ts";
 import type { FoundDomain } from "./library.ts";
@@ -53,11 +53,13 @@ export interface Observable {
   readonly transition: "starting" | "stopping" | undefined;
   /** It is to arrive from another host: it stands still here, and libvirt hears of it when it comes. */
   readonly isAwaited: boolean;
+  /** It stands still since its host's disk is full. */
+  readonly lacksRoom: boolean;
   readonly forwards: DriverMachine["forwards"];
 }
 
 export async function observe(
-  { plan, transition, isAwaited, forwards }: Observable,
+  { plan, transition, isAwaited, lacksRoom, forwards }: Observable,
   found: FoundDomain | undefined,
 ): Promise<DriverMachine> {
   const { id, spec, directory } = plan;
@@ -86,6 +88,7 @@ export async function observe(
     forwards,
     startedAt: readStart(found),
     acceleration: found.description.attributes["type"] === "kvm" ? "kvm" : "tcg",
+    ...(lacksRoom && { stuck: noRoom }),
   };
 }
 

@@ -1,7 +1,7 @@
 /** A machine as the driver finds it: from QEMU while it runs, else from its folder and its plan. */
 import { isFault } from "#kernel/fault.ts";
 import type { DriverMachine, DriverState, MachinePlan } from "../driver.ts";
-import { findDiskBytes } from "../hypervisor/disk.ts";
+import { findDiskBytes, noRoom } from "../hypervisor/disk.ts";
 import { machineFiles } from "../hypervisor/files.ts";
 import { deriveIdentity } from "../hypervisor/identity.ts";
 import { hasBaseline, hasStoredBaseline } from "./migration/baseline.ts";
@@ -65,6 +65,7 @@ async function observeRunning(
     acceleration: kvm.enabled ? "kvm" : "tcg",
     guestShape: shapeNow(record.shape, cpus.length),
     ...modelOf(parseShape(record.shape)),
+    ...(status === "io-error" && { stuck: noRoom }),
     ...(isLossy && { moveBlocker: addedMemory }),
     ...baseline,
   };

@@ -172,7 +172,12 @@ await t.test("a machine is told from its description", async (t) => {
   const image = { type: "disk", path: "/i", format: "raw" } as const;
   const plan = { id: "vm-1", spec, image, directory: t.testdir({}) };
   const seen = async (change: object, domain?: typeof found) =>
-    (await observe({ plan, transition: undefined, isAwaited: false, forwards: [], ...change }, domain)).state;
+    (
+      await observe(
+        { plan, transition: undefined, isAwaited: false, lacksRoom: false, forwards: [], ...change },
+        domain,
+      )
+    ).state;
   t.equal(await seen({}), "stopped");
   t.equal(await seen({ isAwaited: true }), "paused", "one that is to arrive stands still");
   t.equal(await seen({}, found), "running");

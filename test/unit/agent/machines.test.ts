@@ -27,7 +27,7 @@ import { decideRestart } from "#agent/machines/restart-policy.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
-const { RUNNING, STOPPED, FAILED, PREPARING, STARTING } = MachineState;
+const { RUNNING, PAUSED, STOPPED, FAILED, PREPARING, STARTING } = MachineState;
 const MiB = 2n ** 20n;
 const never = new AbortController().signal;
 
@@ -315,6 +315,31 @@ await t.test("a full disk refuses the command and loses nothing", async (t) => {
   t.equal(await reasonOf(() => host.manager.get("vm-2")), "NOT_FOUND");
   t.equal((await host.ensure("vm-1", 2, { vcpus: 2 })).vcpus, 2, "with room again it is accepted");
   t.equal((await host.ensure("vm-2", 1)).state, RUNNING);
+});
+
+await t.test("a guest that stands still for want of room goes on once there is some", async (t) => {
+  /** Its guests stand still for as long as there is no room. */
+  class CrampedDriver extends FakeDriver {
+    room = true;
+    override async inspect(id: string) {
+      const found = await super.inspect(id);
+      const stuck = { reason: "HOST_DISK_FULL", message: "no room" };
+      return !found || this.room ? found : { ...found, state: "paused" as const, stuck };
+    }
+    override async ensure(...args: Parameters<FakeDriver["ensure"]>) {
+      await super.ensure(...args);
+      return (await this.inspect(args[0].id))!;
+    }
+  }
+  const driver = new CrampedDriver({ log: silentLogger });
+  await using host = await Host.start({ driver });
+  await host.ensure("vm-1", 1);
+  driver.room = false;
+  const stuck = await host.ensure("vm-1", 2, { vcpus: 2 }, 20);
+  t.match(stuck, { state: PAUSED, reason: "HOST_DISK_FULL", message: /^no room; trying again in / });
+  driver.room = true;
+  await until(() => host.manager.get("vm-1").state === RUNNING);
+  t.match(host.manager.get("vm-1"), { reason: "", message: "" });
 });
 
 await t.test("decisions about an end that nobody asked for", async (t) => {

@@ -11,7 +11,7 @@ export interface Platform {
   readonly hotplug: boolean;
   /** Empty ports for disks and network cards to come. */
   readonly hotplugPorts: number;
-  /** Firmware for disk images; undefined: the machine brings its own. */
+  /** Boots disks, and brings the ACPI that guests are asked to stop by; undefined: the machine brings its own. */
   readonly firmware: string | undefined;
   readonly panicDevice: string | undefined;
 }

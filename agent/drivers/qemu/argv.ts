@@ -120,9 +120,9 @@ const boot: Configurator = ({ image }, { platform }, out) => {
     out.flag("initrd", image.initrdPath);
     // Without the option, room for memory to come costs the guest 64 MiB: see `launch.ts`.
     out.flag("append", `${image.commandLine} swiotlb=noforce`.trim());
-  } else if (platform.firmware !== undefined) {
-    out.flag("bios", platform.firmware);
   }
+  // For kernels as well: without it ARM guests have no ACPI, and so no power button to ask them to stop with.
+  if (platform.firmware !== undefined) out.flag("bios", platform.firmware);
 };
 
 const network: Configurator = ({ identity }, _facts, out) => {

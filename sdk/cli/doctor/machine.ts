@@ -22,7 +22,7 @@ export function checkNode(version: string = process.versions.node): Finding {
 /** QEMU for this machine's own architecture. @param needed whether this machine is to run guests */
 export async function checkQemu(needed: boolean, signal: AbortSignal): Promise<Finding> {
   const program = `qemu-system-${process.arch === "arm64" ? "aarch64" : "x86_64"}`;
-  const remedy = `apt-get install ${process.arch === "arm64" ? "qemu-system-arm" : "qemu-system-x86"}`;
+  const remedy = `apt-get install ${process.arch === "arm64" ? "qemu-system-arm qemu-efi-aarch64" : "qemu-system-x86"}`;
   try {
     const text = await exec(program, ["--version"], { timeoutMs: programLimitMs, signal });
     const version = /version (\S+)/.exec(text)?.[1] ?? "unknown";

@@ -157,6 +157,12 @@ await t.test("the whole argument vector", async (t) => {
     }),
     "a disk image on ARM, where nothing can be plugged in",
   );
+  const kernelOnArm = argvOf(planOf(kernel), "arm64").map(([flag]) => flag);
+  t.same(
+    kernelOnArm.filter((flag) => flag === "-bios" || flag === "-kernel"),
+    ["-kernel", "-bios"],
+    "a kernel on ARM with the firmware that brings its power button",
+  );
   t.equal(await reasonOf(() => platformOf("mips")), "ARCHITECTURE_UNSUPPORTED");
 });
 

@@ -5,6 +5,7 @@ import type { AnyDefinition } from "../resources/definition.ts";
 import type { HostStatus } from "../resources/host/host.resource.ts";
 import type { Tx } from "../store/database.ts";
 import { changeResource, lockResource } from "./rows.ts";
+import { urgentPriority } from "./work.ts";
 
 /** Shows in the host's status that it is not heard of; undefined: it is. */
 export async function showSilence(
@@ -28,12 +29,13 @@ export async function showSilence(
   );
 }
 
-/** All that is on the host is looked at, by whichever replica. */
+/** All that is on the host is looked at, by whichever replica; first what may not wait for it. */
 export async function wakeAll(tx: Tx, hostId: string): Promise<void> {
   await tx.query(
-    `update work w set host_id = null, run_at = now(), dirty_seq = dirty_seq + 1 from resource r
-     where r.host_id = $1 and r.kind = 'instance' and w.key = r.id`,
-    [hostId],
+    `update work w set host_id = null, run_at = now(), dirty_seq = dirty_seq + 1,
+       priority = case when r.desired ->> 'on_host_loss' = 'restart_elsewhere' then $2 else priority end
+     from resource r where r.host_id = $1 and r.kind = 'instance' and w.key = r.id`,
+    [hostId, urgentPriority],
   );
 }
 

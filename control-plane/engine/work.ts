@@ -10,6 +10,9 @@ import type { Queryable, Tx } from "../store/database.ts";
 /** A pass must be done within this: longer than the longest command to an agent. */
 export const leaseMs = 30_000;
 
+/** Of what goes before all that users ask for: until it is settled. */
+export const urgentPriority = 1;
+
 export interface Claim {
   readonly key: string;
   readonly kind: string;
@@ -84,7 +87,8 @@ export class WorkQueue {
        update work set lease_until = null, lease_holder = null, host_id = $4, settled_at = now(),
          run_at = case when dirty_seq <> $3 then now()
                        when $5::float8 is null then null else now() + $5::float8 * interval '1 millisecond' end,
-         attempt = case when $6 then 0 else attempt end, last_error = $7
+         attempt = case when $6 then 0 else attempt end, last_error = $7,
+         priority = case when $5::float8 is null and dirty_seq = $3 then 0 else priority end
        from lightly where key = $1 and lease_epoch = $2`,
       [
         claim.key,

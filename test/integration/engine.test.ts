@@ -5,7 +5,8 @@
 import { create } from "@bufbuild/protobuf";
 import t, { type Test } from "tap";
 import { instance } from "#cp/resources/instance/instance.resource.ts";
-import { firstEpochOf, leaseMs } from "#cp/engine/work.ts";
+import { wakeAll } from "#cp/engine/loss-record.ts";
+import { firstEpochOf, leaseMs, WorkQueue } from "#cp/engine/work.ts";
 import { fencedWrite } from "#cp/engine/writes.ts";
 import { instanceController } from "#cp/resources/instance/instance.controller.ts";
 import { createRegistry } from "#cp/resources/registry.ts";
@@ -378,6 +379,29 @@ t.test("a claim that was lost can write nothing and command nothing", async (t) 
   const write = fencedWrite(world.database, registry, lost, silentLogger, (writes) => writes.unplace());
   t.equal(await reasonOf(write), "LEASE_LOST");
   t.equal((await world.find(id))?.hostId, host?.id, "nothing was written");
+});
+
+t.test("what a lost host had comes before what has waited longer, until it is settled", async (t) => {
+  const world = await worldOf(t, { hosts: 1 });
+  const replica = await world.replica();
+  const ordinary = await stoppedInstance(world, replica);
+  const urgent = await stoppedInstance(world, replica);
+  await replica.stop();
+  const { database } = world;
+  const [on] = await database.query<{ host: string }>(
+    `update resource set desired = desired || '{"on_host_loss": "restart_elsewhere"}' where id = $1 returning host_id as host`,
+    [urgent],
+  );
+  const host = on?.host ?? "";
+  await database.transaction((tx) => wakeAll(tx, host));
+  await database.query("update work set run_at = now() - interval '1 hour' where key = $1", [ordinary]);
+  const queue = new WorkQueue(database, "somebody");
+  const [claim] = await queue.claim(1, [host]);
+  if (!claim) throw new Error("nothing is due");
+  t.equal(claim.key, urgent);
+  await queue.settle(claim, { restMs: undefined, hostId: undefined, progressed: true, error: null });
+  const priorities = await database.query("select 1 from work where priority <> 0");
+  t.same(priorities, [], "afterwards it is like any other");
 });
 
 t.test("what ended windows of rates leave behind is cleared; the present ones stay", async (t) => {

@@ -37,7 +37,7 @@ export interface AgentSwarmOptions {
 }
 
 /** With thousands of them on few cores, one may have to wait for its turn again and again. */
-const joinLimitMs = 300_000;
+const joinLimitMs = 900_000;
 const endLimitMs = 5_000;
 
 export class AgentSwarm implements AsyncDisposable {

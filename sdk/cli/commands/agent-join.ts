@@ -44,10 +44,10 @@ export async function joinCloud(session: Session, options: JoinOptions): Promise
       reason: "ALREADY_JOINED",
     });
   }
-  await mkdir(home, { recursive: true, mode: 0o700 });
-  const guest = options.driver === "qemu" ? await makeProbeGuest(session, home) : undefined;
-  const settings = await writeSettings(home, options, guest);
+  const settings = await writeSettings(home, options);
   const hostId = await enrol(session, home, { ...settings, SKERRY_AGENT_TOKEN: token }, options.timeout);
+  const guest = options.driver === "qemu" ? await makeProbeGuest(session, home) : undefined;
+  if (guest !== undefined) await writeEnvironment(home, { ...settings, SKERRY_AGENT_PROBE_GUEST: guest });
   session.out.done(`This machine is ${hostId}. Start its agent: skerry agent install`, {
     id: hostId,
     data: home,
@@ -64,11 +64,7 @@ function enrolmentToken({ globals, terminal }: Session): string {
   return token;
 }
 
-async function writeSettings(
-  home: string,
-  options: JoinOptions,
-  probeGuest: string | undefined,
-): Promise<Record<string, string>> {
+async function writeSettings(home: string, options: JoinOptions): Promise<Record<string, string>> {
   const { provider, region, zone, listen } = options;
   const [listenHost, listenPort] = splitAddress(listen);
   const labelsFile = join(home, "labels.json");
@@ -81,13 +77,17 @@ async function writeSettings(
     SKERRY_AGENT_SHARE: options.share,
     SKERRY_AGENT_LISTEN_HOST: listenHost,
     SKERRY_AGENT_LISTEN_PORT: listenPort,
-    ...(probeGuest !== undefined && { SKERRY_AGENT_PROBE_GUEST: probeGuest }),
   };
+  await mkdir(home, { recursive: true, mode: 0o700 });
   await writeFile(labelsFile, `${JSON.stringify({ provider, region, zone, labels: {} })}\n`, { mode: 0o600 });
   // The token is not written down: it is of use once, and that is now.
+  await writeEnvironment(home, settings);
+  return settings;
+}
+
+async function writeEnvironment(home: string, settings: Readonly<Record<string, string>>): Promise<void> {
   await writeFile(settingsFile(home), formatEnvironment(settings), { mode: 0o600 });
   await chmod(settingsFile(home), 0o600);
-  return settings;
 }
 
 function splitAddress(address: string): [host: string, port: string] {

@@ -7,7 +7,8 @@ import { checkout } from "../connection.ts";
 import { exec } from "../exec.ts";
 import type { Session } from "../session.ts";
 
-const buildLimitMs = 600_000;
+/** Downloads are in it; a host that gets none is not to be kept waiting for long. */
+const buildLimitMs = 180_000;
 
 /** node's arguments for running one of the agent's programs. */
 export function programArguments(module: string): readonly string[] {

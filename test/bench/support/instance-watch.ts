@@ -2,7 +2,8 @@
 import type { Skerry } from "#sdk/index.ts";
 import { deadline } from "#kernel/retry.ts";
 
-const waitLimitMs = 30_000;
+/** A run of an hour is not to end for one hiccup of a machine that is full to the brim. */
+const waitLimitMs = 120_000;
 /** No name and no id. */
 const synced = "";
 

@@ -40,7 +40,7 @@ export interface SwarmCloud {
 const agentsPerProcess = 500;
 const fewestProcesses = 2;
 const joinsAtOnce = 32;
-const joinLimitMs = 300_000;
+const joinLimitMs = 900_000;
 
 /** Enrols the hosts one by one, each with a token of its own, and waits until all are connected. */
 export async function swarmCloud(bench: BenchContext, options: SwarmCloudOptions): Promise<SwarmCloud> {

@@ -1,6 +1,6 @@
 /** The agent's own programs, as the command line runs them: from the build, or from the sources when it does so itself. */
 import { constants } from "node:fs";
-import { access } from "node:fs/promises";
+import { access, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { toFault } from "#kernel/fault.ts";
 import { checkout } from "../connection.ts";
@@ -34,6 +34,7 @@ export async function makeProbeGuest(session: Session, home: string): Promise<st
   const args = [...programArguments("agent/images/micro/build"), guest];
   try {
     await exec(process.execPath, args, { timeoutMs: buildLimitMs, signal: session.signal });
+    await rm(`${guest}.packages`, { recursive: true, force: true }); // wanted once
     return guest;
   } catch (thrown) {
     session.signal.throwIfAborted();

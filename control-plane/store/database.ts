@@ -7,10 +7,12 @@ import pg from "pg";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
-import { holdTogether, ReadLanes } from "./read-lanes.ts";
+import { fly, parserOf, toStatement, type Answer, type Row } from "./flight.ts";
+import { ReadLanes } from "./read-lanes.ts";
+import { isScript, transact } from "./transaction.ts";
 
+export type { Row };
 export type Values = readonly unknown[];
-export type Row = Record<string, unknown>;
 
 export interface Queryable {
   /** Runs one statement and gives its rows. Statements with a `name` are prepared once per connection. */
@@ -40,7 +42,6 @@ export interface DatabaseOptions {
 const contentionAttempts = 4;
 /** Few, so that reads come together; more than one, so that a long one does not delay all. */
 const readLanes = 2;
-const int8 = 20;
 const statementTimeoutMs = 15_000;
 /**
  * Every statement finds its rows by an index, whatever the statistics say: those of a table that was small a minute ago
@@ -53,14 +54,6 @@ const steadyPlans = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off
 const answerTimeoutMs = statementTimeoutMs + 2_000;
 const connectTimeoutMs = 5_000;
 
-// bigint columns hold counters and byte sizes, all below 2^53.
-const types: pg.CustomTypesConfig = {
-  getTypeParser: ((oid: number, format: "text" | "binary") =>
-    oid === int8
-      ? Number
-      : (pg.types.getTypeParser(oid, format) as unknown)) as typeof pg.types.getTypeParser,
-};
-
 export class Database implements Queryable, Readable, AsyncDisposable {
   readonly #pool: pg.Pool;
   readonly #lanes: ReadLanes;
@@ -72,7 +65,7 @@ export class Database implements Queryable, Readable, AsyncDisposable {
     this.#log = log;
     const config = {
       connectionString: url,
-      types,
+      types: { getTypeParser: parserOf as typeof pg.types.getTypeParser },
       connectionTimeoutMillis: connectTimeoutMs,
       statement_timeout: statementTimeoutMs,
       query_timeout: answerTimeoutMs,
@@ -91,12 +84,17 @@ export class Database implements Queryable, Readable, AsyncDisposable {
   }
 
   async query<R = Row>(text: string, values: Values = [], name?: string): Promise<R[]> {
-    return this.#persist(() => run<R>(this.#pool, text, values, name));
+    return this.#persist(() =>
+      this.#connected(async (client) => {
+        if (isScript(values, name)) return (await client.query(text)).rows as R[];
+        return rowsOf<R>(await fly(client, [toStatement(text, values, name)]));
+      }),
+    );
   }
 
   async read<R = Row>(text: string, values: Values, name: string): Promise<R[]> {
     try {
-      return await run<R>(this.#lanes, text, values, name);
+      return rowsOf<R>(await this.#lanes.read(toStatement(text, values, name)));
     } catch (error) {
       throw toDatabaseFault(error);
     }
@@ -107,7 +105,7 @@ export class Database implements Queryable, Readable, AsyncDisposable {
    * serialisation failures run it again, so `work` has no effects but those in the transaction.
    */
   async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
-    return this.#persist(() => this.#transactionOnce(work));
+    return this.#persist(() => this.#connected((client, lose) => transact(client, lose, work)));
   }
 
   /** What lost against somebody else has had no effect: it is tried again. */
@@ -123,32 +121,16 @@ export class Database implements Queryable, Readable, AsyncDisposable {
     }
   }
 
-  async #transactionOnce<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+  async #connected<T>(use: (client: pg.PoolClient, lose: (error: Error) => void) => Promise<T>): Promise<T> {
     const client = await this.#pool.connect();
     let broken: Error | undefined;
     // A client that is checked out reports its loss here, not to the pool.
-    const lost = (error: Error) => (broken = error);
-    client.on("error", lost);
-    const posted = new Posted();
-    const query: Tx["query"] = (text, values = [], name) => {
-      holdTogether(client);
-      return run(client, text, values, name);
-    };
-    const post: Tx["post"] = (text, values, name) => posted.add(query(text, values, name));
+    const lose = (error: Error) => (broken = error);
+    client.on("error", lose);
     try {
-      post("begin");
-      const result = await work({ query, post });
-      holdTogether(client);
-      const { command } = await client.query("commit");
-      await posted.settled();
-      // The server's word for: something before had failed.
-      if (command !== "COMMIT") throw new Error(`the transaction ended with ${command}`);
-      return result;
-    } catch (error) {
-      await client.query("rollback").catch((failure: Error) => (broken = failure));
-      throw (await posted.failure()) ?? error;
+      return await use(client, lose);
     } finally {
-      client.off("error", lost);
+      client.off("error", lose);
       client.release(broken);
     }
   }
@@ -176,36 +158,8 @@ export class Database implements Queryable, Readable, AsyncDisposable {
   }
 }
 
-/** Statements that were sent and not waited for. */
-class Posted {
-  readonly #answers: Promise<unknown>[] = [];
-
-  add(answer: Promise<unknown>): void {
-    answer.catch(() => undefined); // told by `settled` or `failure`
-    this.#answers.push(answer);
-  }
-
-  async settled(): Promise<void> {
-    for (const answer of this.#answers) await answer;
-  }
-
-  /** The first failure: those after it only say that there was one. */
-  async failure(): Promise<unknown> {
-    return this.settled().then(
-      () => undefined,
-      (error: unknown) => error,
-    );
-  }
-}
-
-async function run<R>(
-  on: { query(config: pg.QueryConfig): Promise<pg.QueryResult> },
-  text: string,
-  values: Values,
-  name: string | undefined,
-): Promise<R[]> {
-  const config = { text, values: values as unknown[], ...(name === undefined ? {} : { name }) };
-  return (await on.query(config)).rows as R[];
+function rowsOf<R>([answer]: readonly Answer[]): R[] {
+  return (answer?.rows ?? []) as R[];
 }
 
 type PgError = Error & { code: string };

@@ -6,6 +6,7 @@
  */
 import type { Writable } from "node:stream";
 import pg from "pg";
+import { fly, type Answer, type Statement } from "./flight.ts";
 
 interface Lane {
   readonly client: Promise<pg.Client>;
@@ -22,13 +23,13 @@ export class ReadLanes implements AsyncDisposable {
   }
 
   /** Sends the read on the connection with the fewest before it; a connection that was lost is made anew. */
-  async query(config: pg.QueryConfig): Promise<pg.QueryResult> {
+  async read(statement: Statement): Promise<readonly Answer[]> {
     const lane = this.#choose();
     lane.waiting++;
     try {
       const client = await lane.client;
       holdTogether(client);
-      return await client.query(config);
+      return await fly(client, [statement]);
     } finally {
       lane.waiting--;
     }
@@ -64,7 +65,7 @@ export class ReadLanes implements AsyncDisposable {
 }
 
 /** What is said within one turn goes out in one write, and the server is woken once. */
-export function holdTogether(client: pg.ClientBase): void {
+function holdTogether(client: pg.ClientBase): void {
   const { stream } = (client as unknown as { readonly connection: { readonly stream: Writable } }).connection;
   stream.cork();
   process.nextTick(() => stream.uncork());

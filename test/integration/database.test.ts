@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import t from "tap";
 import { Database } from "#cp/store/database.ts";
+import { Fault } from "#kernel/fault.ts";
 import { silentLogger } from "#kernel/log.ts";
 import { withDatabase } from "#test/support/postgres.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
@@ -70,4 +71,29 @@ t.test("statements find their rows by an index, however few there are", async (t
     { jit: "off" },
     { plan_cache_mode: "force_generic_plan" },
   ]);
+});
+
+t.test("statements of one turn are answered together, and fail together", async (t) => {
+  await using database = new Database({ url: await withDatabase(t), maxConnections: 1, log: silentLogger });
+  const number = ["select $1::bigint as number, null::text as nothing", [7], "number"] as const;
+  const late = ["select 'late' as word", [], "late"] as const;
+  for (const round of ["columns are told", "columns are known"]) {
+    const rows = await database.transaction((tx) => Promise.all([tx.query(...number), tx.query(...number)]));
+    t.strictSame(rows, [[{ number: 7, nothing: null }], [{ number: 7, nothing: null }]], round);
+  }
+  const skipped = database.transaction(async (tx) => {
+    tx.post("select 1 / 0", [], "fails");
+    await t.rejects(tx.query(...late), { code: "22012" }, "it was in the same flight");
+  });
+  await t.rejects(skipped, { code: "22012" }, "whoever looks away commits nothing");
+  t.strictSame(await database.query(...late), [{ word: "late" }], "what the server skipped is prepared anew");
+  const hasty = database.transaction(async (tx) => {
+    tx.post(...late);
+    throw new Fault("conflict", "not today", { reason: "HASTY" });
+  });
+  t.equal(await reasonOf(hasty), "HASTY");
+  const open = "select count(*) as open from pg_stat_activity where state like 'idle in transaction%'";
+  t.strictSame(await database.query(`${open} and datname = current_database()`), [{ open: 0 }]);
+  await t.rejects(database.query("select 'other' as word", [], "late"), /two statements are called late/);
+  t.strictSame(await database.read(...number), [{ number: 7, nothing: null }]);
 });

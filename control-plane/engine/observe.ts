@@ -7,7 +7,7 @@ import type { AnyDefinition } from "../resources/definition.ts";
 import type { Tx } from "../store/database.ts";
 import type { AnyController, MachineObservation } from "./controller.ts";
 import { postChange } from "./rows.ts";
-import { lockWithIncarnations } from "./view.ts";
+import { lockWithIncarnations, type Observed } from "./view.ts";
 
 export interface KindRegistry {
   definition(kind: string): AnyDefinition;
@@ -17,7 +17,7 @@ export interface KindRegistry {
 /**
  * Stores what `hostId` says of machines that are known, and recomputes their resources. The caller
  * holds the work rows of these ids (lock order).
- * @returns ids whose incarnation really changed
+ * @returns those whose incarnation really changed, as they are now
  */
 export async function observeMachines(
   tx: Tx,
@@ -25,9 +25,9 @@ export async function observeMachines(
   hostId: string,
   machines: readonly MachineObservation[],
   log: Logger,
-): Promise<string[]> {
+): Promise<readonly Observed[]> {
   // Looked up one by one, because the planner would rather scan all resources for the few that came in.
-  const rows = await tx.query<{ id: string }>(
+  const stored = tx.query<{ id: string }>(
     `with incoming as (
        select * from jsonb_to_recordset($2) as x(id text, seq bigint, epoch bigint, accepted_generation bigint,
          generation bigint, state text, observed jsonb))
@@ -42,9 +42,19 @@ export async function observeMachines(
     [hostId, JSON.stringify(machines)],
     "incarnation_upsert",
   );
-  const ids = rows.map((row) => row.id);
-  await recomputeObserved(tx, registry, ids, log);
-  return ids;
+  // Asked for before it is known which have changed: mostly it is all, and both are answered at once.
+  const known = lockWithIncarnations(
+    tx,
+    machines.map(({ id }) => id),
+  );
+  const [rows, observed] = await Promise.all([stored, known]);
+  const changed = new Set(rows.map(({ id }) => id));
+  return recompute(
+    tx,
+    registry,
+    observed.filter(({ resource }) => changed.has(resource.id)),
+    log,
+  );
 }
 
 /** Derives `observed` and the phase of each resource from its incarnations again. */
@@ -54,20 +64,31 @@ export async function recomputeObserved(
   ids: readonly string[],
   log: Logger,
 ): Promise<void> {
-  if (ids.length === 0) return;
-  for (const { resource: before, incarnations, requests } of await lockWithIncarnations(tx, ids)) {
+  if (ids.length > 0) recompute(tx, registry, await lockWithIncarnations(tx, ids), log);
+}
+
+function recompute(
+  tx: Tx,
+  registry: KindRegistry,
+  known: readonly Observed[],
+  log: Logger,
+): readonly Observed[] {
+  return known.map(({ resource: before, incarnations, requests }) => {
     const controller = registry.controller(before.kind);
-    for (const request of requests) {
+    const nextRequests = requests.map((request) => {
       const observed = controller?.deriveRequest?.(request, incarnations);
-      if (observed === undefined || same(request.observed, observed)) continue;
-      postChange(tx, registry.definition(request.kind), request, { observed }, log);
-    }
+      if (observed === undefined || same(request.observed, observed)) return request;
+      return postChange(tx, registry.definition(request.kind), request, { observed }, log);
+    });
     const derived = controller?.deriveObserved?.(before, incarnations, requests);
     const observed = derived?.observed;
     const observedGeneration = derived?.generation ?? before.observedGeneration;
-    if (same(before.observed, observed) && before.observedGeneration === observedGeneration) continue;
-    postChange(tx, registry.definition(before.kind), before, { observed, observedGeneration }, log);
-  }
+    const isSame = same(before.observed, observed) && before.observedGeneration === observedGeneration;
+    const resource = isSame
+      ? before
+      : postChange(tx, registry.definition(before.kind), before, { observed, observedGeneration }, log);
+    return { resource, incarnations, requests: nextRequests };
+  });
 }
 
 function same(a: unknown, b: unknown): boolean {

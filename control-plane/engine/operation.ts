@@ -13,6 +13,7 @@ import type {
   Operation,
   OperationError,
   OperationRecord,
+  Reserved,
   Step,
   StepResult,
   View,
@@ -24,7 +25,8 @@ const stepAttempts = 6;
 const backoff = { baseMs: 200, capMs: 15_000 };
 
 export type Progress =
-  | { readonly go: "on" }
+  /** With how all is now, where that need not be looked at. */
+  | { readonly go: "on"; readonly view?: View | undefined }
   | {
       readonly go: "wait";
       readonly until: number;
@@ -34,17 +36,21 @@ export type Progress =
 
 export interface OperationEffects extends Effects {
   /** A fenced transaction that also gives the engine's own tables. */
-  writeRecord(work: (writes: FencedWrites) => Promise<void>): Promise<void>;
+  writeRecord<T>(work: (writes: FencedWrites) => Promise<T>): Promise<T>;
+  /** What the pass was promised last. */
+  promised(): Reserved | undefined;
 }
 
-/** Begins an operation; a first step without effects is run and recorded in the very same transaction. */
+/**
+ * Begins an operation; a first step without effects is run and recorded in the very same transaction.
+ * @returns how all is now, where that need not be looked at
+ */
 export async function startOperation(
   effects: OperationEffects,
   view: View,
   operation: Operation,
   input: Json,
-): Promise<void> {
-  const { resource } = view;
+): Promise<View | undefined> {
   const record: OperationRecord = {
     id: newId("op"),
     name: operation.name,
@@ -60,28 +66,42 @@ export async function startOperation(
   };
   const first = operation.steps[0];
   const result = first?.effectFree ? await tryStep(first, effects, view, record) : undefined;
-  await effects.writeRecord(async (writes) => {
-    writes.tx.post(
-      `insert into operation (id, name, version, resource_id, kind, project, status, input)
-       values ($1, $2, $3, $4, $5, $6, 'running', $7)`,
-      [
-        record.id,
-        record.name,
-        record.version,
-        resource.id,
-        resource.kind,
-        resource.project,
-        JSON.stringify(input),
-      ],
-      "operation_insert",
-    );
-    if (!result || !first) return;
-    if (result instanceof Fault) {
-      setStatus(writes.tx, record.id, "undoing", toOperationError(result));
-    } else if ("done" in result) {
-      await commitStep(writes, operation, record, first, result);
+  return effects.writeRecord(async (writes) => {
+    if (!result || !first || (!(result instanceof Fault) && !("done" in result))) {
+      postRecord(writes.tx, view, record);
+      return undefined;
     }
+    if (result instanceof Fault) {
+      postRecord(writes.tx, view, { ...record, status: "undoing", error: toOperationError(result) });
+      return undefined;
+    }
+    const output = (await result.commit?.(writes)) ?? result.done;
+    const next = afterStep(operation, record, first, output);
+    postRecord(writes.tx, view, next, first.name);
+    return follow(writes, effects, view, next);
   });
+}
+
+/** Stores a new operation, and the step that it begins with when that is done. */
+function postRecord(
+  tx: Tx,
+  { resource }: View,
+  { id, name, version, status, input, error, outputs }: OperationRecord,
+  step?: string,
+): void {
+  tx.post(
+    `with begun as (
+       insert into operation (id, name, version, resource_id, kind, project, status, input, error, ended_at)
+       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $7 = 'done' then now() end))
+     insert into operation_step (operation_id, name, position, status, output)
+     select $1, $10, 0, 'done', $11 where $10::text is not null`,
+    [
+      ...[id, name, version, resource.id, resource.kind, resource.project, status, JSON.stringify(input)],
+      ...[error ? JSON.stringify(error) : null, step ?? null],
+      step === undefined ? null : JSON.stringify(outputs[step]),
+    ],
+    "operation_insert",
+  );
 }
 
 /** Takes the operation one step on (or back). */
@@ -106,8 +126,11 @@ export async function advanceOperation(
   const result = await tryStep(step, effects, view, record);
   if (result instanceof Fault) return stepFailed(effects, view, record, result, undoable);
   if ("wait" in result) return { go: "wait", until: result.wait, why: result.why, hostId: result.hostId };
+  let next: View | undefined;
   try {
-    await effects.writeRecord((writes) => commitStep(writes, operation, record, step, result));
+    next = await effects.writeRecord((writes) =>
+      commitStep({ writes, effects, view }, operation, record, step, result),
+    );
   } catch (error) {
     const fault = toFault(error);
     if (fault.code !== "exhausted" && fault.code !== "conflict") throw error;
@@ -116,7 +139,7 @@ export async function advanceOperation(
   await result.ahead?.().catch((error: unknown) => {
     effects.log.info("operation.ahead_failed", { operation: record.id, step: step.name, error });
   });
-  return { go: "on" };
+  return { go: "on", view: result.ahead ? undefined : next };
 }
 
 async function tryStep(
@@ -205,15 +228,41 @@ function isCommitted(operation: Operation, record: OperationRecord): boolean {
   return operation.steps.some((step) => step.pointOfNoReturn && record.done.includes(step.name));
 }
 
+/** @returns how all is once this is committed, where that need not be looked at */
 async function commitStep(
-  writes: FencedWrites,
+  { writes, effects, view }: { writes: FencedWrites; effects: OperationEffects; view: View },
   operation: Operation,
   record: OperationRecord,
   step: Step,
   result: Extract<StepResult, { done: Json }>,
-): Promise<void> {
+): Promise<View | undefined> {
   const output = (await result.commit?.(writes)) ?? result.done;
   recordStep(writes.tx, operation, record, step, "done", output);
+  return follow(writes, effects, view, afterStep(operation, record, step, output));
+}
+
+function afterStep(operation: Operation, record: OperationRecord, step: Step, output: Json): OperationRecord {
+  return {
+    ...record,
+    status: step === operation.steps.at(-1) ? "done" : record.status,
+    attempt: 0,
+    outputs: { ...record.outputs, [step.name]: output },
+    done: [...record.done, step.name],
+  };
+}
+
+function follow(
+  writes: FencedWrites,
+  effects: OperationEffects,
+  view: View,
+  record: OperationRecord,
+): View | undefined {
+  const next = writes.follow(view);
+  if (!next) return undefined;
+  const promised = effects.promised();
+  const reserved = promised ? [promised] : next.reserved;
+  if (record.status === "running") return { ...next, reserved, operation: record };
+  return { ...next, reserved, operation: undefined, lastOperation: record };
 }
 
 /** Stores a step's outcome; the last step that is done ends the operation with it. */

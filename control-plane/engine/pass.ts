@@ -8,7 +8,7 @@ import { backoffMs } from "#kernel/retry.ts";
 import type { AgentPort } from "../agents/port.ts";
 import type { Problem, Resource } from "../resources/definition.ts";
 import type { Database } from "../store/database.ts";
-import type { AnyController, Decision, Effects, Operation, View } from "./controller.ts";
+import type { AnyController, Decision, Effects, Operation, Reserved, View } from "./controller.ts";
 import type { Fleet } from "./fleet.ts";
 import type { KindRegistry } from "./observe.ts";
 import { advanceOperation, startOperation, type OperationEffects } from "./operation.ts";
@@ -53,11 +53,13 @@ export async function runPass(
 ): Promise<PassOutcome> {
   const commands = countCommands(claim);
   let view: View | undefined;
+  /** How all is after a step, when its own writes tell: looking is most of what a pass costs. */
+  let next: View | undefined;
   let progressed = false;
   try {
     for (let round = 0; round < maxRounds; round++) {
       const before = view;
-      view = await loadView(deps.database, claim.key);
+      view = next ?? (await loadView(deps.database, claim.key));
       if (before && view && view.resource.phase !== before.resource.phase && view.dependents > 0) {
         await wakeDependents(deps.database, view.resource);
       }
@@ -66,6 +68,7 @@ export async function runPass(
       const step = await takeStep({ ...deps, commands }, claim, view, controller, signal);
       if (step.go === "on") {
         progressed = true;
+        next = step.view;
         deps.onChange();
         await deps.pausePoint?.(`${view.resource.kind}:${step.did}`);
         continue;
@@ -90,7 +93,7 @@ export async function runPass(
 }
 
 type StepTaken =
-  | { readonly go: "on"; readonly did: string }
+  | { readonly go: "on"; readonly did: string; readonly view?: View | undefined }
   | { readonly go: "rest"; readonly until: number | undefined; readonly hostId?: string | undefined };
 
 /** Who stands on a resource looks again when its phase changes; the one that is missed here finds out by waiting. */
@@ -128,7 +131,7 @@ async function takeStep(
     if (!operation)
       throw new Fault("internal", `this release does not know operation ${name}@${String(version)}`);
     const progress = await advanceOperation(effects, view, operation);
-    if (progress.go === "on") return { go: "on", did: name };
+    if (progress.go === "on") return { go: "on", did: name, view: progress.view };
     return { go: "rest", until: progress.until, hostId: progress.hostId };
   }
   if (isStuck(view) && view.requests.length === 0) return { go: "rest", until: undefined };
@@ -165,8 +168,8 @@ async function follow(
         (o) => o.name === decision.operation,
       );
       if (!operation) throw new Fault("internal", `there is no operation ${decision.operation}`);
-      await startOperation(effects, view, operation, decision.input);
-      return { go: "on", did: decision.operation };
+      const next = await startOperation(effects, view, operation, decision.input);
+      return { go: "on", did: decision.operation, view: next };
     }
   }
 }
@@ -185,6 +188,7 @@ function isStuck({ resource }: View): boolean {
 function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: AbortSignal): OperationEffects {
   const { database, registry, log } = deps;
   const { resource } = view;
+  let promised: Reserved | undefined;
   const writeRecord: OperationEffects["writeRecord"] = (work) =>
     fencedWrite(database, registry, claim, log, work);
   const effects: Effects = {
@@ -195,12 +199,14 @@ function effectsFor(deps: StepDependencies, claim: Claim, view: View, signal: Ab
     now: deps.now,
     findHost: async (id) => (await deps.fleet.hosts()).find((host) => host.id === id),
     choose: (request) => deps.fleet.choose(request),
-    promise: (request) =>
-      deps.fleet.taking(request.hostId, request, () => deps.promises.make(claim, request)),
+    async promise(request) {
+      await deps.fleet.taking(request.hostId, request, () => deps.promises.make(claim, request));
+      promised = request;
+    },
     refreshHosts: () => deps.fleet.refresh(),
     write: writeRecord,
   };
-  return { ...effects, writeRecord };
+  return { ...effects, writeRecord, promised: () => promised };
 }
 
 async function recordFailure(

@@ -143,7 +143,7 @@ export class ReportStore {
       : { absent: [], doubtful: false };
     const lost = [...gone, ...absent];
     await recomputeObserved(tx, registry, lost, log);
-    const dirty = [...changed, ...lost];
+    const dirty = [...changed.map(({ resource }) => resource.id), ...lost];
     if (dirty.length > 0) {
       await tx.query(
         "update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()) where key = any($1)",

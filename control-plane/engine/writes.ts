@@ -3,8 +3,9 @@ import type { Logger } from "#kernel/log.ts";
 import type { Placement, Problem, Resource } from "../resources/definition.ts";
 import type { Database, Tx } from "../store/database.ts";
 import { release, reserve } from "./capacity.ts";
-import type { MachineObservation, Reserved, Writes } from "./controller.ts";
+import type { MachineObservation, Reserved, View, Writes } from "./controller.ts";
 import { observeMachines, recomputeObserved, type KindRegistry } from "./observe.ts";
+import type { Observed } from "./view.ts";
 import { eraseResource, lockRequest, lockResource, postChange, type ResourceChange } from "./rows.ts";
 import { assertClaim, type Claim } from "./work.ts";
 
@@ -29,6 +30,8 @@ export class FencedWrites implements Writes {
   readonly #id: string;
   readonly #log: Logger;
   #locked: Resource | undefined;
+  #seen: Observed | undefined;
+  #isFollowed = true;
 
   constructor(tx: Tx, registry: KindRegistry, id: string, log: Logger) {
     this.tx = tx;
@@ -37,9 +40,19 @@ export class FencedWrites implements Writes {
     this.#log = log;
   }
 
+  /**
+   * What was known before, as this transaction leaves it; undefined when only another look tells.
+   * @param before of this round: whatever others change meanwhile makes the key dirty
+   */
+  follow(before: View): View | undefined {
+    if (!this.#isFollowed || !this.#locked) return undefined;
+    return { ...before, ...this.#seen, resource: this.#locked };
+  }
+
   async observeMachine(hostId: string, machine: MachineObservation): Promise<void> {
-    this.#locked = undefined;
-    await observeMachines(this.tx, this.#registry, hostId, [machine], this.#log);
+    const [seen] = await observeMachines(this.tx, this.#registry, hostId, [machine], this.#log);
+    this.#seen = seen;
+    this.#locked = seen?.resource;
   }
 
   observe(observed: unknown, generation: number): Promise<void> {
@@ -52,10 +65,12 @@ export class FencedWrites implements Writes {
 
   /** Without a host there is nothing to see: a report that came late must not be what is shown. */
   unplace(): Promise<void> {
+    this.#isFollowed = false;
     return this.#change({ placement: undefined, hostId: undefined, observed: undefined });
   }
 
   async takeFromLost(lostHostId: string, placement: Placement): Promise<void> {
+    this.#isFollowed = false;
     const lost = await this.tx.query(
       "select 1 from host_session where host_id = $1 and lost_at is not null for share",
       [lostHostId],
@@ -84,14 +99,17 @@ export class FencedWrites implements Writes {
   }
 
   reserve(request: Reserved): Promise<void> {
+    this.#isFollowed = false;
     return reserve(this.tx, this.#id, request);
   }
 
   async release(hostId: string): Promise<void> {
+    this.#isFollowed = false;
     release(this.tx, this.#id, hostId);
   }
 
   async forgetIncarnation(hostId: string): Promise<void> {
+    this.#isFollowed = false;
     await this.tx.query("delete from incarnation where resource_id = $1 and host_id = $2", [
       this.#id,
       hostId,
@@ -101,6 +119,7 @@ export class FencedWrites implements Writes {
   }
 
   async changeRequest(id: string, change: (request: Resource) => unknown): Promise<void> {
+    this.#isFollowed = false;
     const before = await this.#lockRequest(id);
     const observed = change(before);
     if (observed === undefined) return;
@@ -121,6 +140,7 @@ export class FencedWrites implements Writes {
   }
 
   async erase(): Promise<void> {
+    this.#isFollowed = false;
     const gone = await this.#lock();
     await eraseResource(this.tx, this.#registry.definition(gone.kind), gone);
   }

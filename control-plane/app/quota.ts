@@ -14,6 +14,7 @@ import { invalidField } from "./validation.ts";
 
 type Spec = Readonly<Record<string, unknown>>;
 type Amounts = Readonly<Record<string, number>>;
+type Limits = ProjectSpec["quota"];
 
 /** What one resource of the kind counts, by the quota's name. */
 export function amountsOf(kind: AnyDefinition, spec: Spec | undefined): Amounts {
@@ -34,17 +35,25 @@ export function checkQuotaNames(next: Amounts, before: Amounts = {}): void {
   throw invalidField(`spec.quota.${unknown}`, "is no quota", { known: [...known] });
 }
 
-/** Throws `exhausted` QUOTA_EXCEEDED when the project may not have so much more; else others wait for this change. */
+/** What a change of this kind may come up against. */
+export async function findLimits(tx: Tx, project: string, { quota }: AnyDefinition): Promise<Limits> {
+  return quota ? limitsOf(tx, project) : {};
+}
+
+/**
+ * Throws `exhausted` QUOTA_EXCEEDED when the project may not have so much more; else others wait for this change.
+ * @param known the limits, for whoever has looked them up along with something else
+ */
 export async function checkQuota(
   tx: Tx,
   project: string,
   kind: AnyDefinition,
   before: Spec | undefined,
   next: Spec,
+  known?: Limits,
 ): Promise<void> {
-  if (!kind.quota) return;
   const [had, wants] = [amountsOf(kind, before), amountsOf(kind, next)];
-  const limits = await limitsOf(tx, project);
+  const limits = known ?? (await findLimits(tx, project, kind));
   const more = Object.keys(wants).filter(
     (name) => limits[name] !== undefined && (wants[name] ?? 0) > (had[name] ?? 0),
   );
@@ -93,7 +102,7 @@ export class Quotas {
   }
 }
 
-async function limitsOf(on: Queryable, project: string): Promise<ProjectSpec["quota"]> {
+async function limitsOf(on: Queryable, project: string): Promise<Limits> {
   const [row] = await on.query<{ quota: ProjectSpec["quota"] | null }>(
     "select desired -> 'quota' as quota from resource where id = $1 and kind = 'project'",
     [project],

@@ -11,7 +11,7 @@ import { checkSite, checkUnused, resolveReferences } from "./admission.ts";
 import { authorise, isCloudAdmin, rootProject } from "./authorisation.ts";
 import { guardDirectory } from "./directory-guards.ts";
 import { oncePerKey } from "./idempotency.ts";
-import { checkQuota } from "./quota.ts";
+import { checkQuota, findLimits } from "./quota.ts";
 import { openRequest } from "./requests.ts";
 import type {
   CreateInput,
@@ -80,13 +80,13 @@ export class ResourceService implements ResourceApi {
     const id = newId(kind.idPrefixes[0], ctx.now());
     const project = kind.isProject ? id : kind.scope === "cloud" ? rootProject : ctx.principal.project;
     const { spec, secrets } = withSecrets(kind, parsed);
-    const create = async (tx: Tx) => {
+    const create = async (tx: Tx, looked: Promise<Looked>) => {
       if (kind.site) await checkSite(tx, kind.site(spec));
-      const referred = await resolveReferences(tx, project, kind, spec);
+      const [referred, limits] = await looked;
       const desired = deriveSpec(kind, spec, given, referred, undefined);
       const refs = toRefs(kind, referred);
       await guardDirectory(tx, ctx, kind, undefined, desired);
-      await checkQuota(tx, project, kind, undefined, desired);
+      await checkQuota(tx, project, kind, undefined, desired, limits);
       const unready = Object.values(referred).filter((resource) => resource.phase === "listed");
       for (const { id: key, kind: referredKind } of unready) await enqueue(tx, { key, kind: referredKind });
       const observed: unknown = extras.observed ?? kind.initial?.(desired);
@@ -97,7 +97,12 @@ export class ResourceService implements ResourceApi {
       postAudit(tx, ctx, factsOf(kind, "create", undefined, made));
       return { made, shown };
     };
-    return this.#mutate(ctx, options, create);
+    return this.#mutate(ctx, options, (tx) => {
+      // Asked for at once: all of it is answered together with whether this was done before.
+      const looked = Promise.all([resolveReferences(tx, project, kind, spec), findLimits(tx, project, kind)]);
+      looked.catch(() => undefined); // told to `create`
+      return () => create(tx, looked);
+    });
   }
 
   async get(ctx: Ctx, kind: AnyDefinition, id: string): Promise<Resource> {
@@ -191,7 +196,7 @@ export class ResourceService implements ResourceApi {
   ): Promise<Reply> {
     authorise(ctx.principal, kind.access.read, `reading ${kind.plural}`, "read");
     const canonical = canonicalId(kind, id);
-    return this.#mutate(ctx, options, async (tx) => {
+    return this.#mutate(ctx, options, (tx) => async () => {
       if (kind.reconciled) {
         await tx.query(
           `update work set dirty_seq = dirty_seq + 1, run_at = least(run_at, now()), attempt = 0
@@ -222,25 +227,29 @@ export class ResourceService implements ResourceApi {
   async #mutate(
     ctx: Ctx,
     options: MutationOptions,
-    change: (tx: Tx) => Promise<{ readonly made: Resource; readonly shown?: Shown }>,
+    begin: (tx: Tx) => () => Promise<{ readonly made: Resource; readonly shown?: Shown }>,
   ): Promise<Reply> {
     const once = {
       account: ctx.principal.id,
       idempotency: options.idempotency,
       sealer: this.#sealer,
     };
-    const reply = await this.#database.transaction((tx) =>
-      oncePerKey(tx, once, async () => {
-        const { made, shown = {} } = await change(tx);
+    const reply = await this.#database.transaction((tx) => {
+      const change = begin(tx);
+      return oncePerKey(tx, once, async () => {
+        const { made, shown = {} } = await change();
         const plain = options.respond(made);
         if (Object.keys(shown).length === 0) return { reply: plain };
         return { reply: options.respond(made, shown), plain };
-      }),
-    );
+      });
+    });
     this.#onChange();
     return reply;
   }
 }
+
+/** What a new resource refers to, and what its project may have. */
+type Looked = readonly [Record<string, Resource>, Awaited<ReturnType<typeof findLimits>>];
 
 /** What the audit log keeps of a change: who it was called and what was wanted of it. */
 function factsOf(

@@ -49,7 +49,7 @@ export interface Fleet {
 /** How old the view may be when nobody has said that something changed. */
 const freshForMs = 500;
 /** Changes that come close together are one look. */
-const gatherMs = 8;
+const gatherMs = 25;
 /** How often everything is read, whatever the changes say. */
 const checkEveryMs = 30_000;
 

@@ -1,11 +1,11 @@
 /** The agent as a program. Killing it is always safe; SIGTERM and SIGINT end it cleanly. */
 import { Fault, toFault } from "#kernel/fault.ts";
-import { createLogger } from "#kernel/log.ts";
+import { batchLines, createLogger } from "#kernel/log.ts";
 import { printSettings } from "#kernel/settings.ts";
 import { keepYoungGenerationSmall } from "./heap.ts";
 import { agentSettings, readAgentSettings } from "./settings.ts";
 
-const write = (line: string) => process.stdout.write(`${line}\n`);
+const write = batchLines(process.stdout);
 const stop = new AbortController();
 
 async function main(): Promise<void> {

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { Fault } from "./fault.ts";
 
 /** An id of one kind; parse it at the edge with {@link parseId}, never cast inside. */
@@ -6,6 +6,7 @@ export type Id<K extends string> = string & { readonly __brand: K };
 
 const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"; // Crockford's base 32, lower case
 const suffixLength = 20;
+const timeLength = 9;
 const suffixPattern = /^[0-9a-hjkmnp-tv-z]{20}$/;
 
 /**
@@ -13,13 +14,17 @@ const suffixPattern = /^[0-9a-hjkmnp-tv-z]{20}$/;
  * as 20 base-32 characters. Ids made later sort later, to the millisecond.
  */
 export function newIdSuffix(nowMs: number = Date.now()): string {
-  let value = (BigInt(Math.floor(nowMs)) << 55n) | (randomBytes(8).readBigUInt64BE() >> 9n);
-  let text = "";
-  for (let i = 0; i < suffixLength; i++) {
-    text = alphabet.charAt(Number(value & 31n)) + text;
-    value >>= 5n;
+  let time = "";
+  for (let rest = Math.floor(nowMs); time.length < timeLength; rest = Math.floor(rest / 32)) {
+    time = alphabet.charAt(rest % 32) + time;
   }
-  return text;
+  // Its randomness is drawn for many at once; two of its digits hold no more than their version.
+  const digits = randomUUID().replace(/-(.{4})-.{4}-.{4}-/, "$1");
+  let random = "";
+  for (let at = 0; random.length < suffixLength - timeLength; at += 2) {
+    random += alphabet.charAt(Number.parseInt(digits.slice(at, at + 2), 16) % 32);
+  }
+  return time + random;
 }
 
 /** Makes a new id such as `vm-01k9...`. */

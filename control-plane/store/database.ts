@@ -7,7 +7,7 @@ import pg from "pg";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { backoffMs, sleep } from "#kernel/retry.ts";
-import { fly, parserOf, toStatement, type Answer, type Row } from "./flight.ts";
+import { fly, parserOf, rowsOf, toStatement, type Row } from "./flight.ts";
 import { ReadLanes } from "./read-lanes.ts";
 import { isScript, transact } from "./transaction.ts";
 
@@ -156,10 +156,6 @@ export class Database implements Queryable, Readable, AsyncDisposable {
     await this.#lanes[Symbol.asyncDispose]();
     await this.#pool.end();
   }
-}
-
-function rowsOf<R>([answer]: readonly Answer[]): R[] {
-  return (answer?.rows ?? []) as R[];
 }
 
 type PgError = Error & { code: string };

@@ -70,11 +70,23 @@ export function toStatement(text: string, values: readonly unknown[], name: stri
   return { text, values: values.map(prepareValue), name };
 }
 
+/** What became of a flight. With a failure, it is of the statement that comes after those that were answered. */
+export interface Landing {
+  readonly answers: readonly Answer[];
+  readonly failure: Error | null;
+}
+
 /** Sends statements now, behind whatever is under way on this connection. */
-export function fly(client: pg.ClientBase, statements: readonly Statement[]): Promise<readonly Answer[]> {
-  return new Promise((resolve, reject) => {
-    client.query(new Flight(statements, resolve, reject));
+export function fly(client: pg.ClientBase, statements: readonly Statement[]): Promise<Landing> {
+  return new Promise((land) => {
+    client.query(new Flight(statements, land));
   });
+}
+
+/** The rows of a flight's only statement; throws its failure. */
+export function rowsOf<R>({ answers: [answer], failure }: Landing): R[] {
+  if (failure !== null) throw failure;
+  return (answer?.rows ?? []) as R[];
 }
 
 class Flight extends pg.Query {
@@ -82,25 +94,20 @@ class Flight extends pg.Query {
   name: string | undefined;
   text: string | undefined;
   /** The client wraps it, to limit how long it waits. */
-  readonly callback: (error: unknown) => void;
+  readonly callback: (failure: Error | null) => void;
   readonly #statements: readonly Statement[];
   readonly #answers: Answer[] = [];
   readonly #prepared: string[] = [];
   #known = new Map<string, Columns>();
   #columns: Columns | undefined;
   #rows: Row[] = [];
-  #unreadable: unknown;
+  #unreadable: Error | undefined;
 
-  constructor(
-    statements: readonly Statement[],
-    resolve: (answers: readonly Answer[]) => void,
-    reject: (error: unknown) => void,
-  ) {
+  constructor(statements: readonly Statement[], land: (landing: Landing) => void) {
     super("");
     this.#statements = statements;
-    this.callback = (error) => {
-      if (error === null) resolve(this.#answers);
-      else reject(error);
+    this.callback = (failure) => {
+      land({ answers: this.#answers, failure });
     };
     this.#turnTo(statements[0]);
   }
@@ -136,12 +143,13 @@ class Flight extends pg.Query {
         if (column && text !== null) row[column.name] = column.parse(text);
       }
     } catch (error) {
-      this.#unreadable = error;
+      this.#unreadable = error as Error;
     }
     this.#rows.push(row);
   }
 
   handleCommandComplete({ text }: { readonly text: string }): void {
+    if (this.#unreadable !== undefined) return; // neither this answer nor those after it count
     if (this.name !== undefined && !this.#columns) this.#known.set(this.name, none);
     const [command = ""] = text.split(" ", 1);
     this.#answers.push({ rows: this.#rows, command });
@@ -154,7 +162,7 @@ class Flight extends pg.Query {
   }
 
   /** The server has skipped what came after: it knows of none of that. */
-  handleError(error: unknown, connection: unknown): void {
+  handleError(error: Error, connection: unknown): void {
     const { submittedNamedStatements: submitted } = connection as Wire;
     for (const name of this.#prepared) submitted[name] = undefined;
     this.callback(error);

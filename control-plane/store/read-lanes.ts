@@ -6,7 +6,7 @@
  */
 import type { Writable } from "node:stream";
 import pg from "pg";
-import { fly, type Answer, type Statement } from "./flight.ts";
+import { fly, type Landing, type Statement } from "./flight.ts";
 
 interface Lane {
   readonly client: Promise<pg.Client>;
@@ -23,7 +23,7 @@ export class ReadLanes implements AsyncDisposable {
   }
 
   /** Sends the read on the connection with the fewest before it; a connection that was lost is made anew. */
-  async read(statement: Statement): Promise<readonly Answer[]> {
+  async read(statement: Statement): Promise<Landing> {
     const lane = this.#choose();
     lane.waiting++;
     try {

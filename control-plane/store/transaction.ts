@@ -19,7 +19,7 @@ export async function transact<T>(
     return (await client.query(text)).rows as R[];
   };
   const post: Tx["post"] = (text, values = [], name) => {
-    sent.add(toStatement(text, values, name)).catch(() => undefined); // told by `failure`
+    sent.add(toStatement(text, values, name), true).catch(() => undefined); // told by `failure`
   };
   try {
     post("begin", [], "begin");
@@ -39,16 +39,16 @@ export async function transact<T>(
 class Departures {
   readonly #client: pg.ClientBase;
   #waiting: Departing[] = [];
-  /** The first: those after it only say that there was one. */
+  /** The first of those that nobody waited for: whatever comes after it only says that there was one. */
   failure: unknown;
 
   constructor(client: pg.ClientBase) {
     this.#client = client;
   }
 
-  add(statement: Statement): Promise<Answer> {
+  add(statement: Statement, isPosted = false): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      if (this.#waiting.push({ statement, resolve, reject }) > 1) return;
+      if (this.#waiting.push({ statement, isPosted, resolve, reject }) > 1) return;
       process.nextTick(() => {
         this.leave();
       });
@@ -60,25 +60,21 @@ class Departures {
     const together = this.#waiting;
     if (together.length === 0) return;
     this.#waiting = [];
-    fly(
-      this.#client,
-      together.map(({ statement }) => statement),
-    ).then(
-      (answers) => {
-        for (const [index, { resolve }] of together.entries()) resolve(answers[index] ?? noAnswer);
-      },
-      (error: unknown) => {
-        this.failure ??= error;
-        for (const { reject } of together) reject(error);
-      },
-    );
+    const statements = together.map(({ statement }) => statement);
+    void fly(this.#client, statements).then(({ answers, failure }) => {
+      if (together[answers.length]?.isPosted) this.failure ??= failure;
+      for (const [index, { resolve, reject }] of together.entries()) {
+        const answer = answers[index];
+        if (answer) resolve(answer);
+        else reject(failure);
+      }
+    });
   }
 }
 
-const noAnswer: Answer = { rows: [], command: "" };
-
 interface Departing {
   readonly statement: Statement;
+  readonly isPosted: boolean;
   readonly resolve: (answer: Answer) => void;
   readonly reject: (error: unknown) => void;
 }

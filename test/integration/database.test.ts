@@ -87,6 +87,13 @@ t.test("statements of one turn are answered together, and fail together", async 
   });
   await t.rejects(skipped, { code: "22012" }, "whoever looks away commits nothing");
   t.strictSame(await database.query(...late), [{ word: "late" }], "what the server skipped is prepared anew");
+  const explained = database.transaction(async (tx) => {
+    tx.post(...late);
+    await tx.query("select 1 / $1", [0], "divides").catch(() => {
+      throw new Fault("conflict", "by nothing", { reason: "EXPLAINED" });
+    });
+  });
+  t.equal(await reasonOf(explained), "EXPLAINED", "who waits for a statement says what its failure means");
   const hasty = database.transaction(async (tx) => {
     tx.post(...late);
     throw new Fault("conflict", "not today", { reason: "HASTY" });

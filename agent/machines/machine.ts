@@ -10,7 +10,7 @@ import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { CopyProgress, DriverMachine, MachineEvent } from "../drivers/driver.ts";
 import { Capture, copyWaitMs, diskCopiesOf, interrupted } from "./capture.ts";
 import { gpuUnavailable } from "./devices.ts";
-import { type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
+import { type Halt, type Intent, isTombstone, type LedgerEntry } from "./entry.ts";
 import type { MachineDeps } from "./machine-deps.ts";
 import { MachineStatus } from "./machine-status.ts";
 import { fenced, lost, superseded } from "./machine-faults.ts";
@@ -18,7 +18,7 @@ import { isSource } from "./move-journal.ts";
 import { MachineMove } from "./move.ts";
 import { Provisions } from "./provisions.ts";
 import { dropKept, removeFromHost } from "./removal.ts";
-import { decideRestart, isUnanswered, recentCrashes } from "./restart-policy.ts";
+import { answerEnd, isUnanswered } from "./restart-policy.ts";
 import { isSame, unplugged, withoutMove } from "./spec.ts";
 import { Waiters } from "./waiters.ts";
 
@@ -267,9 +267,9 @@ export class ManagedMachine {
     await this.#move.hangUp();
     const spec = withoutMove(wanted);
     const on = spec.power === Power.ON;
-    if (progress.halt && on) {
-      if (intent.fence.generation <= progress.halt.generation)
-        return this.#status.show(STOPPED, progress.halt.reason, progress.halt.message);
+    const { halt } = progress;
+    if (halt && on) {
+      if (intent.fence.generation <= halt.generation) return this.#rest(halt);
       ledger.noteSoon(this.id, { halt: undefined });
     }
     if (!this.#status.observed && intent.fence.generation <= progress.generationReached) throw lost();
@@ -352,23 +352,13 @@ export class ManagedMachine {
     if (!this.#status.observed) return this.#converge();
     if (event.type !== "ended") return;
 
-    const { progress, intent } = entry;
     const { clean, detail } = event;
-    const decision = decideRestart(spec.restartPolicy, clean, progress.crashedAtMs, now(), timing.restarts);
-    log.warn("machine.ended", { machine: this.id, clean, detail, ...decision });
-    if (decision.do === "rest") {
-      const message = clean ? "the guest powered itself off" : "the machine crashed";
-      const halt = { reason: decision.reason, message, generation: intent.fence.generation };
-      ledger.noteSoon(this.id, { halt, crashes: progress.crashes + (clean ? 0n : 1n) });
-      return this.#status.show(STOPPED, halt.reason, halt.message);
-    }
-    const crashedAtMs = [...recentCrashes(progress.crashedAtMs, now(), timing.restarts), now()];
-    ledger.noteSoon(this.id, { crashes: progress.crashes + 1n, crashedAtMs });
-    if (decision.do === "give-up") {
-      const message = `the machine ended ${String(crashedAtMs.length)} times in a short while`;
-      return this.#status.show(FAILED, "CRASH_LOOP", message);
-    }
-    this.#later(decision.attempt, STARTING, clean ? "GUEST_POWERED_OFF" : "CRASHED", "the machine ended");
+    const { note, answer } = answerEnd(entry, spec.restartPolicy, clean, now(), timing.restarts);
+    log.warn("machine.ended", { machine: this.id, clean, detail, ...answer });
+    ledger.noteSoon(this.id, note);
+    if (answer.do === "rest") this.#rest(answer.halt);
+    else if (answer.do === "give-up") this.#status.show(FAILED, "CRASH_LOOP", answer.message);
+    else this.#later(answer.attempt, STARTING, answer.reason, "the machine ended");
   }
 
   async #retryOrGiveUp(fault: Fault): Promise<void> {
@@ -382,6 +372,10 @@ export class ManagedMachine {
     const move = this.#deps.ledger.find(this.id)?.intent.spec?.move;
     if (move) await this.#move.fail(move, fault);
     this.#status.show(FAILED, fault.reason, fault.message);
+  }
+
+  #rest({ reason, message }: Halt): void {
+    this.#status.show(STOPPED, reason, message);
   }
 
   /** True when the guest stands still though it should not; it is tried again by and by. */

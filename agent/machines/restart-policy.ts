@@ -1,6 +1,6 @@
 /** What to do about a machine that ended without having been asked to. Pure. */
 import { RestartPolicy } from "#gen/skerry/agent/v1/machine_pb.js";
-import type { LedgerEntry } from "./entry.ts";
+import type { Halt, LedgerEntry, Progress } from "./entry.ts";
 
 export interface RestartLimits {
   /** So many crashes within the window are answered with a restart; the next is the last. */
@@ -8,8 +8,10 @@ export interface RestartLimits {
   readonly windowMs: number;
 }
 
+type EndReason = "GUEST_POWERED_OFF" | "CRASHED";
+
 export type RestartDecision =
-  | { readonly do: "rest"; readonly reason: "GUEST_POWERED_OFF" | "CRASHED" }
+  | { readonly do: "rest"; readonly reason: EndReason }
   /** `attempt`: restarts already made within the window; the wait grows with it. */
   | { readonly do: "restart"; readonly attempt: number }
   | { readonly do: "give-up" };
@@ -22,13 +24,47 @@ export function decideRestart(
   limits: RestartLimits,
 ): RestartDecision {
   const rests = policy === RestartPolicy.NEVER || (clean && policy !== RestartPolicy.ALWAYS);
-  if (rests) return { do: "rest", reason: clean ? "GUEST_POWERED_OFF" : "CRASHED" };
+  if (rests) return { do: "rest", reason: reasonOf(clean) };
   const recent = recentCrashes(crashedAtMs, nowMs, limits).length;
   return recent >= limits.crashes ? { do: "give-up" } : { do: "restart", attempt: recent };
 }
 
+/** What comes after an end that nobody asked for, and what the ledger notes of it. */
+export interface EndAnswer {
+  readonly note: Partial<Progress>;
+  readonly answer:
+    | { readonly do: "rest"; readonly halt: Halt }
+    | { readonly do: "restart"; readonly attempt: number; readonly reason: EndReason }
+    | { readonly do: "give-up"; readonly message: string };
+}
+
+export function answerEnd(
+  { intent, progress }: LedgerEntry,
+  policy: RestartPolicy,
+  clean: boolean,
+  nowMs: number,
+  limits: RestartLimits,
+): EndAnswer {
+  const decision = decideRestart(policy, clean, progress.crashedAtMs, nowMs, limits);
+  if (decision.do === "rest") {
+    const message = clean ? "the guest powered itself off" : "the machine crashed";
+    const halt = { reason: decision.reason, message, generation: intent.fence.generation };
+    const crashes = progress.crashes + (clean ? 0n : 1n);
+    return { note: { halt, crashes }, answer: { do: "rest", halt } };
+  }
+  const crashedAtMs = [...recentCrashes(progress.crashedAtMs, nowMs, limits), nowMs];
+  const note = { crashes: progress.crashes + 1n, crashedAtMs };
+  if (decision.do === "give-up") {
+    const message = `the machine ended ${String(crashedAtMs.length)} times in a short while`;
+    return { note, answer: { do: "give-up", message } };
+  }
+  return { note, answer: { ...decision, reason: reasonOf(clean) } };
+}
+
+const reasonOf = (clean: boolean): EndReason => (clean ? "GUEST_POWERED_OFF" : "CRASHED");
+
 /** The crashes that still count; a clock that was set back does not make an old one recent for ever. */
-export function recentCrashes(
+function recentCrashes(
   crashedAtMs: readonly number[],
   nowMs: number,
   { windowMs, crashes }: RestartLimits,

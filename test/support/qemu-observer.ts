@@ -49,9 +49,9 @@ export class QemuObserver implements AsyncDisposable {
   }
 
   /** What is on each host, for whoever asks why. */
-  async looks(): Promise<Record<string, QemuView | undefined>> {
+  async looks(): Promise<readonly { host: string; seen: QemuView | undefined }[]> {
     const hosts = [...this.#folders.keys()];
-    return Object.fromEntries(await Promise.all(hosts.map(async (host) => [host, await this.look(host)])));
+    return Promise.all(hosts.map(async (host) => ({ host, seen: await this.look(host) })));
   }
 
   /** Undefined when there is none on this host, or it does not answer. */

@@ -41,7 +41,7 @@ const margins = {
 } as const satisfies Record<string, Margins>;
 
 /** A choice stands for so long, and twice as long after each trial: what keeps changing makes little difference. */
-const dwell = { trialMs: 400, firstMs: 800, mostMs: 30_000 };
+const dwell = { trialMs: 250, firstMs: 800, mostMs: 30_000 };
 /** What has lost a trial is not tried again while so many choices stand: each trial costs time. */
 const refusedForDwells = 8;
 /** With less than this share of what should get through, a cheaper codec may do better. */

@@ -259,7 +259,12 @@ async function tryOne(t: Test, guest: Guest, point: Point, blow: Blow): Promise<
   }
   const migration = await world.migrate(guest.id, point.how);
   const ends = { from, to, migration };
-  await until(async () => point.reached(await world.migration(migration)), settleLimitMs);
+  await until(async () => point.reached(await world.migration(migration)), settleLimitMs).catch(
+    async (cause: unknown) => {
+      const told = JSON.stringify(await world.migration(migration));
+      throw new Error(`${titleOf(point, blow)}: it does not come so far: ${told}`, { cause });
+    },
+  );
   if (point.following) {
     await world.turn(from, point.following);
     await until(() => guest.observer.running().join() === to, settleLimitMs);

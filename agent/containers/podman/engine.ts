@@ -208,16 +208,20 @@ function fromListed({ Names, Labels, State, StartedAt, ExitCode }: Listed): Foun
   };
 }
 
+/** What ends at once may have ended before podman writes down when it started. */
+const startNotedLateMs = 5_000;
+
 function fromInspected({ Name, Config, State }: Inspected): FoundContainer {
   const [startedAt, endedAt] = [new Date(State.StartedAt), new Date(State.FinishedAt)];
   const state = stateOf(State.Status);
+  const isOfThisRun = endedAt.getTime() >= startedAt.getTime() - startNotedLateMs;
   return {
     id: Name,
     shape: Config.Labels?.[shapeLabel] ?? "",
     state,
     startedAt: startedAt.getTime() > 0 ? startedAt : undefined,
     exitCode: State.ExitCode,
-    endedAt: state === "exited" && endedAt >= startedAt ? endedAt : undefined,
+    endedAt: isOfThisRun && state === "exited" ? endedAt : undefined,
   };
 }
 

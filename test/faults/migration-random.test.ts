@@ -259,12 +259,21 @@ async function tryOne(t: Test, guest: Guest, point: Point, blow: Blow): Promise<
   }
   const migration = await world.migrate(guest.id, point.how);
   const ends = { from, to, migration };
-  await until(async () => point.reached(await world.migration(migration)), settleLimitMs).catch(
-    async (cause: unknown) => {
-      const told = JSON.stringify(await world.migration(migration));
-      throw new Error(`${titleOf(point, blow)}: it does not come so far: ${told}`, { cause });
-    },
-  );
+  let now = await world.migration(migration);
+  const isFar = async () => {
+    now = await world.migration(migration);
+    // On a busy machine a guest may write so little that nothing has to follow it.
+    return point.reached(now) || (point.following !== undefined && now.phase === "complete");
+  };
+  await until(isFar, settleLimitMs).catch((cause: unknown) => {
+    const told = JSON.stringify(now);
+    throw new Error(`${titleOf(point, blow)}: it does not come so far: ${told}`, { cause });
+  });
+  if (!point.reached(now)) {
+    for (const name of [from, to]) await world.turn(name);
+    await untilQuiet(database, settleLimitMs);
+    return "complete before anything struck";
+  }
   if (point.following) {
     await world.turn(from, point.following);
     await until(() => guest.observer.running().join() === to, settleLimitMs);

@@ -31,10 +31,11 @@ export class Provisions {
     const present = await this.#findDevices(progress, spec, signal);
     // From here to the note nothing is waited for, so that no other machine chooses meanwhile.
     const devices = present ? this.#chooseDevices(progress, spec, present) : progress.devices;
-    const noted = ledger.note(this.#id, { image, hostPorts, devices });
+    const found = { image, hostPorts, devices };
     // On disk before the driver starts: recovery can only find what it has the files' names of, and a device that
     // somebody has must never look free.
-    if (!progress.image || devices.join() !== progress.devices.join()) await noted;
+    if (!progress.image || devices.join() !== progress.devices.join()) await ledger.note(this.#id, found);
+    else ledger.noteSoon(this.#id, found);
   }
 
   /** What the driver is asked for, once `provide` has found the files. */

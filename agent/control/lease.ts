@@ -6,14 +6,13 @@
  * The end is on disk, for an agent that is started anew must neither give nor take any of it. After a reboot there is
  * no lease, whatever the file says.
  */
+import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import os from "node:os";
 import { join } from "node:path";
 import type { Logger } from "#kernel/log.ts";
-import { sleep } from "#kernel/retry.ts";
 import { DurableFolder } from "../machines/durable-file.ts";
 import type { LeaseState } from "../machines/machine-deps.ts";
-import { Waiters } from "../machines/waiters.ts";
 
 export interface LeaseOptions {
   /** The agent's own folder. */
@@ -33,11 +32,11 @@ export class Lease implements LeaseState {
   readonly #bootId: string;
   readonly #log: Logger;
   readonly #listeners = new Set<() => void>();
-  readonly #renewed = new Waiters();
   #untilMs: number;
   /** As the listeners were told last. */
   #told: boolean;
   #saving: Promise<void> = Promise.resolve();
+  #ending: NodeJS.Timeout | undefined;
   /** Milliseconds since boot. */
   readonly now: () => number;
 
@@ -65,8 +64,7 @@ export class Lease implements LeaseState {
     if (leaseMs <= 0 || untilMs <= this.#untilMs) return;
     this.#untilMs = untilMs;
     this.#save();
-    this.#tell();
-    this.#renewed.release();
+    this.#tell(this.holds);
   }
 
   onChange(listener: () => void): Disposable {
@@ -76,17 +74,22 @@ export class Lease implements LeaseState {
 
   /** Notices the lease's end, until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      this.#tell();
-      if (this.holds)
-        await sleep(Math.min(lookMs, this.#untilMs - this.now()), signal).catch(() => undefined);
-      else await this.#renewed.wait(60_000, signal);
-    }
+    const looking = setInterval(() => this.#look(), lookMs);
+    this.#look();
+    if (!signal.aborted) await once(signal, "abort");
+    clearInterval(looking);
+    clearTimeout(this.#ending);
     await this.#saving;
   }
 
-  #tell(): void {
-    const { holds } = this;
+  #look(): void {
+    const leftMs = this.#untilMs - this.now();
+    this.#tell(leftMs > 0);
+    clearTimeout(this.#ending);
+    if (leftMs > 0 && leftMs < lookMs) this.#ending = setTimeout(() => this.#look(), Math.ceil(leftMs));
+  }
+
+  #tell(holds: boolean): void {
     if (holds === this.#told) return;
     this.#told = holds;
     this.#log[holds ? "info" : "warn"](holds ? "lease.renewed" : "lease.expired", {});

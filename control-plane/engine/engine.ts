@@ -68,6 +68,7 @@ export class Engine implements AsyncDisposable {
     this.events = new EventFeed(database, log);
     this.presence = new Presence({
       ...{ database, registry, replicaId, replicaUrl, log, onChange },
+      connected: () => agents.connected(),
       ...(replicaGateway && { replicaGateway }),
     });
     const orphans = new Orphans(database, agents, log);
@@ -120,10 +121,9 @@ export class Engine implements AsyncDisposable {
 
   async start(): Promise<void> {
     await this.presence.start();
-    this.#watching = this.#agents.onChange((hostId, connected) => {
-      this.presence.connectionChanged(hostId, connected);
-      this.#loop.poke();
-    });
+    this.#watching = this.#agents.onChange((hostId, connected) =>
+      this.presence.connectionChanged(hostId, connected),
+    );
     this.#hints.start();
     this.events.start();
     this.#loop.start();

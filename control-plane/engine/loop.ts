@@ -60,7 +60,7 @@ export class Loop implements AsyncDisposable {
 
   async #claim(room: number): Promise<Claim[]> {
     try {
-      const claims = await this.#queue.claim(room, this.#deps.agents.connected());
+      const claims = await this.#queue.claim(room);
       this.#failures = 0;
       return claims;
     } catch (error) {
@@ -123,7 +123,7 @@ export class Loop implements AsyncDisposable {
 
   async #nextDueInMs(): Promise<number | undefined> {
     try {
-      return await this.#queue.nextDueInMs(this.#deps.agents.connected());
+      return await this.#queue.nextDueInMs();
     } catch (error) {
       this.#deps.log.warn("engine.claim_failed", { error, failures: ++this.#failures });
       return undefined;

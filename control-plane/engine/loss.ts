@@ -7,6 +7,7 @@
  * What would break it: an agent that does not keep to its lease, such as one that stops at the very moment at which its
  * host is cut off, before anybody has looked.
  */
+import { randomInt } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
 import { HostSighting } from "#gen/skerry/agent/v1/host_pb.js";
 import type { Logger } from "#kernel/log.ts";
@@ -102,11 +103,12 @@ export class HostWatch implements AsyncDisposable {
     const { suspectMs } = this.#options.timing;
     const rows = await this.#readSilent();
     const silent = new Set(rows.filter(({ fresh }) => !fresh).map(({ id }) => id));
-    this.#listen(startedAtMs, silent);
+    const askable = this.#options.agents.connected().filter((id) => !silent.has(id));
+    this.#listen(startedAtMs, askable.length === 0);
     for (const id of this.#tracked.keys()) if (!silent.has(id)) this.#tracked.delete(id);
     await Promise.all([
-      ...rows.map((row) => (row.fresh ? this.#welcome(row) : this.#suspect(row, silent))),
-      this.#tryReach(silent),
+      ...rows.map((row) => (row.fresh ? this.#welcome(row) : this.#suspect(row, askable))),
+      this.#tryReach(askable),
     ]);
     const endedAtMs = this.#options.monotonicMs();
     const wasStill = endedAtMs - startedAtMs > suspectMs + 2 * this.#dialLimitMs;
@@ -114,9 +116,8 @@ export class HostWatch implements AsyncDisposable {
   }
 
   /** Notes when this replica could not hear: it stood still, or all the silence is its own. */
-  #listen(now: number, silent: ReadonlySet<string>): void {
-    const { agents, timing } = this.#options;
-    const isDeaf = !agents.connected().some((id) => !silent.has(id));
+  #listen(now: number, isDeaf: boolean): void {
+    const { timing } = this.#options;
     const wasDeaf = this.#deafSinceMs !== undefined && now - this.#deafSinceMs > timing.suspectMs;
     if (now - this.#lookedAtMs > timing.suspectMs || (wasDeaf && !isDeaf)) this.#hearingSinceMs = now;
     this.#deafSinceMs = isDeaf ? (this.#deafSinceMs ?? now) : undefined;
@@ -159,7 +160,7 @@ export class HostWatch implements AsyncDisposable {
     onChange();
   }
 
-  async #suspect(row: SilentRow, silent: ReadonlySet<string>): Promise<void> {
+  async #suspect(row: SilentRow, askable: readonly string[]): Promise<void> {
     const { timing, monotonicMs, log, onChange } = this.#options;
     if (row.lost) return this.#wakeBound(row.id);
     const tracked = this.#track(row);
@@ -168,7 +169,7 @@ export class HostWatch implements AsyncDisposable {
     if (now - sinceMs < timing.suspectMs || now < tracked.askAtMs) return;
     const isUrgent = now - sinceMs < urgentLeases * timing.leaseMs;
     tracked.askAtMs = isUrgent ? now : now + Math.min(askAtLeastMs, (now - sinceMs) / 4);
-    const sighting = mergeSightings(row.sighting ?? undefined, await this.#ask(row, silent));
+    const sighting = mergeSightings(row.sighting ?? undefined, await this.#ask(row, askable));
     tracked.answersSinceMs =
       sighting === "answered" || sighting === "fenced" ? (tracked.answersSinceMs ?? now) : undefined;
     const answeringMs = now - (tracked.answersSinceMs ?? now);
@@ -239,21 +240,11 @@ export class HostWatch implements AsyncDisposable {
     if (woken.length > 0) this.#options.onChange();
   }
 
-  async #ask({ id, address }: SilentRow, silent: ReadonlySet<string>): Promise<readonly Sighting[]> {
+  async #ask({ id, address }: SilentRow, askable: readonly string[]): Promise<readonly Sighting[]> {
     if (!address) return [];
-    const others = this.#others(id, silent).slice(0, opinions);
+    const others = pickOthers(askable, id, opinions);
     const seen = await Promise.all(others.map((other) => this.#look(other, id, address)));
     return seen.filter((sighting) => sighting !== undefined);
-  }
-
-  /** Hosts that can be asked, in an order that chance gives. */
-  #others(id: string, silent: ReadonlySet<string>): readonly string[] {
-    return this.#options.agents
-      .connected()
-      .filter((other) => other !== id && !silent.has(other))
-      .map((other) => ({ other, at: Math.random() }))
-      .sort((a, b) => a.at - b.at)
-      .map(({ other }) => other);
   }
 
   async #look(other: string, hostId: string, address: string): Promise<Sighting | undefined> {
@@ -270,9 +261,9 @@ export class HostWatch implements AsyncDisposable {
   }
 
   /** Whether others reach a host is found out while it is well: afterwards it is too late. */
-  async #tryReach(silent: ReadonlySet<string>): Promise<void> {
-    const { database, replicaId, agents, monotonicMs } = this.#options;
-    if (agents.connected().length < 2) return;
+  async #tryReach(askable: readonly string[]): Promise<void> {
+    const { database, replicaId, monotonicMs } = this.#options;
+    if (askable.length === 0) return;
     for (const [id, triedAtMs] of this.#unreachedAtMs)
       if (monotonicMs() - triedAtMs > reachAgainMs) this.#unreachedAtMs.delete(id);
     const rows = await database.query<{ id: string; address: string }>(
@@ -284,7 +275,7 @@ export class HostWatch implements AsyncDisposable {
     );
     await Promise.all(
       rows.map(async ({ id, address }) => {
-        const [other] = this.#others(id, silent);
+        const [other] = pickOthers(askable, id, 1);
         if (other === undefined) return;
         const sighting = await this.#look(other, id, address);
         if (sighting === undefined) return;
@@ -301,6 +292,16 @@ export class HostWatch implements AsyncDisposable {
     this.#stop.abort();
     await this.#loop;
   }
+}
+
+/** So many of the hosts that can be asked about one, by chance; fewer when there are not as many. */
+function pickOthers(askable: readonly string[], id: string, count: number): readonly string[] {
+  const indexes = new Set<number>();
+  // One more, for one of them may be the host itself.
+  const most = Math.min(count + 1, askable.length);
+  while (indexes.size < most) indexes.add(randomInt(askable.length));
+  const picked = [...indexes].flatMap((index) => askable[index] ?? []);
+  return picked.filter((other) => other !== id).slice(0, count);
 }
 
 const toSighting: Readonly<Record<HostSighting, Sighting | undefined>> = {

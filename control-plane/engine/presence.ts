@@ -22,6 +22,8 @@ export interface PresenceOptions {
   readonly replicaUrl: string;
   /** Where the other replicas reach this one's gateway; undefined: nowhere yet. */
   readonly replicaGateway?: () => string | undefined;
+  /** The hosts that are connected to this replica now. */
+  readonly connected: () => readonly string[];
   readonly log: Logger;
   /** Called after a change was committed. */
   readonly onChange: () => void;
@@ -172,16 +174,22 @@ export class Presence implements AsyncDisposable {
   }
 
   async #flush(): Promise<void> {
-    const { database, replicaId, replicaUrl, replicaGateway } = this.#options;
-    const others = await database.query(
+    const { database, replicaId, replicaUrl, replicaGateway, connected, log } = this.#options;
+    const [row] = await database.query<{ others: boolean; lapsed: boolean }>(
       `with me as (
          insert into replica (id, url, gateway) values ($1, $2, $4)
          on conflict (id) do update set url = $2, gateway = $4, last_seen = now())
-       select 1 from replica where id <> $1 and last_seen > now() - $3 * interval '1 millisecond' limit 1`,
+       select coalesce(bool_or(id <> $1 and not late), false) as others, coalesce(bool_or(id = $1 and late), false) as lapsed
+       from (select id, last_seen <= now() - $3 * interval '1 millisecond' as late from replica) seen`,
       [replicaId, replicaUrl, replicaLostMs, replicaGateway?.() ?? null],
       "presence_flush",
     );
-    this.#alone = others.length === 0;
+    this.#alone = row?.others !== true;
+    if (row?.lapsed !== true) return;
+    // Somebody may have taken this replica for dead, and its hosts for nobody's.
+    const hosts = connected();
+    log.warn("presence.lapsed", { hosts: hosts.length });
+    for (const hostId of hosts) this.connectionChanged(hostId, true);
   }
 
   /** Says goodbye: the hosts that were connected here are so no longer. */

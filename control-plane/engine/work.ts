@@ -44,6 +44,7 @@ export async function enqueue(on: Queryable, entry: Enqueue): Promise<void> {
 
 export class WorkQueue {
   readonly #database: Queryable;
+  /** The replica for which it claims. */
   readonly #holder: string;
 
   constructor(database: Queryable, holder: string) {
@@ -51,19 +52,21 @@ export class WorkQueue {
     this.#holder = holder;
   }
 
-  /** Claims due keys that need no host, or one of `hosts`. */
-  claim(limit: number, hosts: readonly string[]): Promise<Claim[]> {
+  /**
+   * Claims due keys that need no host, or one that is connected to the holder: on record, because to say which these are
+   * would be a quarter of a megabyte for each claim when they are ten thousand.
+   */
+  claim(limit: number): Promise<Claim[]> {
     return this.#database.query<Claim>(
       `with due as (
          select key from work
-         where run_at <= now() and (lease_until is null or lease_until < now())
-           and (host_id is null or host_id = any($1))
-         order by priority desc, run_at limit $2 for update skip locked)
-       update work w set lease_epoch = w.lease_epoch + 1, lease_holder = $3, attempt = w.attempt + 1,
-         lease_until = now() + $4 * interval '1 millisecond'
+         where run_at <= now() and (lease_until is null or lease_until < now()) and ${isWithin("$1")}
+         order by priority desc, run_at limit $2 for update of work skip locked)
+       update work w set lease_epoch = w.lease_epoch + 1, lease_holder = $1, attempt = w.attempt + 1,
+         lease_until = now() + $3 * interval '1 millisecond'
        from due where w.key = due.key
        returning w.key, w.kind, w.lease_epoch as epoch, w.dirty_seq as "dirtySeq", w.attempt`,
-      [hosts, limit, this.#holder, leaseMs],
+      [this.#holder, limit, leaseMs],
       "work_claim",
     );
   }
@@ -104,15 +107,21 @@ export class WorkQueue {
   }
 
   /** Milliseconds until the earliest key that is not due yet; undefined when there is none. */
-  async nextDueInMs(hosts: readonly string[]): Promise<number | undefined> {
+  async nextDueInMs(): Promise<number | undefined> {
     const [row] = await this.#database.query<{ ms: number | null }>(
       `select (extract(epoch from min(greatest(run_at, coalesce(lease_until, run_at))) - now()) * 1000)::float8 as ms
-       from work where run_at is not null and (host_id is null or host_id = any($1))`,
-      [hosts],
+       from work where run_at is not null and ${isWithin("$1")}`,
+      [this.#holder],
       "work_next",
     );
     return row?.ms ?? undefined;
   }
+}
+
+/** Condition on a row of `work`: it needs no host, or one that is connected to the replica. */
+function isWithin(replica: string): string {
+  return `(host_id is null or exists (
+    select 1 from host_session s where s.host_id = work.host_id and s.replica_id = ${replica}))`;
 }
 
 /** Commands of one claim are ordered among themselves: an undo is newer than what it undoes (ADR 2). */

@@ -381,6 +381,23 @@ t.test("a claim that was lost can write nothing and command nothing", async (t) 
   t.equal((await world.find(id))?.hostId, host?.id, "nothing was written");
 });
 
+t.test("a replica that was taken for dead has its hosts again as soon as it is heard", async (t) => {
+  const world = await worldOf(t, { hosts: 2 });
+  const replica = await replicaOf(t, world);
+  const { database } = world;
+  const held = async () => {
+    const rows = await database.query("select 1 from host_session where replica_id is not null");
+    return rows.length;
+  };
+  await until(async () => (await held()) === 2);
+  await database.transaction(async (tx) => {
+    await tx.query("update replica set last_seen = now() - interval '1 minute'");
+    await tx.query("update host_session set replica_id = null");
+  });
+  await until(async () => (await held()) === 2);
+  await stoppedInstance(world, replica);
+});
+
 t.test("what a lost host had comes before what has waited longer, until it is settled", async (t) => {
   const world = await worldOf(t, { hosts: 1 });
   const replica = await world.replica();
@@ -395,8 +412,9 @@ t.test("what a lost host had comes before what has waited longer, until it is se
   const host = on?.host ?? "";
   await database.transaction((tx) => wakeAll(tx, host));
   await database.query("update work set run_at = now() - interval '1 hour' where key = $1", [ordinary]);
+  await database.query("update host_session set replica_id = 'somebody' where host_id = $1", [host]);
   const queue = new WorkQueue(database, "somebody");
-  const [claim] = await queue.claim(1, [host]);
+  const [claim] = await queue.claim(1);
   if (!claim) throw new Error("nothing is due");
   t.equal(claim.key, urgent);
   await queue.settle(claim, { restMs: undefined, hostId: undefined, progressed: true, error: null });

@@ -80,6 +80,10 @@ export class World<Agent extends WorldAgent = WorldHost> {
   readonly #url: string;
   readonly #log: Logger;
   readonly #startHost: (id: string) => Agent | Promise<Agent>;
+  /** Replicas that work, the newest last: hosts are connected to that one. */
+  #working: readonly string[] = [];
+  #dialling: Promise<void> = Promise.resolve();
+  readonly #beating: NodeJS.Timeout;
 
   /** A world whose hosts are real machine managers with the fake driver. */
   static start(url: string, options: WorldOptions = {}): Promise<World> {
@@ -117,6 +121,12 @@ export class World<Agent extends WorldAgent = WorldHost> {
     this.#log = log;
     this.database = new Database({ url, maxConnections: 4, log: silentLogger });
     this.#lasting = new Database({ url, maxConnections: 6, log: silentLogger });
+    // All are heard of, or they would be taken for silent.
+    this.#beating = setInterval(() => {
+      this.database.query("update host_session set last_seen = now()").catch((error: unknown) => {
+        log.debug("world.unheard", { error });
+      });
+    }, 1_000).unref();
   }
 
   /** Tests of a file share its database, one after the other. */
@@ -170,6 +180,8 @@ export class World<Agent extends WorldAgent = WorldHost> {
       diesAfterCommits === undefined ? undefined : new MortalDatabase(this.#url, diesAfterCommits);
     const database = mortal ?? this.#lasting;
     const controllers = [controller, hostController];
+    const replicaId = newId("replica");
+    const leave = () => this.#dial((working) => working.filter((other) => other !== replicaId));
     const engine = new Engine({
       database,
       registry: createRegistry(controllers),
@@ -178,7 +190,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
       policy: defaultPolicy(),
       log: this.#log,
       now: Date.now,
-      replicaId: newId("replica"),
+      replicaId,
       replicaUrl: url,
       concurrency: 8,
       pollMs: 50,
@@ -193,17 +205,36 @@ export class World<Agent extends WorldAgent = WorldHost> {
       doom: () => mortal?.doom(),
       async stop() {
         for (const subscription of reporting) subscription[Symbol.dispose]();
+        await leave();
         await engine[Symbol.asyncDispose]();
         await mortal?.[Symbol.asyncDispose]();
       },
     };
+    void mortal?.died.then(leave).catch((error: unknown) => this.#log.debug("world.unheard", { error }));
     try {
-      if (works) await engine.start();
+      if (!works) return replica;
+      // On record before it begins, so that it does not take its own hosts for those of the one before.
+      await this.database.query("insert into replica (id, url) values ($1, $2)", [replicaId, url]);
+      await this.#dial((working) => [...working, replicaId]);
+      await engine.start();
     } catch (fault) {
       await replica.stop();
       throw fault;
     }
     return replica;
+  }
+
+  /** The hosts connect to the newest of the replicas that work. */
+  #dial(change: (working: readonly string[]) => readonly string[]): Promise<void> {
+    this.#working = change(this.#working);
+    this.#dialling = this.#dialling.then(async () => {
+      await this.database.query(
+        `insert into host_session (host_id, replica_id) select id, $1 from resource where kind = 'host' order by id
+         on conflict (host_id) do update set replica_id = $1, last_seen = now()`,
+        [this.#working.at(-1) ?? null],
+      );
+    });
+    return this.#dialling;
   }
 
   #port(mortal: MortalDatabase | undefined): AgentPort {
@@ -321,6 +352,7 @@ export class World<Agent extends WorldAgent = WorldHost> {
   }
 
   async stop(): Promise<void> {
+    clearInterval(this.#beating);
     for (const host of this.hosts) await host.stop();
     await this.#lasting[Symbol.asyncDispose]();
     await this.database[Symbol.asyncDispose]();

@@ -26,6 +26,7 @@ class Records {
       database: { query, transaction } as unknown as Database,
       registry: createRegistry([]),
       ...{ replicaId: "replica-1", replicaUrl: "http://127.0.0.1:1", log: silentLogger },
+      connected: () => [],
       onChange: () => undefined,
     });
   }

@@ -8,7 +8,7 @@ import type { BenchContext, Benchmark, Measures } from "./support/benchmark.ts";
 import { residentMib } from "./support/process-usage.ts";
 import { failHosts } from "./support/sim-failures.ts";
 import { makePlan } from "./support/sim-plan.ts";
-import { policies, replay, replayPolicy, type Replay } from "./support/sim-replay.ts";
+import { policies, replay, replayPolicy, replayRandom, type Replay } from "./support/sim-replay.ts";
 import { SimRun } from "./support/sim-run.ts";
 import { median, percentile, round } from "./support/statistics.ts";
 import { swarmCloud, type SwarmPace } from "./support/swarm.ts";
@@ -71,7 +71,7 @@ export const benchmark: Benchmark = {
     await run.publish(plan.sheet);
     const snapshot = await new CachedFleet(database, defaultPolicy(), Date.now).hosts();
     bench.say(`${String(shape.vms)} machines come, a fifth of them go, prices change ...`);
-    const { seconds, durations, placements } = await run.play(plan.events);
+    const { seconds, durations, placements, decided } = await run.play(plan.events);
     const arrived = {
       commits_per_s: round(shape.vms / seconds),
       create_p50_ms: round(median(durations)),
@@ -79,11 +79,11 @@ export const benchmark: Benchmark = {
     };
     bench.say(JSON.stringify(arrived));
 
-    const real = replay(snapshot, plan.events, (_hosts, name) => placements.get(name));
+    const real = replay(snapshot, decided, (_hosts, name) => placements.get(name));
     const costs = compareCosts(bench, real, {
-      skerry: replayPolicy(snapshot, plan.events, policies.skerry),
-      random: replayPolicy(snapshot, plan.events, policies.random),
-      cheapestFit: replayPolicy(snapshot, plan.events, policies.cheapestFit),
+      skerry: replayPolicy(snapshot, decided, policies.skerry),
+      random: replayRandom(snapshot, decided, shape.seed),
+      cheapestFit: replayPolicy(snapshot, decided, policies.cheapestFit),
     });
 
     const { leaseSeconds } = pace;

@@ -6,6 +6,7 @@ import type { Policy } from "#cp/scheduler/policy.ts";
 import { perHour } from "#cp/scheduler/prices.ts";
 import { cost } from "#cp/scheduler/scorers/cost.ts";
 import type { HostSnapshot, PlacementRequest } from "#cp/scheduler/snapshot.ts";
+import { randomFrom } from "./fleet.ts";
 import type { SimEvent } from "./sim-plan.ts";
 
 export interface Replay {
@@ -20,10 +21,32 @@ export interface Replay {
 export type Choose = (hosts: HostClasses, name: string, request: PlacementRequest) => string | undefined;
 
 const { filters } = defaultPolicy();
-/** All hosts that will do are alike, so the name alone decides, by its hash. */
-const random: Policy = { filters, scorers: [] };
 const cheapestFit: Policy = { filters, scorers: [{ scorer: cost(), weight: 1 }] };
-export const policies = { skerry: defaultPolicy(), random, cheapestFit };
+export const policies = { skerry: defaultPolicy(), cheapestFit };
+/** When so many hosts that were drawn will not do, all are looked at. */
+const mostDraws = 1_000;
+
+/** A host that will do, as chance has it; the same for a seed. */
+export function replayRandom(
+  hosts: readonly HostSnapshot[],
+  events: readonly SimEvent[],
+  seed: number,
+): Replay {
+  const random = randomFrom(seed);
+  const ids = hosts.map(({ id }) => id);
+  return replay(hosts, events, (all, _name, request) => {
+    const checks = filters.flatMap((filter) => filter.fit(request) ?? []);
+    const fits = (id: string) => {
+      const host = all.get(id);
+      return host !== undefined && checks.every((check) => check.miss(host) === 0);
+    };
+    for (let draw = 0; draw < mostDraws; draw++) {
+      const id = ids[Math.floor(random() * ids.length)];
+      if (id !== undefined && fits(id)) return id;
+    }
+    return ids.find(fits);
+  });
+}
 
 export function replayPolicy(
   hosts: readonly HostSnapshot[],

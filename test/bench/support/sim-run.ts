@@ -18,6 +18,8 @@ export interface Played {
   readonly durations: readonly number[];
   /** Name of a machine -> host on which it began. */
   readonly placements: ReadonlyMap<string, string>;
+  /** The events as the cloud decided them: of those that are under way at a time one may overtake the other. */
+  readonly decided: readonly SimEvent[];
 }
 
 const inFlight = 16;
@@ -65,7 +67,27 @@ export class SimRun implements AsyncDisposable {
       "select name, host_id as host from resource where kind = 'instance' and host_id is not null",
     );
     for (const { name, host } of rows) this.#placements.set(name, host);
-    return { seconds, durations, placements: this.#placements };
+    return { seconds, durations, placements: this.#placements, decided: await this.#order(events) };
+  }
+
+  async #order(events: readonly SimEvent[]): Promise<SimEvent[]> {
+    const rows = await this.#database.query<{ name: string; placed: number; erased: number | null }>(
+      `select coalesce(r.name, t.last ->> 'name') as name, extract(epoch from s.updated_at)::float8 as placed,
+         extract(epoch from t.erased_at)::float8 as erased
+       from operation o join operation_step s on s.operation_id = o.id and s.name = 'place'
+       left join resource r on r.id = o.resource_id left join tombstone t on t.id = o.resource_id
+       where o.kind = 'instance' and o.name = 'create'`,
+    );
+    const known = new Map(rows.map((row) => [row.name, row]));
+    const timeOf = ({ type, name }: Move) => {
+      const at = known.get(name)?.[type === "arrive" ? "placed" : "erased"];
+      if (typeof at !== "number") throw new Error(`nobody knows when ${name} was to ${type}`);
+      return at;
+    };
+    return splitIntoEras(events).flatMap(({ reprices, moves }) => {
+      const timed = moves.map((move) => ({ move, at: timeOf(move) })).sort((a, b) => a.at - b.at);
+      return [...reprices, ...timed.map(({ move }) => move)];
+    });
   }
 
   async #arrive(name: string, request: PlacementRequest): Promise<number> {
@@ -98,10 +120,11 @@ export class SimRun implements AsyncDisposable {
 }
 
 type Reprice = Extract<SimEvent, { type: "reprice" }>;
+type Move = Exclude<SimEvent, Reprice>;
 
 interface Era {
   readonly reprices: Reprice[];
-  readonly moves: Exclude<SimEvent, Reprice>[];
+  readonly moves: Move[];
 }
 
 function splitIntoEras(events: readonly SimEvent[]): Era[] {

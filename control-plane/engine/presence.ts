@@ -44,6 +44,8 @@ export class Presence implements AsyncDisposable {
   #writing: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #alone = false;
+  /** It was silent for so long that others may have taken it for dead, and that is not mended yet. */
+  #lapsed = false;
 
   constructor(options: PresenceOptions) {
     this.#options = options;
@@ -174,7 +176,7 @@ export class Presence implements AsyncDisposable {
   }
 
   async #flush(): Promise<void> {
-    const { database, replicaId, replicaUrl, replicaGateway, connected, log } = this.#options;
+    const { database, replicaId, replicaUrl, replicaGateway } = this.#options;
     const [row] = await database.query<{ others: boolean; lapsed: boolean }>(
       `with me as (
          insert into replica (id, url, gateway) values ($1, $2, $4)
@@ -185,11 +187,28 @@ export class Presence implements AsyncDisposable {
       "presence_flush",
     );
     this.#alone = row?.others !== true;
-    if (row?.lapsed !== true) return;
-    // Somebody may have taken this replica for dead, and its hosts for nobody's.
-    const hosts = connected();
-    log.warn("presence.lapsed", { hosts: hosts.length });
-    for (const hostId of hosts) this.connectionChanged(hostId, true);
+    this.#lapsed ||= row?.lapsed === true;
+    if (this.#lapsed) await this.#reclaim();
+  }
+
+  /**
+   * Somebody may have taken this replica for dead, and its hosts for nobody's: those are its own again, and those that
+   * have gone to another are that one's.
+   */
+  async #reclaim(): Promise<void> {
+    const { database, replicaId, connected, log, onChange } = this.#options;
+    await database.transaction(async (tx) => {
+      const rows = await tx.query<{ id: string }>(
+        "update host_session set replica_id = $2 where host_id = any($1) and replica_id is null returning host_id as id",
+        [connected(), replicaId],
+        "presence_reclaim",
+      );
+      const ids = rows.map(({ id }) => id);
+      log.warn("presence.lapsed", { hosts: ids.length });
+      await this.#show(tx, ids);
+    });
+    this.#lapsed = false;
+    onChange();
   }
 
   /** Says goodbye: the hosts that were connected here are so no longer. */

@@ -396,6 +396,20 @@ t.test("a replica that was taken for dead has its hosts again as soon as it is h
   });
   await until(async () => (await held()) === 2);
   await stoppedInstance(world, replica);
+  const [host] = world.hosts;
+  await database.transaction(async (tx) => {
+    await tx.query("update replica set last_seen = now() - interval '1 minute'");
+    const gone = "update host_session set replica_id = case when host_id = $1 then 'another' end";
+    await tx.query(gone, [host?.id]);
+    await tx.query(
+      "insert into replica (id, url, last_seen) values ('another', 'http://another', 'infinity')",
+    );
+  });
+  await until(async () => (await held()) === 2);
+  const others = await database.query<{ id: string }>(
+    "select host_id as id from host_session where replica_id = 'another'",
+  );
+  t.same(others, [{ id: host?.id }], "but one that has gone to another replica is that one's");
 });
 
 t.test("what a lost host had comes before what has waited longer, until it is settled", async (t) => {

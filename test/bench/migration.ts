@@ -13,11 +13,11 @@ import {
   type MigrationCloud,
 } from "./support/migration-cloud.ts";
 import { guestNames, prepareGuest, type BenchGuest, type GuestName } from "./support/migration-guests.ts";
-import { copyGuest, type SavedGuest } from "./support/migration-machine.ts";
+import { copyGuest, type GuestPattern } from "./support/migration-machine.ts";
 import { linkRates, openNetwork, type BenchNetwork, type LinkRate } from "./support/migration-network.ts";
 import { describeOutcome, pathNames, type Outcome, type PathName } from "./support/migration-outcome.ts";
 import { moveByProduct } from "./support/migration-product.ts";
-import { moveByHand, saveGuest } from "./support/migration-reference.ts";
+import { moveByHand } from "./support/migration-reference.ts";
 import { median, round } from "./support/statistics.ts";
 
 const defaultRuns = 3;
@@ -37,11 +37,11 @@ export const benchmark: Benchmark = {
     const network = await openNetwork(bench, wish.link);
     const guest = await prepareGuest(wish.guest, bench, wish.seed);
     const cloud = await launchMigrationCloud(bench, network, guest);
-    const saved = await saveOnce(bench, cloud, network, guest);
+    const pattern = await bootPattern(bench, cloud, guest);
     const outcomes = new Map<PathName, Outcome[]>(wish.paths.map((name) => [name, []]));
     for (let run = 1; run <= wish.runs; run++) {
       for (const name of shuffle(wish.paths, `${String(wish.seed)}/${String(run)}`)) {
-        const outcome = await move(name, run, { bench, cloud, network, guest, saved, back: wish.back });
+        const outcome = await move(name, run, { bench, cloud, network, guest, pattern, back: wish.back });
         outcomes.get(name)?.push(outcome);
         bench.say(`run ${String(run)}, ${describeOutcome(name, outcome)}`);
       }
@@ -96,23 +96,21 @@ function countOf(option: string, given: string): number {
 }
 
 /**
- * Boots a guest at the destination, by the product's own arguments, and saves it for the moves by hand. It leaves
- * the image in the destination's cache, as the product's moves want it.
+ * Boots a guest at the destination and takes down how, for the moves by hand. It leaves the image in the destination's
+ * cache, as the product's moves want it.
  */
-async function saveOnce(
+async function bootPattern(
   bench: BenchContext,
   { client, destination }: MigrationCloud,
-  network: BenchNetwork,
   guest: BenchGuest,
-): Promise<SavedGuest> {
+): Promise<GuestPattern> {
   const files = await mkdtemp(path.join(tmpdir(), "skm-"));
   bench.teardown(() => rm(files, { recursive: true, force: true }));
-  bench.say("Booting a guest for the moves by hand ...");
+  bench.say("Booting a guest as the pattern of those that are moved by hand ...");
   const id = await createGuest(client, destination, guest, "pattern", bench.signal);
-  const saved = await copyGuest(machineDirectory(destination, id), path.join(files, "saved"));
+  const pattern = await copyGuest(machineDirectory(destination, id), path.join(files, "pattern"));
   await deleteGuest(client, id, bench.signal);
-  await saveGuest(saved, network.destination, guest.readyLimitMs, bench.signal);
-  return saved;
+  return pattern;
 }
 
 interface World {
@@ -120,7 +118,7 @@ interface World {
   readonly cloud: MigrationCloud;
   readonly network: BenchNetwork;
   readonly guest: BenchGuest;
-  readonly saved: SavedGuest;
+  readonly pattern: GuestPattern;
   readonly back: boolean;
 }
 
@@ -135,10 +133,19 @@ async function move(name: PathName, run: number, world: World): Promise<Outcome>
     world.bench.say(JSON.stringify(outcome.told));
     return outcome;
   }
-  const directory = path.join(world.saved.files, "..", `${name}-${String(run)}`);
+  const directory = path.join(world.pattern.files, "..", `${name}-${String(run)}`);
   const compression = name === "tcp" ? "none" : name;
-  const { network, saved: guest } = world;
-  return await moveByHand({ guest, network, compression, maxDowntimeMs, directory, signal });
+  const { network, pattern } = world;
+  const { readyLimitMs } = world.guest;
+  return await moveByHand({
+    guest: pattern,
+    network,
+    readyLimitMs,
+    compression,
+    maxDowntimeMs,
+    directory,
+    signal,
+  });
 }
 
 /** Any order is as likely as any other, and a seed repeats it. */

@@ -18,22 +18,20 @@ const run = promisify(execFile);
 const exitLimitMs = 20_000;
 const tickLimitMs = 30_000;
 
-/** A guest at one moment of its life: how it was started, its disks, and what was in its memory. */
-export interface SavedGuest {
+/** How a guest was started. */
+export interface GuestPattern {
   readonly argv: readonly string[];
   /** The folder that `argv` names. */
   readonly directory: string;
-  /** Holds `root.qcow2`, the seed, and the memory once it was saved. */
+  /** Holds the seed. */
   readonly files: string;
   readonly diskBytes: number;
   /** The disk's read-only base, if it has one. */
   readonly backing?: { readonly file: string; readonly format: string };
 }
 
-export const memoryFile = (guest: SavedGuest) => path.join(guest.files, "memory");
-
 /** Takes down how a machine of an agent was started. It must run. */
-export async function copyGuest(machineDirectory: string, files: string): Promise<SavedGuest> {
+export async function copyGuest(machineDirectory: string, files: string): Promise<GuestPattern> {
   const original = machineFiles(machineDirectory);
   await mkdir(files, { recursive: true });
   await copyFile(original.seed, machineFiles(files).seed);
@@ -55,13 +53,13 @@ export async function copyGuest(machineDirectory: string, files: string): Promis
 }
 
 /** Makes the guest's disk as it is before the first start. */
-export async function makeBlankDisk(guest: SavedGuest, file: string): Promise<void> {
+export async function makeBlankDisk(guest: GuestPattern, file: string): Promise<void> {
   const backing = guest.backing ? ["-b", guest.backing.file, "-F", guest.backing.format] : [];
   await run("qemu-img", ["create", "-q", "-f", "qcow2", ...backing, file, String(guest.diskBytes)]);
 }
 
 export interface HandMachineOptions {
-  readonly guest: SavedGuest;
+  readonly guest: GuestPattern;
   readonly host: BenchHost;
   readonly directory: string;
   /** Added to its arguments. */

@@ -21,15 +21,15 @@ export interface EncodedBlock extends Slab {
   readonly chosen?: Codec;
 }
 
-/** Encodes the blocks of one channel. A block belongs to the encoder from then on, and what it gives to the caller. */
-export interface BlockEncoder {
+/** Encodes the blocks of one call. A block belongs to the encoder from then on, and what it gives to the caller. */
+export interface BlockEncoder extends Disposable {
   encode(block: RawBlock): Promise<EncodedBlock>;
   /** What it encoded has left. */
   sent(block: EncodedBlock, rawBytes: number): void;
 }
 
-/** Gives the hypervisor's bytes of a frame, whose message belongs to the decoder. Throws MOVE_CORRUPTED. */
-export interface BlockDecoder {
+/** Gives the hypervisor's bytes of a call's frames, whose messages belong to the decoder. Throws MOVE_CORRUPTED. */
+export interface BlockDecoder extends Disposable {
   decode(frame: Frame, message: Slab): Promise<Slab>;
 }
 

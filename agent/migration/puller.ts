@@ -41,7 +41,7 @@ export interface MovePullerOptions {
   readonly log: Logger;
 }
 
-const allCodecs = [Codec.NONE, Codec.LZ4, Codec.ZSTD];
+const allCodecs = [Codec.NONE, Codec.LZ4, Codec.ZSTD, Codec.ZSTD_LONG];
 /** So that a frame with its head fits into a slab as well as what it stands for. */
 const headRoomBytes = 1024;
 const reopening = { baseMs: 100, capMs: 2000 };
@@ -153,13 +153,13 @@ export class MovePuller {
     const [workers, slabs] = [this.#workers, this.#slabs];
     await this.#options.ready?.(channel, signal);
     const call = await this.#open(signal);
+    using decoder = new ThreadedDecoder({ workers, slabs, pageSet: pages?.pageSet });
     const receiver = new FrameReceiver({
-      ...{ channel, call, slabs },
+      ...{ channel, call, slabs, decoder },
       connect: (until) => {
         onBegun();
         return connect(channel, until);
       },
-      decoder: new ThreadedDecoder({ workers, slabs, pageSet: pages?.pageSet }),
       counters: this.#counters,
       limits: this.#limits,
     });

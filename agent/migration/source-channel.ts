@@ -107,8 +107,9 @@ export class SourceChannel implements AsyncDisposable {
     log.info("move.channel-paired", { channel });
     let hypervisor: Duplex = accepted;
     let failure: Fault | undefined;
+    let coding: Coding | undefined;
     try {
-      const coding = await this.#deps.coding(open, stop.signal);
+      coding = await this.#deps.coding(open, stop.signal);
       const sender = new FrameSender({ ...this.#deps, ...coding, stream: call.stream, accepted });
       hypervisor = sender.hypervisor;
       hypervisor.on("error", onError).on("drain", () => call.resume());
@@ -125,6 +126,7 @@ export class SourceChannel implements AsyncDisposable {
       log.warn("move.channel-failed", { channel, fault: failure });
       onFault(failure);
     } finally {
+      coding?.encoder[Symbol.dispose]();
       // A hypervisor that can connect anew learns by this that it has to.
       hypervisor.destroy();
       call.finish(failure);

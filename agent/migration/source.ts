@@ -13,6 +13,7 @@ import { unlessAborted } from "#kernel/stall.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { CodecChoice } from "./coding/choice.ts";
 import { AdaptiveEncoder } from "./coding/coders.ts";
+import { longHeadBytes } from "./coding/long-streams.ts";
 import { codingThreads, CodingWorkers } from "./coding/workers.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { PageScanner } from "./pages/scanner.ts";
@@ -67,7 +68,7 @@ export class MoveSource implements AsyncDisposable {
     this.migrationId = migrationId;
     this.#options = options;
     this.#link = new LinkMeter(options.limits?.bytesPerSecond);
-    this.#slabs = new Slabs(options.limits?.blockBytes ?? defaultLimits.blockBytes);
+    this.#slabs = new Slabs((options.limits?.blockBytes ?? defaultLimits.blockBytes) + longHeadBytes);
     const log = (this.#log = options.log.with({ migrationId }));
     const workers = (this.#workers = options.workers ?? new CodingWorkers({ log }));
     this.#working = workers.use();
@@ -162,7 +163,10 @@ export class MoveSource implements AsyncDisposable {
     const { wanOptimization = "auto" } = this.#options;
     const stage = isDisk(channel) ? undefined : await this.#pages?.open(signal, pageSources);
     if (stage) this.#counters.pageStage = true;
-    const usable = wanOptimization === "off" ? codecs.filter((codec) => codec !== Codec.ZSTD) : codecs;
+    const usable =
+      wanOptimization === "off"
+        ? codecs.filter((codec) => codec === Codec.LZ4)
+        : strongestFor(channel, codecs);
     const strong = wanOptimization === "on";
     const choice = new CodecChoice({ codecs: usable, threads: codingThreads, strong });
     const encoder = new AdaptiveEncoder({
@@ -179,6 +183,13 @@ export class MoveSource implements AsyncDisposable {
     // Without the page stage the stream is read as well: zero pages are counted.
     return { encoder, scanner: isDisk(channel) ? undefined : new PageScanner() };
   }
+}
+
+/** Memory is worth remembering what was sent of it; a disk's copy is not, and there may be several. */
+function strongestFor(channel: string, codecs: readonly Codec[]): readonly Codec[] {
+  const long = !isDisk(channel) && codecs.includes(Codec.ZSTD_LONG);
+  const left = long ? Codec.ZSTD : Codec.ZSTD_LONG;
+  return codecs.filter((codec) => codec !== left);
 }
 
 /** Nobody learns from an answer, or from the time it took, what was wrong. */

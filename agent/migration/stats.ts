@@ -2,7 +2,12 @@
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { isDisk } from "./protocol.ts";
 
-export const codecNames = { [Codec.NONE]: "none", [Codec.LZ4]: "lz4", [Codec.ZSTD]: "zstd" } as const;
+export const codecNames = {
+  [Codec.NONE]: "none",
+  [Codec.LZ4]: "lz4",
+  [Codec.ZSTD]: "zstd",
+  [Codec.ZSTD_LONG]: "zstd-long",
+} as const;
 export type CodecName = (typeof codecNames)[Codec];
 
 export interface MoveStats {

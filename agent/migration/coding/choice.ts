@@ -2,7 +2,8 @@
  * Which codec the next frame gets: the one with which the most of the hypervisor's bytes get through per second. The link
  * carries `link / ratio`, the threads code `threads * speed`, and the smaller of the two is what should get through; all
  * three are measured while the move runs. Should: cores are shared with guests and with the network, and the other host
- * may be the slow one. So another codec is taken on trial, and kept only when more has really got through with it.
+ * may be the slow one. So another codec is taken on trial, and kept only when more has really got through with it; but on
+ * a link that is far slower than any codec, bytes are all that counts, and no trial is needed to know it.
  * Peers that always compress lose on fast links, peers that never do on slow ones.
  */
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
@@ -17,6 +18,8 @@ export interface Estimate {
 
 export interface Candidate extends Estimate {
   readonly method: Method;
+  /** Its blocks are coded one after the other, by one thread. */
+  readonly sequential?: boolean;
 }
 
 /** Cheapest first; what they start from was measured on guests' memory, and is replaced by what is seen. */
@@ -25,6 +28,7 @@ const initial: readonly Candidate[] = [
   { method: { codec: Codec.LZ4, level: 0 }, ratio: 0.57, speed: 500e6 },
   { method: { codec: Codec.ZSTD, level: 1 }, ratio: 0.44, speed: 300e6 },
   { method: { codec: Codec.ZSTD, level: 3 }, ratio: 0.42, speed: 150e6 },
+  { method: { codec: Codec.ZSTD_LONG, level: 1 }, ratio: 0.36, speed: 300e6, sequential: true },
 ];
 
 /** Shares of what gets through with the best; between the two nothing changes, so noise does not decide. */
@@ -37,6 +41,8 @@ export interface Margins {
 
 const margins = {
   normal: { comfortable: 0.92, bearable: 0.8 },
+  /** On a link that is far slower than any codec. */
+  slow: { comfortable: 0.97, bearable: 0.96 },
   strong: { comfortable: 0.999, bearable: 0.96 },
 } as const satisfies Record<string, Margins>;
 
@@ -52,8 +58,15 @@ const worthwhile = { dearer: 1.05, cheaper: 0.97 };
 const sameBytes = 1.05;
 /** Another codec is tried on every so manieth block, to know what it would do now. */
 const trialEvery = 32;
-/** How many blocks an estimate remembers; the first one replaces what was only assumed. */
-const memoryBlocks = 5;
+/**
+ * How many blocks an estimate remembers; the first one replaces what was only assumed. Of what shrinks, the codec in use
+ * sees every block, and a guest's memory has long stretches of each kind.
+ */
+const memoryBlocks = { inUse: 128, otherwise: 5 };
+/** A codec that could do so many times what a link takes is not held up by cores. */
+const ample = 4;
+/** How much less is believed, each time a choice stands, of what was seen of a codec that cannot be tried on a block. */
+const forgetting = 0.1;
 /** A block that took longer tells mostly that its thread had to wait for a core, which would slow the others as well. */
 const weightOfSlower = 0.02;
 
@@ -65,11 +78,15 @@ export function chooseCandidate(
   threads: number,
   { comfortable, bearable }: Margins = margins.normal,
 ): number {
-  const through = candidates.map(({ ratio, speed }) => Math.min(linkRate / ratio, threads * speed));
+  const through = candidates.map((candidate) => expectedRate(candidate, linkRate, threads));
   const best = Math.max(...through);
   const wanted = through.findIndex((rate) => rate >= comfortable * best);
   const lost = (through[current] ?? 0) < bearable * best;
   return wanted < current || lost ? wanted : current;
+}
+
+function expectedRate({ ratio, speed, sequential }: Candidate, linkRate: number, threads: number): number {
+  return Math.min(linkRate / ratio, (sequential ? 1 : threads) * speed);
 }
 
 export interface Plan {
@@ -85,6 +102,8 @@ export class CodecChoice {
   readonly #candidates: Candidate[];
   readonly #seen: number[];
   #current: number;
+  /** Another codec was chosen, and no block of it has left. */
+  #changing = false;
   #blocks = 0;
   #trials = 0;
   #dwellMs = dwell.firstMs;
@@ -120,16 +139,21 @@ export class CodecChoice {
     this.#choose(linkRate);
     const method = this.#methodAt(this.#current);
     if (this.#blocks++ % trialEvery !== 1 || this.#candidates.length < 3) return { method };
+    // What goes on from block to block cannot be tried on a block that then goes another way.
     const others = this.#candidates.filter(
-      (candidate, index) => index !== this.#current && candidate.method.codec !== Codec.NONE,
+      ({ method: { codec }, sequential }, index) =>
+        index !== this.#current && codec !== Codec.NONE && !sequential,
     );
     const trial = others[this.#trials++ % others.length]?.method;
     return trial ? { method, trial } : { method };
   }
 
-  /** So many of the hypervisor's bytes have left, as one block that {@link next} was asked for. */
-  sent(rawBytes: number): void {
+  /** So many of the hypervisor's bytes have left, as one block that {@link next} gave this codec. */
+  sent(rawBytes: number, codec: Codec): void {
     this.#flow.end(rawBytes);
+    if (!this.#changing || codec !== this.#methodAt(this.#current).codec) return;
+    this.#changing = false;
+    this.#flow.restart();
   }
 
   /** What came of a block. */
@@ -137,23 +161,27 @@ export class CodecChoice {
     const index = this.#candidates.findIndex((candidate) => same(candidate, method));
     const known = this.#candidates[index];
     if (!known || method.codec === Codec.NONE || rawBytes === 0) return;
-    const seenBlocks = Math.min((this.#seen[index] ?? 0) + 1, memoryBlocks);
+    const seenBlocks = (this.#seen[index] ?? 0) + 1;
     this.#seen[index] = seenBlocks;
+    const { inUse, otherwise } = memoryBlocks;
     const mix = (old: number, seen: number, weight: number) => old + (seen - old) * weight;
     const speed = (rawBytes * 1000) / Math.max(ms, 0.001);
-    const weight = 1 / seenBlocks;
-    const speedWeight = speed < known.speed && seenBlocks > 1 ? weightOfSlower : weight;
+    const ratioWeight = 1 / Math.min(seenBlocks, index === this.#current ? inUse : otherwise);
+    const isSlower = speed < known.speed && seenBlocks > 1;
+    const speedWeight = isSlower ? weightOfSlower : 1 / Math.min(seenBlocks, otherwise);
     this.#candidates[index] = {
-      method: known.method,
-      ratio: mix(known.ratio, codedBytes / rawBytes, weight),
+      ...known,
+      ratio: mix(known.ratio, codedBytes / rawBytes, ratioWeight),
       speed: 1 / mix(1 / known.speed, 1 / speed, speedWeight), // times add up, speeds do not
     };
   }
 
   #choose(linkRate: number | undefined): void {
-    if (linkRate === undefined || this.#flow.ms < (this.#before ? dwell.trialMs : this.#dwellMs)) return;
+    if (linkRate === undefined || this.#changing) return;
+    if (this.#flow.ms < (this.#before ? dwell.trialMs : this.#dwellMs)) return;
     const { rate } = this.#flow;
     this.#flow.restart();
+    this.#forget();
     if (rate === undefined) return;
     const [before, current] = [this.#before, this.#current];
     this.#before = undefined;
@@ -161,20 +189,40 @@ export class CodecChoice {
       this.#dwellMs = Math.min(dwell.mostMs, 2 * this.#dwellMs);
       if (rate >= this.#least(before.index, current) * before.rate) return;
       this.#refusedUntil[current] = this.#now() + refusedForDwells * this.#dwellMs;
-      this.#current = before.index;
+      this.#use(before.index);
       return;
     }
-    this.#current = this.#wanted(linkRate, rate);
-    if (this.#current !== current && !this.#strong) this.#before = { index: current, rate };
+    const kind = this.#strong ? "strong" : this.#isSlow(linkRate) ? "slow" : "normal";
+    this.#use(this.#wanted(linkRate, rate, kind));
+    if (this.#current !== current && kind === "normal") this.#before = { index: current, rate };
   }
 
-  #wanted(linkRate: number, rate: number): number {
+  #use(index: number): void {
+    this.#changing = index !== this.#current;
+    this.#current = index;
+  }
+
+  /** Even what leaves the fewest bytes could be coded far faster than they leave. */
+  #isSlow(linkRate: number): boolean {
+    const [least] = [...this.#candidates].sort((one, other) => one.ratio - other.ratio);
+    return !!least && expectedRate(least, Infinity, this.#threads) >= (ample * linkRate) / least.ratio;
+  }
+
+  #forget(): void {
+    this.#candidates.forEach((candidate, index) => {
+      const assumed = initial.find((one) => same(one, candidate.method));
+      if (!candidate.sequential || !assumed || index === this.#current) return;
+      const ratio = candidate.ratio + (assumed.ratio - candidate.ratio) * forgetting;
+      this.#candidates[index] = { ...candidate, ratio };
+    });
+  }
+
+  #wanted(linkRate: number, rate: number, kind: keyof typeof margins): number {
     const [candidates, current, threads] = [this.#candidates, this.#current, this.#threads];
-    const strictness = margins[this.#strong ? "strong" : "normal"];
-    const wanted = chooseCandidate(candidates, current, linkRate, threads, strictness);
-    if (this.#strong || (wanted !== current && this.#mayTry(wanted))) return wanted;
-    const { ratio = 1, speed = Infinity } = candidates[current] ?? {};
-    const expected = Math.min(linkRate / ratio, threads * speed);
+    const wanted = chooseCandidate(candidates, current, linkRate, threads, margins[kind]);
+    if (kind !== "normal" || (wanted !== current && this.#mayTry(wanted))) return wanted;
+    const present = candidates[current];
+    const expected = present ? expectedRate(present, linkRate, threads) : linkRate;
     const cheaper = current - 1;
     if (current === 0 || rate >= disappointing * expected || !this.#mayTry(cheaper)) return current;
     // What the link alone would hold up needs no trial.

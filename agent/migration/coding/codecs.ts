@@ -3,6 +3,7 @@ import lz4 from "lz4";
 import zstd from "zstd-napi/binding.js";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { corrupted } from "../protocol.ts";
+import { LongStreams } from "./long-streams.ts";
 
 /** How to compress; what the receiver needs to know of it is the codec. */
 export interface Method {
@@ -12,6 +13,7 @@ export interface Method {
 }
 
 export class Codecs {
+  readonly long = new LongStreams();
   readonly #compressor = new zstd.CCtx();
   readonly #decompressor = new zstd.DCtx();
   #scratch = Buffer.alloc(0);
@@ -24,7 +26,7 @@ export class Codecs {
     if (method.codec === Codec.NONE) return undefined;
     // Less than a sixteenth saved is not worth the receiver's work.
     const limit = raw.length - (raw.length >> 4);
-    const output = (target ?? this.#scratchOf(limit)).subarray(0, limit);
+    const output = (target ?? this.scratch(limit)).subarray(0, limit);
     const length = this.#deflate(method, raw, output);
     return length > 0 ? output.subarray(0, length) : undefined;
   }
@@ -38,13 +40,14 @@ export class Codecs {
   /** At most so many bytes, good until the next call. Throws MOVE_CORRUPTED. */
   decompress(codec: Codec, data: Buffer, most: number): Buffer {
     if (codec === Codec.NONE) return data;
-    const output = this.#scratchOf(most);
+    const output = this.scratch(most);
     const bytes = this.#inflate(output, codec, data);
     if (bytes < 0) throw corrupted("a frame cannot be decompressed");
     return output.subarray(0, bytes);
   }
 
-  #scratchOf(bytes: number): Buffer {
+  /** Memory that is good until the next call of anything here. */
+  scratch(bytes: number): Buffer {
     if (this.#scratch.length < bytes) this.#scratch = Buffer.allocUnsafeSlow(bytes);
     return this.#scratch.subarray(0, bytes);
   }

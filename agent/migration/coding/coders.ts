@@ -15,13 +15,15 @@ import { corrupted } from "../protocol.ts";
 import type { Slab, Slabs } from "../slabs.ts";
 import type { Frame } from "../wire.ts";
 import type { CodecChoice } from "./choice.ts";
-import type { CodingWorkers } from "./workers.ts";
+import { longHeadBytes } from "./long-streams.ts";
+import type { BlockCoder, CodingStream, CodingWorkers } from "./workers.ts";
 
 /** A smaller block has come and gone before a thread would have looked at it. */
 const worthCodingBytes = 8 * 1024;
 
 export class AdaptiveEncoder implements BlockEncoder {
-  readonly #workers: Pick<CodingWorkers, "run">;
+  readonly #workers: Pick<CodingWorkers, "run" | "openStream">;
+  #long: CodingStream | undefined;
   readonly #slabs: Slabs;
   readonly #choice: CodecChoice;
   readonly #link: LinkMeter;
@@ -30,7 +32,7 @@ export class AdaptiveEncoder implements BlockEncoder {
   #pageSet: number | undefined;
 
   constructor(deps: {
-    readonly workers: Pick<CodingWorkers, "run">;
+    readonly workers: Pick<CodingWorkers, "run" | "openStream">;
     readonly slabs: Slabs;
     readonly choice: CodecChoice;
     readonly link: LinkMeter;
@@ -55,9 +57,11 @@ export class AdaptiveEncoder implements BlockEncoder {
         : undefined;
     const chosen = plan.method.codec;
     if (chosen === Codec.NONE && !plan.trial && !staging) return { ...plainBlock(block), chosen };
-    const target = this.#slabs.take(block.bytes.length);
+    const isLong = chosen === Codec.ZSTD_LONG;
+    const coder: BlockCoder = isLong ? (this.#long ??= this.#workers.openStream()) : this.#workers;
+    const target = this.#slabs.take(block.bytes.length + (isLong ? longHeadBytes : 0));
     const task = { type: "encode", raw: block.bytes, target: target.bytes, ...plan, ...staging } as const;
-    const { targetBytes, ...encoding } = await this.#workers.run(task);
+    const { targetBytes, ...encoding } = await coder.run(task);
     for (const { method, codedBytes, ms } of encoding.coded) {
       this.#choice.learn(method, encoding.stagedBytes, codedBytes, ms);
     }
@@ -69,7 +73,11 @@ export class AdaptiveEncoder implements BlockEncoder {
   }
 
   sent({ chosen }: EncodedBlock, rawBytes: number): void {
-    if (chosen !== undefined) this.#choice.sent(rawBytes);
+    if (chosen !== undefined) this.#choice.sent(rawBytes, chosen);
+  }
+
+  [Symbol.dispose](): void {
+    this.#long?.[Symbol.dispose]();
   }
 
   #judgeStage(pages: number, found: number): void {
@@ -81,6 +89,7 @@ export class AdaptiveEncoder implements BlockEncoder {
 
 export class ThreadedDecoder implements BlockDecoder {
   readonly #workers: CodingWorkers;
+  #long: CodingStream | undefined;
   readonly #slabs: Slabs;
   readonly #pageSet: number | undefined;
 
@@ -101,8 +110,15 @@ export class ThreadedDecoder implements BlockDecoder {
     }
     const raw = this.#slabs.take(rawLength);
     const pageSet = this.#pageSet === undefined ? {} : { pageSet: this.#pageSet };
-    await this.#workers.run({ type: "decode", data, target: raw.bytes, codec, staged, checksum, ...pageSet });
+    const isLong = codec === Codec.ZSTD_LONG;
+    const coder: BlockCoder = isLong ? (this.#long ??= this.#workers.openStream()) : this.#workers;
+    const task = { type: "decode", data, target: raw.bytes, codec, staged, checksum, ...pageSet } as const;
+    await coder.run(task);
     message.release();
     return raw;
+  }
+
+  [Symbol.dispose](): void {
+    this.#long?.[Symbol.dispose]();
   }
 }

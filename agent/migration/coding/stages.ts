@@ -1,6 +1,7 @@
 /** What a coding thread does to one frame. */
 import { xxh64 } from "@node-rs/xxhash";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
+import { Fault } from "#kernel/fault.ts";
 import type { PageSet } from "../pages/page-sets.ts";
 import { pageBytes } from "../pages/scanner.ts";
 import { corrupted } from "../protocol.ts";
@@ -18,9 +19,13 @@ export function encodeBlock(task: EncodeTask, codecs: Codecs, pageSet: PageSet |
   let [best, codec]: [number, Codec] = [0, Codec.NONE];
   for (const method of task.trial ? [task.method, task.trial] : [task.method]) {
     const startedAt = performance.now();
-    const output = codecs.compress(method, input, best === 0 ? target : undefined);
+    const output =
+      method.codec === Codec.ZSTD_LONG
+        ? target.subarray(0, codecs.long.compress(streamOf(task), method.level, input, target))
+        : codecs.compress(method, input, best === 0 ? target : undefined);
     coded.push({ method, codedBytes: output?.length ?? input.length, ms: performance.now() - startedAt });
-    if (!output || (best > 0 && output.length >= best)) continue;
+    // What a stream has seen, the other end has to see as well.
+    if (!output || (best > 0 && (codec === Codec.ZSTD_LONG || output.length >= best))) continue;
     if (best > 0) copyInto(target, 0, output);
     best = output.length;
     codec = method.codec;
@@ -37,10 +42,29 @@ export function encodeBlock(task: EncodeTask, codecs: Codecs, pageSet: PageSet |
 /** Codec, page stage, checksum. Throws MOVE_CORRUPTED. */
 export function decodeFrame(task: DecodeTask, codecs: Codecs, pageSet: PageSet | undefined): void {
   const [data, target] = [asBuffer(task.data), asBuffer(task.target)];
-  if (!task.staged) codecs.decompressInto(target, task.codec, data);
-  else if (!pageSet) throw corrupted("a frame refers to files that were not offered");
-  else pageSet.unstage(codecs.decompress(task.codec, data, target.length), target);
+  const { codec } = task;
+  if (codec === Codec.ZSTD_LONG) decodeLong(task, codecs, pageSet);
+  else if (!task.staged) codecs.decompressInto(target, codec, data);
+  else unstage(codecs.decompress(codec, data, target.length), target, pageSet);
   if (xxh64(target) !== task.checksum) throw corrupted("a checksum is wrong");
+}
+
+function decodeLong(task: DecodeTask, codecs: Codecs, pageSet: PageSet | undefined): void {
+  const [data, target] = [asBuffer(task.data), asBuffer(task.target)];
+  const output = task.staged ? codecs.scratch(target.length) : target;
+  const bytes = codecs.long.decompress(streamOf(task), data, output);
+  if (task.staged) unstage(output.subarray(0, bytes), target, pageSet);
+  else if (bytes !== target.length) throw corrupted("a frame cannot be decompressed");
+}
+
+function unstage(block: Buffer, target: Buffer, pageSet: PageSet | undefined): void {
+  if (!pageSet) throw corrupted("a frame refers to files that were not offered");
+  pageSet.unstage(block, target);
+}
+
+function streamOf({ stream }: { readonly stream?: number }): number {
+  if (stream === undefined) throw new Fault("internal", "a block belongs to no stream");
+  return stream;
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {

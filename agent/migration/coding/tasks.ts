@@ -7,12 +7,14 @@ import type { PageTable } from "../pages/table.ts";
 export interface EncodeTask {
   readonly type: "encode";
   readonly raw: Uint8Array;
-  /** Where the result goes; as long as `raw`. */
+  /** Where the result goes; at least as long as `raw`, and for a stream `longHeadBytes` longer. */
   readonly target: Uint8Array;
   readonly method: Method;
   readonly trial?: Method;
   readonly pages?: Uint32Array;
   readonly pageSet?: number;
+  /** Of a method that goes on where the block before has ended. */
+  readonly stream?: number;
 }
 
 export interface Coded {
@@ -43,6 +45,13 @@ export interface DecodeTask {
   readonly staged: boolean;
   readonly checksum: bigint;
   readonly pageSet?: number;
+  readonly stream?: number;
+}
+
+/** What a thread remembers of a stream is forgotten. */
+export interface CloseStreamTask {
+  readonly type: "close-stream";
+  readonly stream: number;
 }
 
 /** A file whose 4 KiB blocks may stand for pages. */
@@ -78,10 +87,11 @@ export interface Results {
   readonly decode: null;
   readonly "open-pages": null;
   readonly "close-pages": null;
+  readonly "close-stream": null;
   readonly index: PageTable;
 }
 
-export type Task = EncodeTask | DecodeTask | OpenPagesTask | ClosePagesTask | IndexTask;
+export type Task = EncodeTask | DecodeTask | CloseStreamTask | OpenPagesTask | ClosePagesTask | IndexTask;
 
 export type Answer =
   | { readonly id: number; readonly result: Results[keyof Results] }

@@ -17,6 +17,9 @@ async function perform(task: Task): Promise<Results[keyof Results]> {
     case "decode":
       decodeFrame(task, codecs, pageSets.find(task.pageSet));
       return null;
+    case "close-stream":
+      codecs.long.close(task.stream);
+      return null;
     case "open-pages":
       pageSets.open(task);
       return null;

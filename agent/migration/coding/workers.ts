@@ -4,7 +4,7 @@ import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
-import type { Answer, Results, Task } from "./tasks.ts";
+import type { Answer, DecodeTask, EncodeTask, Results, Task } from "./tasks.ts";
 
 /** One is too slow for fast links; but a core is left to the guests and the network. */
 export const codingThreads = Math.max(1, Math.min(2, availableParallelism() - 1));
@@ -25,6 +25,12 @@ interface Thread {
   readonly pending: Map<number, Pending>;
 }
 
+export interface BlockCoder {
+  run<T extends EncodeTask | DecodeTask>(task: T): Promise<Results[T["type"]]>;
+}
+
+export interface CodingStream extends BlockCoder, Disposable {}
+
 export class CodingWorkers implements AsyncDisposable {
   readonly #log: Logger;
   #threads: Thread[] = [];
@@ -32,6 +38,7 @@ export class CodingWorkers implements AsyncDisposable {
   #idle: NodeJS.Timeout | undefined;
   #lastId = 0;
   #lastPageSet = 0;
+  #lastStream = 0;
 
   constructor({ log }: { readonly log: Logger }) {
     this.#log = log;
@@ -53,9 +60,22 @@ export class CodingWorkers implements AsyncDisposable {
 
   /** Gives a task to the thread that has the least to do. */
   async run<T extends Task>(task: T): Promise<Results[T["type"]]> {
-    const [thread] = [...this.#threads].sort((one, other) => one.pending.size - other.pending.size);
-    if (!thread) throw failed("they do not run");
-    return await this.#ask(thread, task);
+    return await this.#ask(this.#idlest(), task);
+  }
+
+  /** For blocks that are coded one after the other, each in view of those before. It ends by being disposed. */
+  openStream(): CodingStream {
+    const thread = this.#idlest();
+    const stream = ++this.#lastStream;
+    const run = async <T extends EncodeTask | DecodeTask>(task: T): Promise<Results[T["type"]]> => {
+      if (!this.#threads.includes(thread)) throw failed("the one that knew the stream has ended");
+      return await this.#ask(thread, { ...task, stream });
+    };
+    const close = () => {
+      if (this.#threads.includes(thread))
+        this.#ask(thread, { type: "close-stream", stream }).catch(() => undefined);
+    };
+    return { run, [Symbol.dispose]: close };
   }
 
   /** Gives a task to every thread. */
@@ -73,6 +93,12 @@ export class CodingWorkers implements AsyncDisposable {
     clearTimeout(this.#idle);
     this.#end();
     await Promise.all(threads.map(({ worker }) => worker.terminate()));
+  }
+
+  #idlest(): Thread {
+    const [thread] = [...this.#threads].sort((one, other) => one.pending.size - other.pending.size);
+    if (!thread) throw failed("they do not run");
+    return thread;
   }
 
   #ask<T extends Task>({ worker, pending }: Thread, task: T): Promise<Results[T["type"]]> {

@@ -33,7 +33,11 @@ await t.test("what comes while a frame is under way goes out with the next, as o
     channel: "disk:root",
     stream: network as unknown as ServerHttp2Stream,
     accepted: hypervisor,
-    encoder: { encode: async (block) => plainBlock(block), sent: () => undefined },
+    encoder: {
+      encode: async (block) => plainBlock(block),
+      sent: () => undefined,
+      [Symbol.dispose]: () => undefined,
+    },
     scanner: undefined,
     slabs: new Slabs(defaultLimits.blockBytes),
     throttle: new Throttle(0),

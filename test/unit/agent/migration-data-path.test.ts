@@ -15,8 +15,9 @@ import {
 } from "#gen/skerry/agent/v1/migration_pb.js";
 import { chooseCandidate, CodecChoice, type Candidate } from "#agent/migration/coding/choice.ts";
 import { Codecs, type Method } from "#agent/migration/coding/codecs.ts";
+import { longHeadBytes } from "#agent/migration/coding/long-streams.ts";
 import { AdaptiveEncoder } from "#agent/migration/coding/coders.ts";
-import type { Task } from "#agent/migration/coding/tasks.ts";
+import type { EncodeTask, Task } from "#agent/migration/coding/tasks.ts";
 import { decodeFrame as decodeStages, encodeBlock } from "#agent/migration/coding/stages.ts";
 import { Gathering } from "#agent/migration/gathering.ts";
 import { readInto } from "#agent/migration/hypervisor-reader.ts";
@@ -42,7 +43,7 @@ import {
 import { memoryStream, type StreamPage } from "#test/support/memory-stream.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 
-const codec = fc.constantFrom(Codec.NONE, Codec.LZ4, Codec.ZSTD);
+const codec = fc.constantFrom(Codec.NONE, Codec.LZ4, Codec.ZSTD, Codec.ZSTD_LONG);
 const bytes = fc.uint8Array({ maxLength: 300 });
 
 await t.test("messages are what the generated code writes and reads", async (t) => {
@@ -304,7 +305,7 @@ await t.test("pages are looked up as long as enough of them are found", async (t
   };
   let dropped = 0;
   const encoder = new AdaptiveEncoder({
-    workers: { run },
+    workers: { run, openStream: () => t.fail("not for lz4") as never },
     slabs: new Slabs(128 * pageBytes),
     choice: new CodecChoice({ codecs: [Codec.LZ4], threads: 1, strong: false }),
     link: new LinkMeter(),
@@ -339,6 +340,43 @@ await t.test("codecs: what shrinks comes back, what does not is left as it is", 
     }
   }
   t.equal(codecs.compress({ codec: Codec.NONE, level: 0 }, text), undefined);
+});
+
+await t.test("a stream refers to what it had before, and comes back in order", async (t) => {
+  const [near, far] = [new Codecs(), new Codecs()];
+  const method = { codec: Codec.ZSTD_LONG, level: 1 } as const;
+  const unlike = randomBytes(512 * 1024);
+  const text = Buffer.from("a row of text, again and again. ".repeat(5000));
+  const encode = (raw: Buffer, stream?: number, trial?: Method) => {
+    const target = Buffer.alloc(raw.length + longHeadBytes);
+    const task = { type: "encode", raw, target, method, ...(stream && { stream }), ...(trial && { trial }) };
+    const { targetBytes, ...encoding } = encodeBlock(task as EncodeTask, near, undefined);
+    return { ...encoding, raw, data: Buffer.from(target.subarray(0, targetBytes)) };
+  };
+  const decode = (frame: ReturnType<typeof encode>, stream: number, codecs = far) => {
+    const target = Buffer.alloc(frame.raw.length);
+    decodeStages({ ...frame, type: "decode", target, stream }, codecs, undefined);
+    return target;
+  };
+  const first = encode(unlike, 1);
+  t.ok(first.data.length > unlike.length, "what does not shrink goes through it as well");
+  const between = encode(text, 1, { codec: Codec.LZ4, level: 0 });
+  t.equal(between.codec, Codec.ZSTD_LONG, "and is what is sent, whatever else was tried");
+  const others = Array.from({ length: 20 }, () => encode(randomBytes(512 * 1024), 1));
+  const again = encode(unlike, 1);
+  t.ok(again.data.length < unlike.length / 100, `${again.data.length} bytes for what was 10 MiB ago`);
+  const elsewhere = encode(unlike, 2);
+  t.ok(elsewhere.data.length > unlike.length, "another stream knows nothing of it");
+  for (const frame of [first, between, ...others, again]) t.ok(decode(frame, 7).equals(frame.raw));
+  t.ok(decode(elsewhere, 8).equals(unlike));
+
+  t.equal(await reasonOf(async () => decode(again, 9)), "MOVE_CORRUPTED", "out of order");
+  const damaged = { ...encode(text, 3) };
+  damaged.data[20] = (damaged.data[20] ?? 0) ^ 0x41;
+  t.equal(await reasonOf(async () => decode(damaged, 10)), "MOVE_CORRUPTED");
+  near.long.close(1);
+  t.ok(encode(unlike, 1).data.length > unlike.length, "closed, it begins anew");
+  t.throws(() => encode(text), /no stream/);
 });
 
 await t.test("the codec that gets the most through is chosen", async (t) => {
@@ -391,7 +429,7 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
   const byLink = (method: Method) => (1000 * mbit) / ratioOf(method);
   t.same(playChoice({ ...wide, through: byLink }).last, fast, "as it should be");
   const short = ({ codec }: Method) =>
-    ({ [Codec.NONE]: 100e6, [Codec.LZ4]: 150e6, [Codec.ZSTD]: 90e6 })[codec];
+    ({ [Codec.NONE]: 100e6, [Codec.LZ4]: 150e6, [Codec.ZSTD]: 90e6, [Codec.ZSTD_LONG]: 90e6 })[codec];
   const crowded = playChoice({ ...wide, through: short });
   t.same(crowded.last, lz4, "cores are short: what should be better was not");
   t.ok(
@@ -407,13 +445,23 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
   const alike = ({ codec }: Method) => (codec === Codec.NONE ? 110e6 : 108e6);
   t.same(playChoice({ ...wide, through: alike }).last, lz4, "for a little more nobody sends twice the bytes");
   t.same(playChoice({ ...wide, through: short, strong: true }).last.codec, Codec.ZSTD, "bytes are dear");
+  const long = { ...wide, codecs: [Codec.LZ4, Codec.ZSTD_LONG], link: () => 100 * mbit };
+  const byRatio = (method: Method) => (100 * mbit) / ratioOf(method);
+  const slow = playChoice({ ...long, through: byRatio, seconds: 60 });
+  t.same([slow.last.codec, slow.changes], [Codec.ZSTD_LONG, 1], "on a slow link nothing needs to be tried");
+  const mixed = (method: Method) => (Math.random() < 0.2 ? 1 : ratioOf(method));
+  const uneven = playChoice({ ...long, through: byRatio, ratio: mixed, seconds: 60 });
+  t.ok(
+    uneven.last.codec === Codec.ZSTD_LONG && uneven.changes <= 3,
+    `${uneven.changes} changes in uneven memory`,
+  );
   const leaping = (atMs: number) => (atMs % 1000 < 500 ? 50 : 20_000) * mbit;
   const { changes } = playChoice({ ...wide, link: leaping, seconds: 60 });
   t.ok(changes <= 12, `${changes} changes in a minute of a link that leaps each half second`);
 });
 
 function ratioOf({ codec }: Method): number {
-  return { [Codec.NONE]: 1, [Codec.LZ4]: 0.57, [Codec.ZSTD]: 0.44 }[codec];
+  return { [Codec.NONE]: 1, [Codec.LZ4]: 0.57, [Codec.ZSTD]: 0.44, [Codec.ZSTD_LONG]: 0.34 }[codec];
 }
 
 /** Plays a move through a choice: one block after the other, as fast as the world lets them through. */
@@ -437,7 +485,7 @@ function playChoice(world: {
     if (method.codec !== last.codec || method.level !== last.level) changes++;
     last = method;
     now += (blockBytes * 1000) / world.through(method);
-    choice.sent(blockBytes);
+    choice.sent(blockBytes, method.codec);
     for (const each of trial ? [method, trial] : [method]) {
       if (each.codec !== Codec.NONE) tried.add(`${each.codec}:${each.level}`);
       choice.learn(each, blockBytes, blockBytes * world.ratio(each), each.codec === Codec.LZ4 ? 1 : 2);

@@ -772,6 +772,14 @@ export enum Codec {
    * @generated from enum value: CODEC_ZSTD = 2;
    */
   ZSTD = 2,
+
+  /**
+   * Of one call's frames with this codec, one after the other, each is what a flush gives of the same zstd frame, whose
+   * window is 16 MiB: what was sent before is referred to. Also what does not shrink by it has to go through it.
+   *
+   * @generated from enum value: CODEC_ZSTD_LONG = 3;
+   */
+  ZSTD_LONG = 3,
 }
 
 /**

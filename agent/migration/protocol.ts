@@ -27,8 +27,9 @@
  *     hypervisor's bytes --page stage--> block --codec--> data          and back, in the opposite order
  *
  * - `checksum` is XXH64 of the hypervisor's bytes, so it covers stage, codec and every buffer in between.
- * - `codec` none, lz4 (one block) or zstd (one frame) is chosen for each frame by what is fastest at that moment; what
- *   would not shrink stays as it is.
+ * - `codec` none, lz4 (one block), zstd (one frame) or, for memory, zstd-long is chosen for each frame by what is fastest
+ *   at that moment; what would not shrink stays as it is. The frames of one call that are zstd-long are pieces of one zstd
+ *   frame, each flushed, and refer to what the pieces before them held, up to 16 MiB back.
  * - `staged`: pages that both hosts have in an image file are replaced by where they are; see pages/block.ts.
  * - `sequence` counts from 1 on each call. A gap, a wrong checksum or a wrong length is corruption.
  * - `PullOpen.version` is what the destination speaks; the source answers with that or refuses.

@@ -15,17 +15,13 @@ export const longHeadBytes = 256;
 export class LongStreams {
   readonly #compressors = new Map<number, zstd.CCtx>();
   readonly #decompressors = new Map<number, zstd.DCtx>();
+  /** Of the stream that ended last: its memory is used again, where V8 would not hurry to give it back. */
+  #spareCompressor: zstd.CCtx | undefined;
+  #spareDecompressor: zstd.DCtx | undefined;
 
   /** How many bytes are in the target, which must be longer than the block by {@link longHeadBytes}. */
   compress(stream: number, level: number, block: Buffer, target: Buffer): number {
-    let compressor = this.#compressors.get(stream);
-    if (!compressor) {
-      compressor = new zstd.CCtx();
-      compressor.setParameter(zstd.CParameter.compressionLevel, level);
-      compressor.setParameter(zstd.CParameter.windowLog, windowLog);
-      compressor.setParameter(zstd.CParameter.enableLongDistanceMatching, 1);
-      this.#compressors.set(stream, compressor);
-    }
+    const compressor = this.#compressors.get(stream) ?? this.#openCompressor(stream, level);
     const [left, bytes] = compressor.compressStream2(target, block, zstd.EndDirective.flush);
     if (left === 0) return bytes;
     throw new Fault("internal", "a compressed block has no room", { reason: "MOVE_BLOCK_TOO_LONG" });
@@ -33,12 +29,7 @@ export class LongStreams {
 
   /** Gives how many bytes of the target were filled. Throws MOVE_CORRUPTED. */
   decompress(stream: number, data: Buffer, target: Buffer): number {
-    let decompressor = this.#decompressors.get(stream);
-    if (!decompressor) {
-      decompressor = new zstd.DCtx();
-      decompressor.setParameter(zstd.DParameter.windowLogMax, windowLog);
-      this.#decompressors.set(stream, decompressor);
-    }
+    const decompressor = this.#decompressors.get(stream) ?? this.#openDecompressor(stream);
     try {
       const [, bytes, taken] = decompressor.decompressStream(target, data);
       if (taken === data.length) return bytes;
@@ -49,7 +40,30 @@ export class LongStreams {
   }
 
   close(stream: number): void {
+    const [compressor, decompressor] = [this.#compressors.get(stream), this.#decompressors.get(stream)];
+    compressor?.reset(zstd.ResetDirective.sessionAndParameters);
+    decompressor?.reset(zstd.ResetDirective.sessionAndParameters);
+    this.#spareCompressor = compressor ?? this.#spareCompressor;
+    this.#spareDecompressor = decompressor ?? this.#spareDecompressor;
     this.#compressors.delete(stream);
     this.#decompressors.delete(stream);
+  }
+
+  #openCompressor(stream: number, level: number): zstd.CCtx {
+    const compressor = this.#spareCompressor ?? new zstd.CCtx();
+    this.#spareCompressor = undefined;
+    compressor.setParameter(zstd.CParameter.compressionLevel, level);
+    compressor.setParameter(zstd.CParameter.windowLog, windowLog);
+    compressor.setParameter(zstd.CParameter.enableLongDistanceMatching, 1);
+    this.#compressors.set(stream, compressor);
+    return compressor;
+  }
+
+  #openDecompressor(stream: number): zstd.DCtx {
+    const decompressor = this.#spareDecompressor ?? new zstd.DCtx();
+    this.#spareDecompressor = undefined;
+    decompressor.setParameter(zstd.DParameter.windowLogMax, windowLog);
+    this.#decompressors.set(stream, decompressor);
+    return decompressor;
   }
 }

@@ -4,7 +4,6 @@
  */
 import { execFile } from "node:child_process";
 import { copyFile, mkdir, readFile } from "node:fs/promises";
-import path from "node:path";
 import { promisify } from "node:util";
 import { machineFiles, monitorSocketNames } from "#agent/drivers/hypervisor/files.ts";
 import { Fault } from "#kernel/fault.ts";

@@ -17,7 +17,7 @@ import { createRegistry } from "#cp/resources/registry.ts";
 import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import { Database } from "#cp/store/database.ts";
 import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
-import { Fault } from "#kernel/fault.ts";
+import { Fault, isFault } from "#kernel/fault.ts";
 import { newId } from "#kernel/id.ts";
 import { silentLogger, type Logger } from "#kernel/log.ts";
 import { MortalDatabase } from "./mortal-database.ts";
@@ -27,6 +27,7 @@ import { reportTo } from "./world-reports.ts";
 
 const GiB = 1024 ** 3;
 const never = new AbortController().signal;
+const dialLimitMs = 30_000;
 
 export interface WorldOptions {
   readonly hosts?: number;
@@ -227,14 +228,24 @@ export class World<Agent extends WorldAgent = WorldHost> {
   /** The hosts connect to the newest of the replicas that work. */
   #dial(change: (working: readonly string[]) => readonly string[]): Promise<void> {
     this.#working = change(this.#working);
-    this.#dialling = this.#dialling.then(async () => {
+    // A host goes on dialling while the database is away.
+    this.#dialling = this.#dialling.then(() => until(() => this.#connectHosts(), dialLimitMs));
+    return this.#dialling;
+  }
+
+  /** False: the database is away. */
+  async #connectHosts(): Promise<boolean> {
+    try {
       await this.database.query(
         `insert into host_session (host_id, replica_id) select id, $1 from resource where kind = 'host' order by id
          on conflict (host_id) do update set replica_id = $1, last_seen = now()`,
         [this.#working.at(-1) ?? null],
       );
-    });
-    return this.#dialling;
+      return true;
+    } catch (fault) {
+      if (isFault(fault, "unavailable")) return false;
+      throw fault;
+    }
   }
 
   #port(mortal: MortalDatabase | undefined): AgentPort {

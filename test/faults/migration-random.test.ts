@@ -292,7 +292,12 @@ async function tryOne(t: Test, guest: Guest, point: Point, blow: Blow): Promise<
     await world.turn(name);
     world.ways.get(name)?.refuse(false);
   }
-  await until(async () => (await instances.get(guest.id)).phase === "running", settleLimitMs);
+  const runs = async () => (await instances.get(guest.id)).phase === "running";
+  await until(runs, settleLimitMs).catch(async (cause: unknown) => {
+    const { phase, status } = await instances.get(guest.id);
+    const told = JSON.stringify({ phase, status });
+    throw new Error(`${titleOf(point, blow)}: it does not run afterwards: ${told}`, { cause });
+  });
   await untilQuiet(database, settleLimitMs);
   await guest.counts();
   return judge(t, guest, blow, ends);

@@ -21,9 +21,26 @@ import type { BlockCoder, CodingStream, CodingWorkers } from "./workers.ts";
 /** A smaller block has come and gone before a thread would have looked at it. */
 const worthCodingBytes = 8 * 1024;
 
-export class AdaptiveEncoder implements BlockEncoder {
+/** Whom the blocks of one call go to: any thread, or the one that remembers what came before. */
+class Coders implements Disposable {
   readonly #workers: Pick<CodingWorkers, "run" | "openStream">;
-  #long: CodingStream | undefined;
+  #stream: CodingStream | undefined;
+
+  constructor(workers: Pick<CodingWorkers, "run" | "openStream">) {
+    this.#workers = workers;
+  }
+
+  of(codec: Codec): BlockCoder {
+    return codec === Codec.ZSTD_LONG ? (this.#stream ??= this.#workers.openStream()) : this.#workers;
+  }
+
+  [Symbol.dispose](): void {
+    this.#stream?.[Symbol.dispose]();
+  }
+}
+
+export class AdaptiveEncoder implements BlockEncoder {
+  readonly #coders: Coders;
   readonly #slabs: Slabs;
   readonly #choice: CodecChoice;
   readonly #link: LinkMeter;
@@ -40,7 +57,7 @@ export class AdaptiveEncoder implements BlockEncoder {
     /** So few pages are in the files that this stream's others are not looked up. */
     readonly onStageDropped?: () => void;
   }) {
-    this.#workers = deps.workers;
+    this.#coders = new Coders(deps.workers);
     this.#slabs = deps.slabs;
     this.#choice = deps.choice;
     this.#link = deps.link;
@@ -58,10 +75,9 @@ export class AdaptiveEncoder implements BlockEncoder {
     const chosen = plan.method.codec;
     if (chosen === Codec.NONE && !plan.trial && !staging) return { ...plainBlock(block), chosen };
     const isLong = chosen === Codec.ZSTD_LONG;
-    const coder: BlockCoder = isLong ? (this.#long ??= this.#workers.openStream()) : this.#workers;
     const target = this.#slabs.take(block.bytes.length + (isLong ? longHeadBytes : 0));
     const task = { type: "encode", raw: block.bytes, target: target.bytes, ...plan, ...staging } as const;
-    const { targetBytes, ...encoding } = await coder.run(task);
+    const { targetBytes, ...encoding } = await this.#coders.of(chosen).run(task);
     for (const { method, codedBytes, ms } of encoding.coded) {
       this.#choice.learn(method, encoding.stagedBytes, codedBytes, ms);
     }
@@ -77,7 +93,7 @@ export class AdaptiveEncoder implements BlockEncoder {
   }
 
   [Symbol.dispose](): void {
-    this.#long?.[Symbol.dispose]();
+    this.#coders[Symbol.dispose]();
   }
 
   #judgeStage(pages: number, found: number): void {
@@ -88,8 +104,7 @@ export class AdaptiveEncoder implements BlockEncoder {
 }
 
 export class ThreadedDecoder implements BlockDecoder {
-  readonly #workers: CodingWorkers;
-  #long: CodingStream | undefined;
+  readonly #coders: Coders;
   readonly #slabs: Slabs;
   readonly #pageSet: number | undefined;
 
@@ -98,7 +113,7 @@ export class ThreadedDecoder implements BlockDecoder {
     readonly slabs: Slabs;
     readonly pageSet?: number | undefined;
   }) {
-    this.#workers = deps.workers;
+    this.#coders = new Coders(deps.workers);
     this.#slabs = deps.slabs;
     this.#pageSet = deps.pageSet;
   }
@@ -110,15 +125,13 @@ export class ThreadedDecoder implements BlockDecoder {
     }
     const raw = this.#slabs.take(rawLength);
     const pageSet = this.#pageSet === undefined ? {} : { pageSet: this.#pageSet };
-    const isLong = codec === Codec.ZSTD_LONG;
-    const coder: BlockCoder = isLong ? (this.#long ??= this.#workers.openStream()) : this.#workers;
     const task = { type: "decode", data, target: raw.bytes, codec, staged, checksum, ...pageSet } as const;
-    await coder.run(task);
+    await this.#coders.of(codec).run(task);
     message.release();
     return raw;
   }
 
   [Symbol.dispose](): void {
-    this.#long?.[Symbol.dispose]();
+    this.#coders[Symbol.dispose]();
   }
 }

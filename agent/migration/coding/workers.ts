@@ -71,6 +71,7 @@ export class CodingWorkers implements AsyncDisposable {
       if (!this.#threads.includes(thread)) throw failed("the one that knew the stream has ended");
       return await this.#ask(thread, { ...task, stream });
     };
+    // Where its thread has failed, what that knew is gone already.
     const close = () => {
       if (this.#threads.includes(thread))
         this.#ask(thread, { type: "close-stream", stream }).catch(() => undefined);

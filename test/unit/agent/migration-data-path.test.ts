@@ -1,7 +1,7 @@
 /** The pure parts of the data path: messages, the scanner, the page stage, codecs and their choice, rates. */
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { once } from "node:events";
 import { duplexPair } from "node:stream";
 import fc from "fast-check";
@@ -346,7 +346,7 @@ await t.test("a stream refers to what it had before, and comes back in order", a
   const [near, far] = [new Codecs(), new Codecs()];
   const method = { codec: Codec.ZSTD_LONG, level: 1 } as const;
   const unlike = randomBytes(512 * 1024);
-  const text = Buffer.from("a row of text, again and again. ".repeat(5000));
+  const text = await readFile(import.meta.filename);
   const encode = (raw: Buffer, stream?: number, trial?: Method) => {
     const target = Buffer.alloc(raw.length + longHeadBytes);
     const task = { type: "encode", raw, target, method, ...(stream && { stream }), ...(trial && { trial }) };
@@ -360,7 +360,9 @@ await t.test("a stream refers to what it had before, and comes back in order", a
   };
   const first = encode(unlike, 1);
   t.ok(first.data.length > unlike.length, "what does not shrink goes through it as well");
-  const between = encode(text, 1, { codec: Codec.LZ4, level: 0 });
+  const between = encode(text, 1, { codec: Codec.ZSTD, level: 12 });
+  const [long, other] = between.coded.map(({ codedBytes }) => codedBytes);
+  t.ok((other ?? Infinity) < (long ?? 0), "what was tried is shorter");
   t.equal(between.codec, Codec.ZSTD_LONG, "and is what is sent, whatever else was tried");
   const others = Array.from({ length: 20 }, () => encode(randomBytes(512 * 1024), 1));
   const again = encode(unlike, 1);
@@ -449,14 +451,21 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
   t.same(playChoice({ ...wide, through: short, strong: true }).last.codec, Codec.ZSTD, "bytes are dear");
   const long = { ...wide, codecs: [Codec.LZ4, Codec.ZSTD_LONG], link: () => 100 * mbit };
   const byRatio = (method: Method) => (100 * mbit) / ratioOf(method);
-  const slow = playChoice({ ...long, through: byRatio, seconds: 60 });
+  let longBlocks = 0;
+  const unlucky = (method: Method) =>
+    method.codec === Codec.ZSTD_LONG && longBlocks++ < 10 ? 100 * mbit : byRatio(method);
+  const slow = playChoice({ ...long, through: unlucky, seconds: 60 });
   t.same([slow.last.codec, slow.changes], [Codec.ZSTD_LONG, 1], "on a slow link nothing needs to be tried");
-  const mixed = (method: Method) => (Math.random() < 0.2 ? 1 : ratioOf(method));
+  let blocks = 0;
+  const mixed = (method: Method) => (blocks++ % 50 < 10 ? 1 : ratioOf(method));
   const uneven = playChoice({ ...long, through: byRatio, ratio: mixed, seconds: 60 });
   t.ok(
     uneven.last.codec === Codec.ZSTD_LONG && uneven.changes <= 3,
     `${uneven.changes} changes in uneven memory`,
   );
+  const better = ({ codec }: Method) => (codec === Codec.ZSTD_LONG ? 300e6 : 200e6);
+  const late = playChoice({ ...long, link: () => 1000 * mbit, through: better, lag: 200 });
+  t.same(late.last.codec, Codec.ZSTD_LONG, "a trial begins with the first block of its codec that leaves");
   const leaping = (atMs: number) => (atMs % 1000 < 500 ? 50 : 20_000) * mbit;
   const { changes } = playChoice({ ...wide, link: leaping, seconds: 60 });
   t.ok(changes <= 12, `${changes} changes in a minute of a link that leaps each half second`);
@@ -475,8 +484,11 @@ function playChoice(world: {
   readonly seconds: number;
   readonly strong?: boolean;
   readonly codecs?: readonly Codec[];
+  /** So many blocks wait to leave. */
+  readonly lag?: number;
 }): { readonly last: Method; readonly changes: number; readonly tried: ReadonlySet<string> } {
-  const { codecs = [Codec.LZ4, Codec.ZSTD], strong = false } = world;
+  const { codecs = [Codec.LZ4, Codec.ZSTD], strong = false, lag = 0 } = world;
+  const waiting: Method[] = [];
   const blockBytes = 500_000;
   let now = 0;
   const choice = new CodecChoice({ codecs, threads: 2, strong, now: () => now });
@@ -486,8 +498,12 @@ function playChoice(world: {
     const { method, trial } = choice.next(world.link(now)); // one waits while the one before is under way
     if (method.codec !== last.codec || method.level !== last.level) changes++;
     last = method;
-    now += (blockBytes * 1000) / world.through(method);
-    choice.sent(blockBytes, method.codec);
+    waiting.push(method);
+    const leaves = waiting.length > lag ? waiting.shift() : undefined;
+    if (leaves) {
+      now += (blockBytes * 1000) / world.through(leaves);
+      choice.sent(blockBytes, leaves.codec);
+    }
     for (const each of trial ? [method, trial] : [method]) {
       if (each.codec !== Codec.NONE) tried.add(`${each.codec}:${each.level}`);
       choice.learn(each, blockBytes, blockBytes * world.ratio(each), each.codec === Codec.LZ4 ? 1 : 2);

@@ -231,6 +231,11 @@ export interface LiveMigration {
   /** Source: the names of the channels that a move of this machine will use. */
   listChannels(id: string): Promise<readonly string[]>;
   /**
+   * Source: does ahead of `send`, while the other host makes itself ready, what takes a while and needs nothing of it. May
+   * be left out, and costs the move nothing when the other host does not come.
+   */
+  getReady?(plan: MachinePlan, hold: (channel: string) => HeldSocket, signal: AbortSignal): Promise<void>;
+  /**
    * With `spec.move.baseline` the other end's disks are as that migration left them: only what was written since is
    * copied, or, where that is not known, all of it.
    *
@@ -247,6 +252,13 @@ export interface LiveMigration {
     socketOf: (channel: string) => string,
     signal: AbortSignal,
   ): AsyncIterable<SendProgress>;
+}
+
+/** Where a hypervisor may connect for a channel before the other host takes what it says. */
+export interface HeldSocket {
+  readonly path: string;
+  /** What is said is carried from here on. False when nobody has connected, or has since gone. Safe to repeat. */
+  release(): boolean;
 }
 
 export interface PostCopy {

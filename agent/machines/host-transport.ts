@@ -49,6 +49,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       const listed = sources.add(source);
       return {
         socketOf: (channel) => source.socketOf(channel),
+        hold: (channel) => source.hold(channel),
         awaitPulls: (signal) => source.awaitPulls(signal),
         stats: () => source.stats(),
         get fault() {

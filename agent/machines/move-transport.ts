@@ -2,7 +2,7 @@
 import type { Duplex } from "node:stream";
 import type { Fault } from "#kernel/fault.ts";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { MachinePlan } from "../drivers/driver.ts";
+import type { HeldSocket, MachinePlan } from "../drivers/driver.ts";
 import type { MoveStats } from "../migration/stats.ts";
 
 export interface MoveCargo {
@@ -34,6 +34,8 @@ export type ConnectChannel = (channel: string, signal: AbortSignal) => Promise<D
 /** It lives as long as the move; dispose it to cut the connections. */
 export interface MoveOffer extends AsyncDisposable {
   socketOf(channel: string): string;
+  /** Nothing of a channel is carried, whoever connects and pulls, until it is released. */
+  hold(channel: string): HeldSocket;
   /** Resolves once the peer is there to take what is sent of the disks; throws `unavailable` after a while. */
   awaitPulls(signal: AbortSignal): Promise<void>;
   /** Why the machine's memory could not be carried on; the hypervisor knows only that its connection closed. */

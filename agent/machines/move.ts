@@ -193,8 +193,11 @@ export class MachineMove {
     }
     const offer = this.#offer;
     try {
-      // The guest stands still while its hypervisor connects.
-      if (!journal.hasBegun) await offer.awaitPulls(signal);
+      if (!journal.hasBegun) {
+        await live.getReady?.(plan, (channel) => offer.hold(channel), signal);
+        // The guest stands still while its hypervisor connects.
+        await offer.awaitPulls(signal);
+      }
       for await (const progress of live.send(plan, (channel) => offer.socketOf(channel), signal)) {
         journal.progress(progress, offer.stats());
         if (progress.stoppedAtMs !== undefined) this.#showStopped();

@@ -2,6 +2,7 @@
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { Fault, toFault } from "#kernel/fault.ts";
+import type { HeldSocket } from "../drivers/driver.ts";
 import type { Logger } from "#kernel/log.ts";
 import { FrameSender, type FrameSenderDeps } from "./frame-sender.ts";
 import { HypervisorListener } from "./hypervisor-listener.ts";
@@ -26,6 +27,7 @@ export class SourceChannel implements AsyncDisposable {
   #listener!: HypervisorListener;
   #waiting: { readonly call: PullCall; readonly open: Open } | undefined;
   #paired: { readonly stop: AbortController; readonly done: Promise<void> } | undefined;
+  #held = false;
   #disposed = false;
   #ended = false;
 
@@ -57,6 +59,17 @@ export class SourceChannel implements AsyncDisposable {
     return this.#ended;
   }
 
+  /** Whoever connects and pulls waits until it is released. */
+  hold(): HeldSocket {
+    this.#held = true;
+    const release = () => {
+      this.#held = false;
+      this.#pair();
+      return this.#paired !== undefined || this.#listener.waiting;
+    };
+    return { path: this.socketPath, release };
+  }
+
   /** Takes a call whose right to this channel has been checked. */
   pull(call: PullCall, open: Open): void {
     this.#waiting?.call.finish(superseded("the channel was pulled anew"));
@@ -83,7 +96,7 @@ export class SourceChannel implements AsyncDisposable {
   }
 
   #pair(): void {
-    if (this.#disposed || this.#paired || !this.#waiting || !this.#listener.waiting) return;
+    if (this.#disposed || this.#held || this.#paired || !this.#waiting || !this.#listener.waiting) return;
     const { call, open } = this.#waiting;
     if (!call.alive) return;
     const accepted = this.#listener.take();

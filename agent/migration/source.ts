@@ -10,6 +10,7 @@ import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { deadline } from "#kernel/retry.ts";
 import { unlessAborted } from "#kernel/stall.ts";
+import type { HeldSocket } from "../drivers/driver.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { CodecChoice } from "./coding/choice.ts";
 import { AdaptiveEncoder } from "./coding/coders.ts";
@@ -105,9 +106,12 @@ export class MoveSource implements AsyncDisposable {
 
   /** Where the hypervisor connects for a channel. */
   socketOf(channel: string): string {
-    const found = this.#channels.get(channel);
-    if (found) return found.socketPath;
-    throw new Fault("notFound", `the move has no channel ${channel}`, { reason: "CHANNEL_UNKNOWN" });
+    return this.#find(channel).socketPath;
+  }
+
+  /** Nothing of a channel is carried, whoever connects and pulls, until it is released. */
+  hold(channel: string): HeldSocket {
+    return this.#find(channel).hold();
   }
 
   /**
@@ -157,6 +161,12 @@ export class MoveSource implements AsyncDisposable {
     for (const channel of this.#channels.values()) await channel[Symbol.asyncDispose]();
     await this.#pages?.[Symbol.asyncDispose]();
     this.#working[Symbol.dispose]();
+  }
+
+  #find(channel: string): SourceChannel {
+    const found = this.#channels.get(channel);
+    if (found) return found;
+    throw new Fault("notFound", `the move has no channel ${channel}`, { reason: "CHANNEL_UNKNOWN" });
   }
 
   async #coding({ channel, codecs, pageSources }: Open, signal: AbortSignal): Promise<Coding> {

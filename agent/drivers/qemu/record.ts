@@ -12,6 +12,8 @@ export interface MoveRecord {
   readonly cold: boolean;
   /** Source: memory may have been sent. Destination: its QEMU was started, so that its end is the move's. */
   readonly begun: boolean;
+  /** Source: its memory's stream was begun before anybody was there to take it, which is tried once. */
+  readonly ahead?: boolean;
   /** The whole machine has arrived at the destination. Source: it may have been handed over. */
   readonly complete: boolean;
   /** Source: what is left of the memory is to follow the guest. */

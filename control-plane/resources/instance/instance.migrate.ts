@@ -15,7 +15,6 @@ import type { Migration, MigrationStatus } from "../migration/migration.resource
 import { constraintsOf } from "./constraints.ts";
 import { removeFromHost, specOf } from "./instance.actions.ts";
 import { neededFor, ownerOf } from "./instance.decide.ts";
-import { mayLeaveLost } from "./instance.lost.ts";
 import { reserveFirst } from "./instance.place.ts";
 import type { Instance, InstanceStatus } from "./instance.resource.ts";
 import {
@@ -44,6 +43,7 @@ import {
   type MovePlan,
   type Prepared,
 } from "./move.ts";
+import { goOnAtSource, warnSource } from "./moving-source.ts";
 import { awaitRest, followAtOnce, isPostCopy, runWithoutMemory, tellRest } from "./post-copy.ts";
 
 const ensureWaitMs = 2_000;
@@ -146,14 +146,19 @@ const prepare: Step<Instance> = {
     const away = await awaitHost(effects, move.migration, hostId, awayLimitMs.before);
     if (away) return away;
     const spec = movingSpec(view, move, { role: "destination" });
-    const answer = await tell(effects, view, hostId, spec, ensureWaitMs);
+    const [answer] = await Promise.all([
+      tell(effects, view, hostId, spec, ensureWaitMs),
+      warnSource(effects, view, move),
+    ]);
     if (answer.move) refuseFailure(answer.move);
     if (answer.move?.phase !== "ready")
       return waitOn(effects, hostId, answer, "the target is being prepared");
     return { done: preparedBy(answer.move), commit: (writes) => writes.observeMachine(hostId, answer) };
   },
   async undo(effects, view, operation) {
-    const { plan, migration } = moveView(view, operation);
+    const { plan, migration, prepared } = moveView(view, operation);
+    const resumed = prepared ? undefined : await goOnAtSource(effects, view, operation);
+    if (resumed && "wait" in resumed) return resumed;
     const hostId = plan.target.host_id;
     try {
       const away = await awaitHost(effects, migration, hostId, awayLimitMs.target);
@@ -209,16 +214,7 @@ const transfer: Step<Instance> = {
     if (!done) return waitOn(effects, plan.source, answer, "the source is sending");
     return { done: null, commit: (writes) => writes.observeMachine(plan.source, answer) };
   },
-  /** The record says that nothing was committed: the source may go on, whatever it has sent. */
-  async undo(effects, view, operation) {
-    const { plan, migration, source } = moveView(view, operation);
-    // Whatever a lost source has of it is a stale copy as soon as it runs elsewhere.
-    if (source?.state === "absent" || mayLeaveLost(view)) return { done: null };
-    const away = await awaitHost(effects, migration, plan.source, awayLimitMs.never);
-    if (away) return away;
-    const answer = await tell(effects, view, plan.source, specOf(view), ensureWaitMs);
-    return { done: null, commit: (writes) => writes.observeMachine(plan.source, answer) };
-  },
+  undo: goOnAtSource,
 };
 
 /** What the step `switch-over` puts down. */

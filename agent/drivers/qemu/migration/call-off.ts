@@ -37,12 +37,18 @@ async function cut(
 }
 
 async function resume(machine: RunningMachine, signal: AbortSignal): Promise<void> {
-  const isOver = ({ migration }: Situation) => ended.has(migration.status ?? "none");
-  const before = await readSituation(machine, signal);
-  if (!isOver(before)) await machine.execute("migrate_cancel", {}, signal);
-  const { runState } = await waitFor(machine, isOver, signal);
+  const { runState } = await cancelStream(machine, signal);
   // QEMU lets the guest of a cancelled migration go on by itself; one that was complete waits to be told.
   if (runState === "postmigrate" || runState === "paused") await machine.execute("cont", {}, signal);
+}
+
+/** Ends the stream of memory, if there is one; how all is after that. */
+export async function cancelStream(machine: RunningMachine, signal: AbortSignal): Promise<Situation> {
+  const isOver = ({ migration }: Situation) => ended.has(migration.status ?? "none");
+  const before = await readSituation(machine, signal);
+  if (isOver(before)) return before;
+  await machine.execute("migrate_cancel", {}, signal);
+  return await waitFor(machine, isOver, signal);
 }
 
 async function dropCopies(machine: RunningMachine, signal: AbortSignal): Promise<void> {

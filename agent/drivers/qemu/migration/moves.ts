@@ -9,28 +9,44 @@ import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
-import type { GuestModel, LiveMigration, MachinePlan, PostCopy, SendProgress } from "../../driver.ts";
+import type {
+  GuestModel,
+  HeldSocket,
+  LiveMigration,
+  MachinePlan,
+  PostCopy,
+  SendProgress,
+} from "../../driver.ts";
 import { findDiskBytes } from "../../hypervisor/disk.ts";
 import { machineFiles } from "../../hypervisor/files.ts";
 import { hostFault } from "../../hypervisor/host-fault.ts";
 import type { HostAbilities } from "../../hypervisor/host.ts";
 import { takeKeptDisk } from "../../hypervisor/kept-disk.ts";
 import { growDisk } from "../hotplug.ts";
-import { deriveColdShape, deriveShape } from "../launch.ts";
+import { deriveColdShape } from "../launch.ts";
 import type { Entry, Machines } from "../machines.ts";
 import { processIdentity } from "../machines.ts";
 import { killProcess } from "../process.ts";
 import type { MoveRecord } from "../record.ts";
 import type { RunningMachine } from "../running-machine.ts";
-import { type GuestShape, parseShape } from "../shape.ts";
 import { beginBaseline, storeBaseline } from "./baseline.ts";
 import { callOff } from "./call-off.ts";
 import { listChannels, memoryChannel } from "./channels.ts";
 import { DiskCopier } from "./disk-copier.ts";
 import { refuseLossyMemory } from "./lossy-memory.ts";
 import { awaitMemoryAgain, canWaitForPages, runWithoutMemory } from "./post-copy.ts";
-import { arrivesWithin, hasArrived, isGone, moveLost, openChannel, openWays, stopServer } from "./receive.ts";
+import {
+  arrivesWithin,
+  hasArrived,
+  moveLost,
+  openChannel,
+  openWays,
+  shapeFor,
+  stopServer,
+  unlessGone,
+} from "./receive.ts";
 import { sendMachine } from "./send.ts";
+import { beginAhead } from "./stream.ts";
 
 export interface MovesOptions {
   readonly machines: Machines;
@@ -47,6 +63,8 @@ const arrivalMs = 1_500;
 export class Moves implements LiveMigration {
   readonly #options: MovesOptions;
   readonly #copiers = new Map<string, DiskCopier>();
+  /** Of streams that have begun before they are wanted. */
+  readonly #ahead = new Map<string, HeldSocket>();
 
   constructor(options: MovesOptions) {
     this.#options = options;
@@ -74,7 +92,7 @@ export class Moves implements LiveMigration {
     let { running } = entry;
     if (!running) {
       if (entry.record.move?.begun) throw moveLost();
-      const shape = await this.#shapeFor(plan, move);
+      const shape = shapeFor(plan, move, await this.guestModel());
       await this.#takeKeptDisk(entry);
       await this.#options.prepare(entry, signal);
       running = await machines.start(entry, shape, "incoming", signal);
@@ -109,6 +127,25 @@ export class Moves implements LiveMigration {
     return true;
   }
 
+  async getReady(
+    plan: MachinePlan,
+    hold: (channel: string) => HeldSocket,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { machines } = this.#options;
+    const { id, directory } = plan;
+    const move = moveOf(plan, MoveRole.SOURCE);
+    const entry = await machines.entry(plan);
+    await machines.attach(entry, signal);
+    if (move.type !== MoveType.LIVE || !entry.running) return; // nothing to begin, or `send` tells why not
+    const machine = await this.#beginSending(entry, move, signal);
+    const remember = (what: Partial<MoveRecord>) => this.#rememberMove(entry, what);
+    const { move: record } = entry.record;
+    const held = await beginAhead({ machine, move, record, directory, hold, remember }, signal);
+    if (held) this.#ahead.set(id, held);
+    else this.#ahead.delete(id);
+  }
+
   async *send(
     plan: MachinePlan,
     socketOf: (channel: string) => string,
@@ -125,6 +162,7 @@ export class Moves implements LiveMigration {
       move,
       socketOf,
       disks: await this.#copierFor(entry, { machine, baseline: move.baseline, socketOf }),
+      ahead: this.#ahead.get(plan.id),
       begun: entry.record.move?.begun ?? false,
       postCopy: entry.record.move?.postCopy ?? false,
       remember: (what: Partial<MoveRecord>) => this.#rememberMove(entry, what),
@@ -164,6 +202,7 @@ export class Moves implements LiveMigration {
   async letGo(id: string): Promise<void> {
     const copier = this.#copiers.get(id);
     this.#copiers.delete(id);
+    this.#ahead.delete(id);
     await copier?.[Symbol.asyncDispose]();
   }
 
@@ -173,7 +212,7 @@ export class Moves implements LiveMigration {
   ): Promise<DiskCopier> {
     const known = this.#copiers.get(id);
     if (known?.machine === options.machine) return known;
-    await this.letGo(id);
+    await known?.[Symbol.asyncDispose]();
     const copier = new DiskCopier({ ...options, directory });
     this.#copiers.set(id, copier);
     return copier;
@@ -326,20 +365,6 @@ export class Moves implements LiveMigration {
     await machines.remember(entry, { move: begins });
   }
 
-  async #shapeFor(plan: MachinePlan, move: Move): Promise<GuestShape> {
-    const host = await this.guestModel();
-    const model = {
-      machineType: move.machineType === "" ? (host.machineTypes[0] ?? "") : move.machineType,
-      cpuModel: move.cpuModel === "" ? host.cpuModel : move.cpuModel,
-    };
-    const cold = move.type === MoveType.COLD;
-    const shape = cold ? deriveColdShape(model) : (parseShape(move.guestShape) ?? deriveShape(plan, model));
-    const { machineType, cpuModel } = shape;
-    if (!host.machineTypes.includes(machineType)) throw blocked("machine_type", machineType);
-    if (cpuModel !== host.cpuModel) throw blocked("cpu_model", cpuModel);
-    return shape;
-  }
-
   /** Ends a QEMU whose guest does not run; its disk is saved by then. */
   async #endProcess(entry: Entry): Promise<void> {
     const { id, directory } = entry.plan;
@@ -356,14 +381,6 @@ export class Moves implements LiveMigration {
   }
 }
 
-/** A QEMU that ends while it is asked has nothing to show; why it ended others know better. */
-async function unlessGone(answer: Promise<boolean>): Promise<boolean> {
-  return await answer.catch((thrown: unknown) => {
-    if (isGone(thrown)) return false;
-    throw thrown;
-  });
-}
-
 function moveOf(plan: MachinePlan, role: MoveRole): Move {
   const { move } = plan.spec;
   if (move?.role === role) return move;
@@ -376,11 +393,4 @@ function moveCommitted(): Fault {
 
 function moveIncomplete(): Fault {
   return new Fault("conflict", "the machine has not arrived whole", { reason: "MOVE_INCOMPLETE" });
-}
-
-function blocked(blocker: string, wanted: string): Fault {
-  return new Fault("conflict", `this host cannot run the guest as it is: ${blocker}`, {
-    reason: "MOVE_BLOCKED",
-    detail: { blocker, wanted },
-  });
 }

@@ -1,8 +1,11 @@
 /** The destination of a move: a QEMU that stands still, takes in disk and memory, and runs once it is told to. */
 import type { Duplex } from "node:stream";
 import { connectSocket } from "../../hypervisor/files.ts";
-import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
+import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
+import type { GuestModel, MachinePlan } from "../../driver.ts";
+import { deriveColdShape, deriveShape } from "../launch.ts";
 import type { RunningMachine } from "../running-machine.ts";
+import { type GuestShape, parseShape } from "../shape.ts";
 import { Fault, isFault } from "#kernel/fault.ts";
 import { dropAllBitmaps } from "./baseline.ts";
 import {
@@ -37,8 +40,37 @@ export async function openWays(
   }
 }
 
+/** How the machine is built that takes the guest in. Throws `conflict` MOVE_BLOCKED when this host cannot build it. */
+export function shapeFor(plan: MachinePlan, move: Move, host: GuestModel): GuestShape {
+  const model = {
+    machineType: move.machineType === "" ? (host.machineTypes[0] ?? "") : move.machineType,
+    cpuModel: move.cpuModel === "" ? host.cpuModel : move.cpuModel,
+  };
+  const cold = move.type === MoveType.COLD;
+  const shape = cold ? deriveColdShape(model) : (parseShape(move.guestShape) ?? deriveShape(plan, model));
+  const { machineType, cpuModel } = shape;
+  if (!host.machineTypes.includes(machineType)) throw blocked("machine_type", machineType);
+  if (cpuModel !== host.cpuModel) throw blocked("cpu_model", cpuModel);
+  return shape;
+}
+
+function blocked(blocker: string, wanted: string): Fault {
+  return new Fault("conflict", `this host cannot run the guest as it is: ${blocker}`, {
+    reason: "MOVE_BLOCKED",
+    detail: { blocker, wanted },
+  });
+}
+
 export function isGone(thrown: unknown): boolean {
   return isFault(thrown) && thrown.reason === "QMP_DISCONNECTED";
+}
+
+/** A QEMU that ends while it is asked has nothing to show; why it ended others know better. */
+export async function unlessGone(answer: Promise<boolean>): Promise<boolean> {
+  return await answer.catch((thrown: unknown) => {
+    if (isGone(thrown)) return false;
+    throw thrown;
+  });
 }
 
 export function moveLost(): Fault {

@@ -5,7 +5,7 @@
 import { type Move, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
-import type { SendProgress } from "../../driver.ts";
+import type { HeldSocket, SendProgress } from "../../driver.ts";
 import { readMemory } from "../hotplug.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { memoryChannel } from "./channels.ts";
@@ -18,12 +18,12 @@ import {
   greatestDowntimeMs,
   type Limits,
   nextDowntimeMs,
-  setCapabilities,
   setLimits,
 } from "./limits.ts";
 import { Pace } from "./pace.ts";
 import { deriveConvergence, deriveProgress, isNear } from "./progress.ts";
 import { areDisksNear, readSituation, type Situation } from "./situation.ts";
+import { beginTimeoutMs, readyStream, startStream } from "./stream.ts";
 
 export interface Sending {
   readonly machine: RunningMachine;
@@ -31,6 +31,8 @@ export interface Sending {
   readonly socketOf: (channel: string) => string;
   /** Outlives the calls: a copy goes on between them. */
   readonly disks: DiskCopier;
+  /** Where the memory's stream has begun already, and waits. */
+  readonly ahead: HeldSocket | undefined;
   /** Memory may have been sent already; told before it is. */
   readonly begun: boolean;
   /** What is left of the memory is to follow the guest; told before that is begun. */
@@ -49,7 +51,6 @@ const holdMs = 300;
 const patienceMs = { ambitious: 500, plain: 3_000, throttled: 20_000 } as const;
 /** How long the guest may stand still at worst before it is let go on: so many times what was allowed. */
 const standstill = { times: 10, leastMs: 10_000, forcedMs: 600_000 } as const;
-const beginTimeoutMs = 20_000;
 /** A command that QEMU goes on refusing is wrong, not late. */
 const mostRefusals = 5;
 /** Looks at a migration that is complete but does not tell its times yet. */
@@ -182,14 +183,15 @@ class Sender {
   }
 
   async #stream(): Promise<void> {
-    const { machine, move, socketOf } = this.#sending;
+    const { machine, move, socketOf, ahead } = this.#sending;
     // Not to be aborted half-way: what is remembered as begun must have begun.
     using limit = deadline(beginTimeoutMs, "beginning to send the memory");
-    await setCapabilities(machine, move, limit);
-    await this.#tune(deriveLimits({ held: false, mayEnd: false, downtimeMs: this.#downtimeMs }), limit);
+    if (!ahead) await readyStream(machine, move, limit);
     await this.#sending.remember({ begun: true });
     this.#begun = true;
-    await machine.execute("migrate", { uri: `unix:${socketOf(memoryChannel)}` }, limit);
+    if (ahead?.release()) return;
+    if (ahead) await readyStream(machine, move, limit);
+    await startStream(machine, socketOf(memoryChannel), limit);
   }
 
   /** Follows what goes by itself, and steers it. */

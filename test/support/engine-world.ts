@@ -198,7 +198,9 @@ export class World<Agent extends WorldAgent = WorldHost> {
       sweepMs: 200,
     });
     const resources = new ResourceService({ database, events: engine.events, onChange: () => engine.hint() });
-    const reporting = works ? this.hosts.map((host) => reportTo(engine, host, this.#log)) : [];
+    // The one before may have died with what it had heard. Of one that is to die the commits are counted, and are its own.
+    const knownOf = (host: WorldAgent) => (mortal ? [] : host.manager.list());
+    const reporting = works ? this.hosts.map((host) => reportTo(engine, host, this.#log, knownOf(host))) : [];
     const replica: Replica = {
       engine,
       resources,

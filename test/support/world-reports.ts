@@ -2,6 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { Change } from "#agent/machines/change-feed.ts";
 import type { Engine } from "#cp/engine/engine.ts";
+import type { Machine } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type ReportRequest, ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { isFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
@@ -10,8 +11,16 @@ import type { WorldAgent } from "./engine-world.ts";
 
 const attempts = 6;
 
-/** One report at a time; what changes meanwhile goes with the next, as the latest of each machine. */
-export function reportTo(engine: Engine, host: Pick<WorldAgent, "id" | "changes">, log: Logger): Disposable {
+/**
+ * One report at a time; what changes meanwhile goes with the next, as the latest of each machine.
+ * @param known machines that are told at once, as to a replica that a host has just connected to
+ */
+export function reportTo(
+  engine: Engine,
+  host: Pick<WorldAgent, "id" | "changes">,
+  log: Logger,
+  known: readonly Machine[] = [],
+): Disposable {
   const untold = new Map<string, Change>();
   let telling = false;
   const tell = async () => {
@@ -30,12 +39,15 @@ export function reportTo(engine: Engine, host: Pick<WorldAgent, "id" | "changes"
     }
     telling = false;
   };
-  return host.changes.subscribe((change) => {
+  const hear = (change: Change) => {
     const { id, seq } = about(change);
     const before = untold.get(id);
     if (before === undefined || about(before).seq < seq) untold.set(id, change);
     void tell();
-  });
+  };
+  const heard = host.changes.subscribe(hear);
+  for (const changed of known) hear({ changed });
+  return heard;
 }
 
 /** What was not heard is told again, a few times. */

@@ -195,7 +195,8 @@ const transfer: Step<Instance> = {
     refuseFailed(move);
     const { sent, plan, source } = move;
     if (sent && transferred.includes(sent.phase)) return { done: null };
-    if (sent) {
+    // While it prepares it may not have been told all yet.
+    if (sent && sent.phase !== "preparing") {
       refuseStalled(source, effects.now());
       return { wait: effects.now() + lookAgainMs, why: "the source is sending" };
     }

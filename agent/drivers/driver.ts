@@ -257,8 +257,10 @@ export interface LiveMigration {
 /** Where a hypervisor may connect for a channel before the other host takes what it says. */
 export interface HeldSocket {
   readonly path: string;
-  /** What is said is carried from here on. False when nobody has connected, or has since gone. Safe to repeat. */
+  /** What is said is carried from here on. False when nobody has connected. Safe to repeat. */
   release(): boolean;
+  /** Who has connected is sent away, and whoever comes next is not held. */
+  close(): void;
 }
 
 export interface PostCopy {

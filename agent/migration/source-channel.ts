@@ -67,7 +67,11 @@ export class SourceChannel implements AsyncDisposable {
       this.#pair();
       return this.#paired !== undefined || this.#listener.waiting;
     };
-    return { path: this.socketPath, release };
+    const close = () => {
+      this.#held = false;
+      this.#listener.take()?.destroy();
+    };
+    return { path: this.socketPath, release, close };
   }
 
   /** Takes a call whose right to this channel has been checked. */

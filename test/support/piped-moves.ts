@@ -98,7 +98,7 @@ export class PipedMoves implements MoveTransport {
     return {
       fault: undefined,
       socketOf,
-      hold: (channel) => ({ path: socketOf(channel), release: () => false }),
+      hold: (channel) => ({ path: socketOf(channel), release: () => false, close: () => undefined }),
       awaitPulls: (signal) =>
         until(() => signal.aborted || channels.every((channel) => this.#isPulled(move.migrationId, channel))),
       stats: () => counters.snapshot(),

@@ -5,7 +5,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import t from "tap";
+import t, { type Test } from "tap";
 import type { PullCall } from "#agent/migration/pull-call.ts";
 import { SourceChannel, type SourceChannelDeps } from "#agent/migration/source-channel.ts";
 import type { Open } from "#agent/migration/wire.ts";
@@ -17,27 +17,62 @@ const callThat = (alive: boolean) =>
   ({ alive, listen: () => undefined, finish: () => undefined }) as unknown as PullCall;
 const open = {} as Open;
 
-await t.test("a call that is gone already leaves the hypervisor's connection to the next one", async (t) => {
+/** A channel whose coding is as far as anything gets, with a hypervisor that has connected. */
+async function openChannel(t: Test) {
   const directory = await mkdtemp(join(tmpdir(), "skerry-channel-"));
   t.teardown(() => rm(directory, { recursive: true }));
-  let paired = 0;
+  const seen = { paired: 0 };
   const deps = {
     channel: "memory",
     socketPath: join(directory, "socket"),
     coding: async () => {
-      paired++;
+      seen.paired++;
       throw new Fault("unavailable", "far enough", { reason: "FAR_ENOUGH" });
     },
     onFault: () => undefined,
     log: silentLogger,
   } as unknown as SourceChannelDeps;
-  await using channel = await SourceChannel.open(deps);
-  const hypervisor = connect(deps.socketPath);
-  t.teardown(() => hypervisor.destroy());
-  await once(hypervisor, "connect");
-  for (let turn = 0; turn < 3; turn++) await setImmediate(); // the listener's side of it
+  const channel = await SourceChannel.open(deps);
+  t.teardown(() => channel[Symbol.asyncDispose]());
+  const connectHypervisor = async () => {
+    const hypervisor = connect(deps.socketPath);
+    t.teardown(() => hypervisor.destroy());
+    await once(hypervisor, "connect");
+    for (let turn = 0; turn < 3; turn++) await setImmediate(); // the listener's side of it
+  };
+  return { channel, seen, connectHypervisor };
+}
+
+await t.test("a call that is gone already leaves the hypervisor's connection to the next one", async (t) => {
+  const { channel, seen, connectHypervisor } = await openChannel(t);
+  await connectHypervisor();
   channel.pull(callThat(false), open);
-  t.equal(paired, 0);
+  t.equal(seen.paired, 0);
   channel.pull(callThat(true), open);
-  await until(() => paired === 1);
+  await until(() => seen.paired === 1);
+});
+
+await t.test("a channel that is held waits, whoever is there", async (t) => {
+  const { channel, seen, connectHypervisor } = await openChannel(t);
+  const held = channel.hold();
+  t.equal(held.path, channel.socketPath);
+  t.equal(held.release(), false, "nobody was there");
+  const again = channel.hold();
+  await connectHypervisor();
+  channel.pull(callThat(true), open);
+  t.equal(channel.isPulled, true);
+  t.equal(seen.paired, 0, "nothing is carried");
+  t.equal(again.release(), true, "somebody was");
+  await until(() => seen.paired === 1);
+});
+
+await t.test("what a hypervisor has said that was sent away goes nowhere", async (t) => {
+  const { channel, seen, connectHypervisor } = await openChannel(t);
+  const held = channel.hold();
+  await connectHypervisor();
+  held.close();
+  channel.pull(callThat(true), open);
+  t.equal(seen.paired, 0);
+  await connectHypervisor();
+  await until(() => seen.paired === 1);
 });

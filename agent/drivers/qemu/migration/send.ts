@@ -23,7 +23,7 @@ import {
 import { Pace } from "./pace.ts";
 import { deriveConvergence, deriveProgress, isNear } from "./progress.ts";
 import { areDisksNear, readSituation, type Situation } from "./situation.ts";
-import { beginTimeoutMs, readyStream, startStream } from "./stream.ts";
+import { beginTimeoutMs, goOn, readyStream, startStream } from "./stream.ts";
 
 export interface Sending {
   readonly machine: RunningMachine;
@@ -189,7 +189,7 @@ class Sender {
     if (!ahead) await readyStream(machine, move, limit);
     await this.#sending.remember({ begun: true });
     this.#begun = true;
-    if (ahead?.release()) return;
+    if (ahead && (await goOn(machine, ahead, limit))) return;
     if (ahead) await readyStream(machine, move, limit);
     await startStream(machine, socketOf(memoryChannel), limit);
   }

@@ -30,6 +30,15 @@ export async function startStream(machine: RunningMachine, path: string, signal:
   await machine.execute("migrate", { uri: `unix:${path}` }, signal);
 }
 
+/** Lets a stream that was begun ahead go on its way. False when it has come to nothing, and another is to begin. */
+export async function goOn(machine: RunningMachine, held: HeldSocket, signal: AbortSignal): Promise<boolean> {
+  const { status = "none" } = await machine.execute("query-migrate", {}, signal);
+  // What a stream that has ended has said is still there, and would be taken for the next one's beginning.
+  if (["setup", "active"].includes(status) && held.release()) return true;
+  held.close();
+  return false;
+}
+
 export interface AheadOptions {
   readonly machine: RunningMachine;
   readonly move: Move;
@@ -53,7 +62,7 @@ export async function beginAhead(
   if (record?.begun) return undefined;
   if (record?.ahead) {
     await cancelStream(machine, signal);
-    hold(memoryChannel).release();
+    hold(memoryChannel).close();
     return undefined;
   }
   if ((await allocatedBytes(machineFiles(directory).rootDisk)) > littleDiskBytes) return undefined;

@@ -270,6 +270,24 @@ t.test("what fails at a host turns the move back and says why", async (t) => {
   }
 });
 
+t.test("the source gets ready while the target does, and hears when that comes to nothing", async (t) => {
+  const scene = await sceneOf(t);
+  const replica = await replicaOf(t, scene);
+  const vm = await running(scene, replica);
+  const source = scene.world.hosts.find((host) => host.id === scene.simulation.whereRuns(vm));
+  const toldOf = () => source?.find(vm)?.spec.move?.migrationId;
+  scene.simulation.holdAt = "preparing";
+  const id = await migrate(replica, vm);
+  await until(async () => toldOf() === id);
+  t.equal((await read(scene, id)).observed?.stage, "preparing", "the target is not ready yet");
+  await replica.resources.invoke(testCtx(), migration, id, "cancel", {}, quietly);
+  await untilPhase(scene, id, "cancelled");
+  scene.simulation.holdAt = undefined;
+  await scene.world.untilSettled(vm, "running");
+  t.equal(toldOf(), undefined, "it goes on as if it had never been asked");
+  await assertSound(t, scene, "cancelled");
+});
+
 t.test("a target that lost what had arrived turns the move back", async (t) => {
   const scene = await sceneOf(t);
   const replica = await replicaOf(t, scene);

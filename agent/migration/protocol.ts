@@ -43,6 +43,9 @@
  *     | pulled    | paired              | pulled (new)  |                       | idle                           |
  *     | paired    | idle, then pairs    | idle, pulled  | ended: `end`, OK      | idle; hypervisor's socket shut |
  *
+ * A channel may be held at the source: it stays connected, pulled or both until it is released, and nothing is carried.
+ * So QEMU begins its stream of memory, which takes it a while before it says anything, before its turn has come.
+ *
  * A channel at the destination:
  *
  *     | state   | frame                     | end                  | call cut, stalled      | corrupt, hypervisor gone |

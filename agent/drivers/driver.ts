@@ -232,7 +232,7 @@ export interface LiveMigration {
   listChannels(id: string): Promise<readonly string[]>;
   /**
    * Source: does ahead of `send`, while the other host makes itself ready, what takes a while and needs nothing of it. May
-   * be left out, and costs the move nothing when the other host does not come.
+   * be left out. Called again it ends what it has begun: the other host takes long.
    */
   getReady?(plan: MachinePlan, hold: (channel: string) => HeldSocket, signal: AbortSignal): Promise<void>;
   /**

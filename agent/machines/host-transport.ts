@@ -50,7 +50,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       return {
         socketOf: (channel) => source.socketOf(channel),
         hold: (channel) => source.hold(channel),
-        awaitPulls: (signal) => source.awaitPulls(signal),
+        awaitPulls: (limitMs, signal) => source.awaitPulls(limitMs, signal),
         stats: () => source.stats(),
         get fault() {
           return source.fault;

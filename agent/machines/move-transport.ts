@@ -36,8 +36,8 @@ export interface MoveOffer extends AsyncDisposable {
   socketOf(channel: string): string;
   /** Nothing of a channel is carried, whoever connects and pulls, until it is released. */
   hold(channel: string): HeldSocket;
-  /** Resolves once the peer is there to take what is sent of the disks; throws `unavailable` after a while. */
-  awaitPulls(signal: AbortSignal): Promise<void>;
+  /** True once the peer is there to take what is sent of the disks; false when it has not come within `limitMs`. */
+  awaitPulls(limitMs: number, signal: AbortSignal): Promise<boolean>;
   /** Why the machine's memory could not be carried on; the hypervisor knows only that its connection closed. */
   readonly fault: Fault | undefined;
   stats(): MoveStats;

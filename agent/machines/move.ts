@@ -31,6 +31,8 @@ export interface MachineMoveDeps {
 
 /** How often the destination looks, besides when the driver says that something changed. */
 const lookMs = 250;
+/** The other host may have to fetch an image first. What was begun ahead does not wait for that. */
+const pullMs = { look: 1_000, soon: 20_000, most: 15 * 60_000 };
 /** All channels have ended in order: the machine is whole within this, or never. */
 const arrivalLimitMs = 15_000;
 
@@ -193,11 +195,8 @@ export class MachineMove {
     }
     const offer = this.#offer;
     try {
-      if (!journal.hasBegun) {
-        await live.getReady?.(plan, (channel) => offer.hold(channel), signal);
-        // The guest stands still while its hypervisor connects.
-        await offer.awaitPulls(signal);
-      }
+      // The guest stands still while its hypervisor connects.
+      if (!journal.hasBegun) await this.#awaitPulls(move, plan, { live, offer }, signal);
       for await (const progress of live.send(plan, (channel) => offer.socketOf(channel), signal)) {
         journal.progress(progress, offer.stats());
         if (progress.stoppedAtMs !== undefined) this.#showStopped();
@@ -210,6 +209,29 @@ export class MachineMove {
     const isOffered = journal.status.phase === MovePhase.POST_COPY && !move.committed;
     if (!journal.isOver && !isOffered)
       throw new Fault("internal", "the driver stopped sending before the machine had left");
+  }
+
+  /** The other host may take long to get ready, and this one may lose the guest meanwhile. */
+  async #awaitPulls(
+    { type }: Move,
+    plan: MachinePlan,
+    { live, offer }: { readonly live: LiveMigration; readonly offer: MoveOffer },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { id, driver, status } = this.#deps;
+    const getReady = () => live.getReady?.(plan, (channel) => offer.hold(channel), signal);
+    await getReady();
+    const since = performance.now();
+    let isLate = false;
+    while (!(await offer.awaitPulls(pullMs.look, signal))) {
+      if (signal.aborted) throw cancelled(signal);
+      status.observed = await driver.inspect(id);
+      if (type !== MoveType.COLD && !status.isRunning) throw ended();
+      const waitedMs = performance.now() - since;
+      if (waitedMs > pullMs.most) throw notPulled();
+      if (!isLate && waitedMs > pullMs.soon) await getReady();
+      isLate ||= waitedMs > pullMs.soon;
+    }
   }
 
   /** Known from the driver's own word: to ask again would be part of the time that the guest stands still. */
@@ -329,6 +351,14 @@ export class MachineMove {
 
 function lost(): Fault {
   return new Fault("conflict", "what had arrived of the machine is gone", { reason: "MOVE_LOST" });
+}
+
+function ended(): Fault {
+  return new Fault("conflict", "the machine ended before it was sent", { reason: "MACHINE_NOT_RUNNING" });
+}
+
+function notPulled(): Fault {
+  return new Fault("conflict", "the other host did not come for the machine", { reason: "MOVE_NOT_PULLED" });
 }
 
 function memoryLost(): Fault {

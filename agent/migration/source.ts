@@ -47,9 +47,6 @@ export interface MoveSourceOptions {
   readonly now?: () => number;
 }
 
-/** How long the destination may take to come for the disks. */
-const pullLimitMs = 20_000;
-
 export class MoveSource implements AsyncDisposable {
   readonly migrationId: string;
   readonly #options: MoveSourceOptions;
@@ -115,15 +112,21 @@ export class MoveSource implements AsyncDisposable {
   }
 
   /**
-   * Resolves once the destination pulls every disk: a hypervisor that connects before that may stand still until it
-   * does, and its guest with it.
+   * True once the destination pulls every disk: a hypervisor that connects before that may stand still until it does, and
+   * its guest with it. False when it has not come within `limitMs`.
    */
-  async awaitPulls(signal: AbortSignal): Promise<void> {
-    using limit = deadline(pullLimitMs, "waiting for the other host to pull", signal);
+  async awaitPulls(limitMs: number, signal: AbortSignal): Promise<boolean> {
+    using limit = deadline(limitMs, "waiting for the other host to pull", signal);
     const disks = [...this.#channels].filter(([name]) => isDisk(name)).map(([, channel]) => channel);
     while (!disks.every(({ isPulled }) => isPulled)) {
-      await unlessAborted(once(this.#calls, "pull", { signal: limit }), limit);
+      try {
+        await unlessAborted(once(this.#calls, "pull", { signal: limit }), limit);
+      } catch (thrown) {
+        if (signal.aborted || !limit.aborted) throw thrown;
+        return false;
+      }
     }
+    return true;
   }
 
   stats(): MoveStats {

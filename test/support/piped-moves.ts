@@ -99,8 +99,12 @@ export class PipedMoves implements MoveTransport {
       fault: undefined,
       socketOf,
       hold: (channel) => ({ path: socketOf(channel), release: () => false, close: () => undefined }),
-      awaitPulls: (signal) =>
-        until(() => signal.aborted || channels.every((channel) => this.#isPulled(move.migrationId, channel))),
+      awaitPulls: async (limitMs, signal) => {
+        const arePulled = () => channels.every((channel) => this.#isPulled(move.migrationId, channel));
+        const late = performance.now() + limitMs;
+        await until(() => signal.aborted || arePulled() || performance.now() > late);
+        return arePulled();
+      },
       stats: () => counters.snapshot(),
       [Symbol.asyncDispose]: async () => {
         close();

@@ -42,7 +42,8 @@ import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
 
 const { RUNNING, PAUSED, STOPPED } = MachineState;
-const { READY, DISK_COPY, PRE_COPY, CONVERGED, SWITCHOVER, POST_COPY, HANDED_OVER, FAILED } = MovePhase;
+const { PREPARING, READY, DISK_COPY, PRE_COPY, CONVERGED, SWITCHOVER, POST_COPY, HANDED_OVER, FAILED } =
+  MovePhase;
 const { SOURCE, DESTINATION } = MoveRole;
 const never = new AbortController().signal;
 const id = "vm-1";
@@ -505,6 +506,29 @@ await t.test("a source that crashes", async (t) => {
   await late.source.start();
   t.equal(late.source.view?.state, STOPPED, "but not once it may have handed over");
   t.match(await late.turnBack(), { state: RUNNING }, "until the control plane says so");
+});
+
+await t.test("a source whose peer is not ready yet", async (t) => {
+  await using world = await World.start();
+  const { source } = world;
+  await world.ensure(source);
+  await world.ensure(source, world.move(SOURCE), {}, 0);
+  await source.at(PREPARING);
+  await source.counts();
+  t.match(source.view, { state: RUNNING, reason: "" }, "waits, and its guest runs");
+  await world.ensure(world.destination, world.move(DESTINATION));
+  await world.handOver();
+  t.equal(source.phase, HANDED_OVER, "goes on when it has come");
+
+  await using other = await World.start();
+  await other.ensure(other.source);
+  await other.ensure(other.source, other.move(SOURCE), {}, 0);
+  await other.source.at(PREPARING);
+  await other.source.driver.end(id, false);
+  await other.source.at(FAILED);
+  t.equal(other.source.view?.move?.reason, "MACHINE_NOT_RUNNING");
+  await until(() => other.source.view?.state === RUNNING);
+  t.equal(other.source.view?.crashes, 1n, "a guest that ends meanwhile is restarted by its policy");
 });
 
 await t.test("a guest that writes faster than the link carries", async (t) => {

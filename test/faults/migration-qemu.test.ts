@@ -24,7 +24,7 @@ to agent: kill -9         either     either     stays+    either+     moves+    
 to agent: hangs           either     either+    either    either      moves+     moves
 from QEMU: kill -9        ends+      ends       ends+     either      moves+     moves
 from QEMU: hangs          either     either+    either    either      moves      moves
-to QEMU: kill -9          stays      stays      stays+    survives+   survives   ends
+to QEMU: kill -9          either     stays      stays+    survives+   survives   ends
 to QEMU: hangs            either     either     either    either      moves+     moves
 to disk: full             either     either+    either    either      moves      moves
 from disk: full           either     either     either    either      moves      moves

@@ -42,6 +42,9 @@ const heldCommit = (column: HeldCommit) => ({
   release: async ({ commit }: Scene) => commit?.release(),
 });
 
+/** More than a stream says while it is held and nobody reads it: what two sockets take in. */
+const heldBytes = 4 * 1024 * 1024;
+
 export const points = {
   /** The destination has made its QEMU, and has not reached the source. */
   preparing: {
@@ -57,7 +60,10 @@ export const points = {
     release: resumeWay,
   },
   "pre-copy": {
-    isReached: async ({ qemus, from }) => (await qemus.look(from))?.migration === "active",
+    isReached: async ({ qemus, from }) => {
+      const seen = await qemus.look(from);
+      return seen?.migration === "active" && seen.sentBytes > heldBytes;
+    },
     hold: stallWay,
     release: resumeWay,
   },

@@ -20,6 +20,8 @@ export interface QemuView {
   /** Its disk is being copied to another host. */
   readonly copies: boolean;
   readonly migration: MigrationState | "none";
+  /** Bytes of memory that it has written to whoever carries them. */
+  readonly sentBytes: number;
 }
 
 export class QemuObserver implements AsyncDisposable {
@@ -57,12 +59,13 @@ export class QemuObserver implements AsyncDisposable {
   /** Undefined when there is none on this host, or it does not answer. */
   async look(host: string): Promise<QemuView | undefined> {
     return await this.#ask(host, async (qemu, limits) => {
-      const [{ running, status }, { status: migration }, jobs] = await Promise.all([
+      const [{ running, status }, { status: migration, ram }, jobs] = await Promise.all([
         qemu.execute("query-status", {}, limits),
         qemu.execute("query-migrate", {}, limits),
         qemu.execute("query-block-jobs", {}, limits),
       ]);
-      return { running, status, copies: jobs.length > 0, migration: migration ?? "none" };
+      const sentBytes = ram?.transferred ?? 0;
+      return { running, status, copies: jobs.length > 0, migration: migration ?? "none", sentBytes };
     });
   }
 

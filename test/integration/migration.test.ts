@@ -295,6 +295,13 @@ t.test("a target that lost what had arrived turns the move back", async (t) => {
   scene.simulation.holdAt = "pre-copy";
   const id = await migrate(replica, vm);
   await until(async () => scene.world.hosts.some((host) => host.holds(vm, "pre-copy")));
+  // The source may be that far before it is on record that the target is ready.
+  const prepared =
+    "select 1 from operation_step s join operation o on o.id = s.operation_id and o.resource_id = $1";
+  await until(async () => {
+    const rows = await scene.world.database.query(`${prepared} and s.name = 'prepare'`, [vm]);
+    return rows.length > 0;
+  });
   const target = scene.world.hosts.find((host) => host.holds(vm, "ready"));
   target?.wipe();
   await scene.world.database.query("update incarnation set updated_at = now() - interval '1 minute'");

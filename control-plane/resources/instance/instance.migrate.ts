@@ -43,7 +43,7 @@ import {
   type MovePlan,
   type Prepared,
 } from "./move.ts";
-import { goOnAtSource, warnSource } from "./moving-source.ts";
+import { goOnAtSource, isWarned, warnSource } from "./moving-source.ts";
 import { awaitRest, followAtOnce, isPostCopy, runWithoutMemory, tellRest } from "./post-copy.ts";
 
 const ensureWaitMs = 2_000;
@@ -157,7 +157,8 @@ const prepare: Step<Instance> = {
   },
   async undo(effects, view, operation) {
     const { plan, migration, prepared } = moveView(view, operation);
-    const resumed = prepared ? undefined : await goOnAtSource(effects, view, operation);
+    // Once the target was ready it is the next step that undoes this.
+    const resumed = !prepared && isWarned(plan) && (await goOnAtSource(effects, view, operation));
     if (resumed && "wait" in resumed) return resumed;
     const hostId = plan.target.host_id;
     try {
@@ -195,7 +196,7 @@ const transfer: Step<Instance> = {
     refuseFailed(move);
     const { sent, plan, source } = move;
     if (sent && transferred.includes(sent.phase)) return { done: null };
-    // While it prepares it may not have been told all yet.
+    // One that prepares was told ahead, and nobody has heard what it says to that.
     if (sent && sent.phase !== "preparing") {
       refuseStalled(source, effects.now());
       return { wait: effects.now() + lookAgainMs, why: "the source is sending" };

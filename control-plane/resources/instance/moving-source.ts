@@ -3,7 +3,7 @@ import type { Effects, OperationRecord, StepResult, View } from "../../engine/co
 import { specOf } from "./instance.actions.ts";
 import { mayLeaveLost } from "./instance.lost.ts";
 import type { Instance } from "./instance.resource.ts";
-import { awaitHost, awayLimitMs, moveView, movingSpec, tell, type MoveView } from "./move.ts";
+import { awaitHost, awayLimitMs, moveView, movingSpec, tell, type MovePlan, type MoveView } from "./move.ts";
 
 const resumeWaitMs = 2_000;
 
@@ -13,14 +13,18 @@ const resumeWaitMs = 2_000;
  */
 export async function warnSource(effects: Effects, view: View<Instance>, move: MoveView): Promise<void> {
   const { plan } = move;
-  const mayBegin = plan.type === "live" && (plan.baseline ?? "") === "";
-  if (!mayBegin || !effects.agents.connected().includes(plan.source)) return;
+  if (!isWarned(plan) || !effects.agents.connected().includes(plan.source)) return;
   const spec = movingSpec(view, move, { role: "source", switchOver: false });
   try {
     await tell(effects, view, plan.source, spec, 0);
   } catch (error) {
     effects.log.info("migrate.source_not_warned", { host: plan.source, error });
   }
+}
+
+/** Whether the source may have heard of the move before its step began. */
+export function isWarned({ type, baseline = "" }: MovePlan): boolean {
+  return type === "live" && baseline === "";
 }
 
 /** The record says that nothing was committed: the source may go on, whatever it has sent. */

@@ -5,6 +5,7 @@
  */
 import type { Duplex } from "node:stream";
 import type { MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
+import type { GuestMemory } from "../migration/guest-memory.ts";
 
 /** A disk that others are made of. */
 export interface DiskFile {
@@ -226,6 +227,11 @@ export interface LiveMigration {
   readyChannel?(id: string, channel: string, signal: AbortSignal): Promise<void>;
   /** Destination: a new connection to the hypervisor's end of a channel. */
   connectChannel(id: string, channel: string, signal: AbortSignal): Promise<Duplex>;
+  /**
+   * Destination: the memory of a machine that waits for its state, to be written by whoever has its pages while the channel
+   * `memory` brings the rest. Undefined where only its hypervisor can.
+   */
+  openMemory?(id: string, signal: AbortSignal): Promise<GuestMemory | undefined>;
   /** Destination: true when the whole machine has arrived and the guest could run. */
   hasArrived(id: string): Promise<boolean>;
   /** Source: the names of the channels that a move of this machine will use. */

@@ -62,7 +62,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       };
     },
 
-    pull({ move, plan, channels, ready, connect }): MovePull {
+    pull({ move, plan, channels, ready, memory, connect }): MovePull {
       const { migrationId, ticket, peerHostId: hostId, peerAddress: address } = move;
       const direct = address === "" ? [] : [directOpener({ address, hostId, identity })];
       const relays = gateways.map((gateway) => relayOpener({ address: gateway, hostId, identity }));
@@ -71,6 +71,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
       const puller = new MovePuller({
         ...{ migrationId, ticket, channels, openers, connect, workers, log },
         ...(ready && { ready }),
+        ...(memory && { memory }),
         resumable: (channel) => goesOn || isDisk(channel),
         ...pagesOf(move, plan, deps.pageFiles),
         limits: limitsOf(move),

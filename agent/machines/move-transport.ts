@@ -3,6 +3,7 @@ import type { Duplex } from "node:stream";
 import type { Fault } from "#kernel/fault.ts";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { HeldSocket, MachinePlan } from "../drivers/driver.ts";
+import type { GuestMemory } from "../migration/guest-memory.ts";
 import type { MoveStats } from "../migration/stats.ts";
 
 export interface MoveCargo {
@@ -23,10 +24,14 @@ export interface MoveTransport {
 export interface HypervisorEnd {
   /** Called before the source is asked for a channel. */
   readonly ready?: ReadyChannel;
+  /** Where the guest's memory is written, if not by the hypervisor. */
+  readonly memory?: OpenMemory;
   readonly connect: ConnectChannel;
 }
 
 export type ReadyChannel = (channel: string, signal: AbortSignal) => Promise<void>;
+
+export type OpenMemory = (signal: AbortSignal) => Promise<GuestMemory | undefined>;
 
 /** Opens a connection to the hypervisor's end of a channel. */
 export type ConnectChannel = (channel: string, signal: AbortSignal) => Promise<Duplex>;

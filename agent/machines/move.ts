@@ -255,7 +255,8 @@ export class MachineMove {
     if (!this.#pull && !(await live.hasArrived(id))) {
       const connect = (channel: string, until: AbortSignal) => live.connectChannel(id, channel, until);
       const ready = async (channel: string, until: AbortSignal) => live.readyChannel?.(id, channel, until);
-      this.#watch(transport.pull({ move, plan, channels, ready, connect }));
+      const memory = async (until: AbortSignal) => live.openMemory?.(id, until);
+      this.#watch(transport.pull({ move, plan, channels, ready, memory, connect }));
     }
     if (move.committed) {
       this.#pull?.enterPostCopy();

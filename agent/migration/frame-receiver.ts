@@ -120,22 +120,26 @@ export class FrameReceiver {
       const raw = await job.raw;
       this.#stop.signal.throwIfAborted();
       counters.count(channel, { rawBytes: frame.rawLength, wireBytes: frame.data.length });
-      if (frame.rawLength > 0 && !this.#write(hypervisor, raw)) await this.#drained(hypervisor);
+      if (raw.bytes.length === 0) this.#taken(job.frame, raw);
+      else if (!this.#write(hypervisor, job.frame, raw)) await this.#drained(hypervisor);
       if (frame.end) this.#end(hypervisor);
     }
     this.#pumping = false;
   }
 
   /** Only a socket is done with what it was given when it says so. */
-  #write(hypervisor: Duplex, raw: Slab): boolean {
-    const { limits, call } = this.#deps;
+  #write(hypervisor: Duplex, frame: Frame, raw: Slab): boolean {
     const bytes = hypervisor instanceof Socket ? raw.bytes : Buffer.from(raw.bytes);
     return hypervisor.write(bytes, (error) => {
-      if (error) return; // told by the connection
-      raw.release();
-      this.#heldBytes -= bytes.length;
-      if (this.#heldBytes < limits.inFlightBytes / 2 && call.isPaused) call.resume();
+      if (!error) this.#taken(frame, raw); // an error is told by the connection
     });
+  }
+
+  #taken({ rawLength }: Frame, raw: Slab): void {
+    const { limits, call } = this.#deps;
+    raw.release();
+    this.#heldBytes -= rawLength;
+    if (this.#heldBytes < limits.inFlightBytes / 2 && call.isPaused) call.resume();
   }
 
   async #connect(): Promise<Duplex> {

@@ -156,9 +156,9 @@ export class FrameSender {
 
   #flush(): void {
     const gathering = this.#gathering;
-    const all = { bytes: gathering.bytes, pages: undefined, zeroBytes: 0 };
-    const { bytes, pages, zeroBytes } = this.#deps.scanner?.cut(this.#ended) ?? all;
-    if (bytes > 0) this.#enqueue({ ...gathering.cut(bytes), ...(pages && { pages }) }, zeroBytes);
+    const all = { bytes: gathering.bytes, zeroBytes: 0 };
+    const { bytes, zeroBytes, ...seen } = this.#deps.scanner?.cut(this.#ended) ?? all;
+    if (bytes > 0) this.#enqueue({ ...gathering.cut(bytes), ...seen }, zeroBytes);
     if (this.#ended) this.#startPump();
   }
 
@@ -193,7 +193,8 @@ export class FrameSender {
   #write({ rawBytes, zeroBytes }: Job, encoded: EncodedBlock): void {
     const { channel, counters, encoder } = this.#deps;
     const { codec, staged, checksum, bytes: data, inImageBytes } = encoded;
-    const frame = { data, rawLength: rawBytes, codec, staged, checksum, end: false };
+    const order = { sorted: encoded.sorted !== undefined, alone: encoded.sorted === "alone" };
+    const frame = { data, rawLength: encoded.rawBytes, codec, staged, checksum, end: false, ...order };
     const head = encodeFrameHead({ ...frame, sequence: ++this.#sequence });
     if (encoded.chosen !== undefined) counters.useCodec(channel, encoded.chosen);
     counters.count(channel, { rawBytes, wireBytes: data.length + head.length, zeroBytes, inImageBytes });
@@ -209,8 +210,10 @@ export class FrameSender {
 
   #writeEnd(): void {
     const data = Buffer.alloc(0);
-    const frame = { data, rawLength: 0, codec: Codec.NONE, staged: false, checksum: 0n, end: true };
-    this.#hand(encodeFrameHead({ ...frame, sequence: ++this.#sequence }), data, this.#finish);
+    const frame = { data, rawLength: 0, codec: Codec.NONE, checksum: 0n, end: true };
+    const flags = { staged: false, sorted: false, alone: false };
+    const head = encodeFrameHead({ ...frame, ...flags, sequence: ++this.#sequence });
+    this.#hand(head, data, this.#finish);
   }
 
   /** Gives a frame to the network, and calls back when it has left. */

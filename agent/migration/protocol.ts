@@ -3,6 +3,7 @@
  * sockets; each such connection is a channel with a name ("memory", "disk:root"). In between are two agents:
  *
  *     source QEMU --unix--> source agent ====mTLS, gRPC====> destination agent --unix--> destination QEMU
+ *                                                                          `-- pages --> its memory
  *
  * The destination is the client and pulls: one call `MigrationService.Pull` per channel, because only a client can ask
  * for a large flow-control window. Both ends speak gRPC by hand, in memory that is used again and again (slabs.ts). Where
@@ -24,9 +25,13 @@
  * Layout. Messages are proto3 (migration.proto) behind gRPC's five bytes: a zero and the length, big-endian. A frame
  * (`PullResponse`) stands for `raw_length` bytes that the source's hypervisor wrote:
  *
- *     hypervisor's bytes --page stage--> block --codec--> data          and back, in the opposite order
+ *     hypervisor's bytes --sorting--> block --page stage--> block --codec--> data       and back, in the opposite order
  *
- * - `checksum` is XXH64 of the hypervisor's bytes, so it covers stage, codec and every buffer in between.
+ * - `sorted`: the pages of the guest's memory are apart from the rest of the stream (pages/sorted-block.ts), because the
+ *   destination has said (`placed_memory`) that its agent writes them itself (guest-memory.ts). Its hypervisor is told the
+ *   rest, as if there were no such pages. Frames are written in any order, except those that are `alone`: a page may have
+ *   been in a frame before. What is for the hypervisor it gets when all pages before that have been written.
+ * - `checksum` is XXH64 of the hypervisor's bytes, sorted or not, so it covers stage, codec and every buffer in between.
  * - `codec` none, lz4 (one block), zstd (one frame) or, for memory, zstd-long is chosen for each frame by what is fastest
  *   at that moment; what would not shrink stays as it is. The frames of one call that are zstd-long are pieces of one zstd
  *   frame, each flushed, and refer to what the pieces before them held, up to 16 MiB back.

@@ -11,6 +11,7 @@ import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { keepYoungGenerationSmall, markSeldom } from "../heap.ts";
 import { ThreadedDecoder } from "./coding/coders.ts";
 import { CodingWorkers } from "./coding/workers.ts";
+import { emptyMemory, type GuestMemory } from "./guest-memory.ts";
 import { FrameReceiver } from "./frame-receiver.ts";
 import type { StreamOpener } from "./opener.ts";
 import { PageStage, type OpenPages, type PageStageOptions } from "./pages/stage.ts";
@@ -27,6 +28,8 @@ export interface MovePullerOptions {
   readonly openers: readonly StreamOpener[];
   /** Makes this host's hypervisor ready for a connection, before the source is asked for a channel. */
   readonly ready?: (channel: string, signal: AbortSignal) => Promise<void>;
+  /** Where the guest's memory is written, if not by its hypervisor. */
+  readonly memory?: (signal: AbortSignal) => Promise<GuestMemory | undefined>;
   /** A new connection to this host's hypervisor. */
   readonly connect: (channel: string, signal: AbortSignal) => Promise<Duplex>;
   /** Whether a channel that was cut after it had begun may be opened anew. Default: disks. */
@@ -153,7 +156,9 @@ export class MovePuller {
     const [workers, slabs] = [this.#workers, this.#slabs];
     await this.#options.ready?.(channel, signal);
     const call = await this.#open(signal);
-    using decoder = new ThreadedDecoder({ workers, slabs, pageSet: pages?.pageSet });
+    await using guest = isDisk(channel) ? undefined : await this.#options.memory?.(signal);
+    const memory = guest && emptyMemory(guest);
+    await using decoder = new ThreadedDecoder({ workers, slabs, pageSet: pages?.pageSet, memory });
     const receiver = new FrameReceiver({
       ...{ channel, call, slabs, decoder },
       connect: (until) => {
@@ -165,8 +170,9 @@ export class MovePuller {
     });
     const open = { version: protocolVersion, migrationId, channel, ticket };
     const pageSources = pages?.sha256s ?? [];
+    const placedMemory = memory?.name ?? "";
     try {
-      await receiver.run({ ...open, codecs, pageSources }, signal);
+      await receiver.run({ ...open, codecs, pageSources, placedMemory }, signal);
     } finally {
       call.close();
     }

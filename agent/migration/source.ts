@@ -172,7 +172,7 @@ export class MoveSource implements AsyncDisposable {
     throw new Fault("notFound", `the move has no channel ${channel}`, { reason: "CHANNEL_UNKNOWN" });
   }
 
-  async #coding({ channel, codecs, pageSources }: Open, signal: AbortSignal): Promise<Coding> {
+  async #coding({ channel, codecs, pageSources, placedMemory }: Open, signal: AbortSignal): Promise<Coding> {
     const { wanOptimization = "auto" } = this.#options;
     const stage = isDisk(channel) ? undefined : await this.#pages?.open(signal, pageSources);
     if (stage) this.#counters.pageStage = true;
@@ -187,6 +187,7 @@ export class MoveSource implements AsyncDisposable {
       slabs: this.#slabs,
       choice,
       link: this.#link,
+      sorts: placedMemory !== "",
       pageSet: stage?.pageSet,
       onStageDropped: () => {
         this.#counters.pageStage = false;
@@ -194,7 +195,8 @@ export class MoveSource implements AsyncDisposable {
       },
     });
     // Without the page stage the stream is read as well: zero pages are counted.
-    return { encoder, scanner: isDisk(channel) ? undefined : new PageScanner() };
+    const scanner = new PageScanner(placedMemory === "" ? undefined : placedMemory);
+    return { encoder, scanner: isDisk(channel) ? undefined : scanner };
   }
 }
 

@@ -14,6 +14,8 @@ export interface Frame {
   readonly checksum: bigint;
   readonly sequence: number;
   readonly end: boolean;
+  readonly sorted: boolean;
+  readonly alone: boolean;
 }
 
 export interface Open {
@@ -23,6 +25,8 @@ export interface Open {
   readonly ticket: Uint8Array;
   readonly codecs: readonly Codec[];
   readonly pageSources: readonly string[];
+  /** Empty: there is none. */
+  readonly placedMemory: string;
 }
 
 export type Request =
@@ -49,6 +53,8 @@ export function encodeFrameHead(
   if (frame.checksum !== 0n) fields.fixed64(5, frame.checksum);
   if (frame.sequence > 0) fields.number(6, frame.sequence);
   if (frame.end) fields.number(7, 1);
+  if (frame.sorted) fields.number(8, 1);
+  if (frame.alone) fields.number(9, 1);
   if (frame.data.length > 0) fields.length(1, frame.data.length);
   return prefixed(fields.finish(), frame.data.length);
 }
@@ -56,7 +62,7 @@ export function encodeFrameHead(
 /** The data of the result is a part of `message`. */
 export function decodeFrame(message: Uint8Array): Frame {
   let data: Buffer = Buffer.alloc(0);
-  const numbers = [0, 0, 0, 0, 0, 0, 0, 0];
+  const numbers = Array<number>(10).fill(0);
   let checksum = 0n;
   for (const field of readFields(message)) {
     if (field.bytes) {
@@ -65,8 +71,9 @@ export function decodeFrame(message: Uint8Array): Frame {
       if (field.number === 5) checksum = field.fixed;
     } else if (field.number < numbers.length) numbers[field.number] = field.value;
   }
-  const [, , rawLength = 0, codec = 0, staged = 0, , sequence = 0, end = 0] = numbers;
-  return { data, rawLength, codec, staged: staged !== 0, checksum, sequence, end: end !== 0 };
+  const [, , rawLength = 0, codec = 0, staged, , sequence = 0, end, sorted, alone] = numbers;
+  const flags = { staged: staged !== 0, end: end !== 0, sorted: sorted !== 0, alone: alone !== 0 };
+  return { data, rawLength, codec, checksum, sequence, ...flags };
 }
 
 export function encodeRequest(request: Request): Buffer {
@@ -97,11 +104,13 @@ function encodeOpen(open: Open): Buffer {
   if (open.ticket.length > 0) fields.bytes(4, open.ticket);
   if (open.codecs.length > 0) fields.bytes(5, Uint8Array.from(open.codecs));
   for (const source of open.pageSources) fields.bytes(6, Buffer.from(source));
+  if (open.placedMemory !== "") fields.bytes(7, Buffer.from(open.placedMemory));
   return fields.finish();
 }
 
 function decodeOpen(message: Uint8Array): Open {
   let [version, migrationId, channel, ticket] = [0, "", "", Buffer.alloc(0) as Uint8Array];
+  let placedMemory = "";
   const codecs: Codec[] = [];
   const pageSources: string[] = [];
   for (const { number, bytes, value } of readFields(message)) {
@@ -113,8 +122,9 @@ function decodeOpen(message: Uint8Array): Open {
     else if (number === 4) ticket = bytes;
     else if (number === 5) codecs.push(...readPacked(bytes));
     else if (number === 6) pageSources.push(text(bytes));
+    else if (number === 7) placedMemory = text(bytes);
   }
-  return { version, migrationId, channel, ticket, codecs, pageSources };
+  return { version, migrationId, channel, ticket, codecs, pageSources, placedMemory };
 }
 
 function encodeAbort({ reason, message }: { reason: string; message: string }): Buffer {

@@ -1,15 +1,12 @@
 /** Bytes of a move from one host's unix sockets to another's, over real mutual TLS; hypervisors are plain sockets. */
 import { randomBytes } from "node:crypto";
 import { EventEmitter, once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import http2, { type Http2ServerRequest } from "node:http2";
-import net, { type AddressInfo, type Socket } from "node:net";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
+import net, { type Socket } from "node:net";
 import { join } from "node:path";
-import type { TLSSocket } from "node:tls";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
-import t, { type Test } from "tap";
+import t from "tap";
 import {
   PullRequestSchema,
   PullResponseSchema,
@@ -18,139 +15,23 @@ import {
 } from "#gen/skerry/agent/v1/migration_pb.js";
 import { PageFiles } from "#agent/migration/pages/page-files.ts";
 import { directOpener } from "#agent/migration/opener.ts";
-import { protocolVersion, pullPath, type MoveLimits } from "#agent/migration/protocol.ts";
-import { MovePuller, type MovePullerOptions } from "#agent/migration/puller.ts";
-import { createPullHandler, isPull, MoveSources } from "#agent/migration/pull-handler.ts";
+import { protocolVersion, pullPath } from "#agent/migration/protocol.ts";
 import { CodingWorkers } from "#agent/migration/coding/workers.ts";
-import { MoveSource, type MoveSourceOptions } from "#agent/migration/source.ts";
+import { MoveSource } from "#agent/migration/source.ts";
 import { Fault } from "#kernel/fault.ts";
 import { silentLogger } from "#kernel/log.ts";
-import { peerOf } from "#kernel/peer.ts";
+import {
+  openDataPath,
+  type DataPathMove,
+  type DataPathOptions,
+  type Sink,
+} from "#test/support/data-path-world.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { memoryStream, type StreamPage } from "#test/support/memory-stream.ts";
 import { StallingProxy } from "#test/support/stalling-proxy.ts";
-import { TransportWorld } from "#test/support/transport-world.ts";
 import { until } from "#test/support/until.ts";
 
-const world = await TransportWorld.start();
-const [source, destination] = [await world.join("a"), await world.join("b")];
-const workers = new CodingWorkers({ log: silentLogger });
-const sources = new MoveSources();
-const handlePull = createPullHandler({ sources, log: silentLogger });
-const server = http2.createSecureServer(
-  { ...source.credentials, requestCert: true, rejectUnauthorized: true },
-  (request: Http2ServerRequest) => {
-    const certificate = (request.socket as TLSSocket).getPeerX509Certificate();
-    const peer = certificate && peerOf(certificate);
-    if (isPull(request.headers)) handlePull(request.stream, request.headers, peer?.name ?? "");
-  },
-);
-server.listen(0, "127.0.0.1");
-await once(server, "listening");
-const port = (server.address() as AddressInfo).port;
-const directory = await mkdtemp(join(tmpdir(), "move-"));
-t.teardown(async () => {
-  server.close();
-  await world[Symbol.asyncDispose]();
-  await rm(directory, { recursive: true });
-});
-
-let count = 0;
-
-/** A destination's hypervisor: takes connections on a socket, keeps what comes, answers. */
-class Sink {
-  readonly connections: Socket[] = [];
-  readonly received: Buffer[] = [];
-  ends = 0;
-  readonly path = join(directory, `sink-${count++}.sock`);
-  readonly #server = net.createServer({ allowHalfOpen: true }, (socket) => {
-    this.connections.push(socket);
-    socket.on("data", (piece: Buffer) => {
-      this.received.push(piece);
-      this.onData?.(piece, socket);
-    });
-    socket.on("end", () => {
-      this.ends++;
-      socket.end();
-    });
-    socket.on("error", () => undefined); // a test cuts it
-  });
-  onData: ((piece: Buffer, socket: Socket) => void) | undefined;
-
-  static async listen(t: Test): Promise<Sink> {
-    const sink = new Sink();
-    sink.#server.listen(sink.path);
-    await once(sink.#server, "listening");
-    t.teardown(() => {
-      for (const socket of sink.connections) socket.destroy();
-      sink.#server.close();
-    });
-    return sink;
-  }
-
-  get bytes(): Buffer {
-    return Buffer.concat(this.received);
-  }
-
-  async dial(): Promise<Socket> {
-    const socket = net.connect({ path: this.path, allowHalfOpen: true });
-    await once(socket, "connect");
-    return socket;
-  }
-}
-
-interface Move {
-  readonly ticket: Buffer;
-  readonly source: MoveSource;
-  readonly puller: MovePuller;
-  readonly sinks: Map<string, Sink>;
-  /** As the source's hypervisor. */
-  readonly dial: (channel: string) => Promise<Socket>;
-}
-
-interface MoveOptions {
-  readonly channels?: readonly string[];
-  readonly limits?: Partial<MoveLimits>;
-  readonly source?: Partial<MoveSourceOptions>;
-  readonly puller?: Partial<MovePullerOptions>;
-  readonly port?: number;
-}
-
-async function startMove(t: Test, options: MoveOptions = {}): Promise<Move> {
-  const { channels = ["memory"], limits = {} } = options;
-  const migrationId = `mig-${count++}`;
-  const ticket = randomBytes(32);
-  const moving = await MoveSource.open({
-    ...{ migrationId, ticket, channels, limits, workers, log: silentLogger },
-    peerHostId: "host-b",
-    expiresAtMs: Date.now() + 60_000,
-    socketDirectory: join(directory, migrationId),
-    ...options.source,
-  });
-  const added = sources.add(moving);
-  t.teardown(async () => {
-    added[Symbol.dispose]();
-    await moving[Symbol.asyncDispose]();
-  });
-  const sinks = new Map<string, Sink>();
-  for (const channel of channels) sinks.set(channel, await Sink.listen(t));
-  const address = `127.0.0.1:${options.port ?? port}`;
-  const puller = new MovePuller({
-    ...{ migrationId, ticket, channels, limits, workers, log: silentLogger },
-    openers: [directOpener({ address, hostId: "host-a", identity: destination })],
-    connect: async (channel) => (sinks.get(channel) as Sink).dial(),
-    ...options.puller,
-  });
-  const dial = async (channel: string) => {
-    const socket = net.connect({ path: moving.socketOf(channel), allowHalfOpen: true });
-    socket.on("error", () => undefined); // a test cuts it
-    socket.on("end", () => socket.end()).resume();
-    await once(socket, "connect");
-    return socket;
-  };
-  return { ticket, source: moving, puller, sinks, dial };
-}
-
+const { startMove, workers, sources, destination, port, directory } = await openDataPath(t);
 const signal = AbortSignal.timeout(60_000);
 
 await t.test(
@@ -224,7 +105,7 @@ await t.test("pages that both hosts have in the image do not travel", async (t) 
 await t.test(
   "a move is pulled by the host it was promised to, with its ticket, until it expires",
   async (t) => {
-    const pull = async (options: MoveOptions) => {
+    const pull = async (options: DataPathOptions) => {
       const { puller } = await startMove(t, options);
       return await reasonOf(puller.run(AbortSignal.timeout(60_000)));
     };
@@ -292,7 +173,7 @@ await t.test("memory that may go on does so on a hypervisor that was made ready 
   const done: string[] = [];
   const dialled: Socket[] = [];
   const events = new EventEmitter<{ answer: [] }>();
-  const moving: Move = await startMove(t, {
+  const moving: DataPathMove = await startMove(t, {
     port: proxy.port,
     puller: {
       resumable: () => true,

@@ -7,6 +7,8 @@ export interface Platform {
   readonly machine: string;
   /** What comes after its name in the argument. */
   readonly machineOptions: string;
+  /** Where the guest sees the first byte of its memory. */
+  readonly memoryStart: number;
   /** Whether vCPUs and memory can be plugged in. */
   readonly hotplug: boolean;
   /** Empty ports for disks and network cards to come. */
@@ -21,6 +23,7 @@ const platforms: Readonly<Record<string, Platform>> = {
     program: "qemu-system-x86_64",
     machine: "q35",
     machineOptions: "",
+    memoryStart: 0,
     hotplug: true,
     hotplugPorts: 4,
     firmware: undefined,
@@ -30,6 +33,7 @@ const platforms: Readonly<Record<string, Platform>> = {
     program: "qemu-system-aarch64",
     machine: "virt",
     machineOptions: ",gic-version=max",
+    memoryStart: 0x4000_0000,
     hotplug: false,
     hotplugPorts: 4,
     firmware: "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",

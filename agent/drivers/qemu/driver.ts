@@ -89,6 +89,7 @@ class QemuDriver implements MachineDriver {
       lifetime: this.#lifetime.signal,
     });
     this.liveMigration = new Moves({
+      platform: this.#platform,
       machines: this.#machines,
       host: this.#host,
       prepare: (entry, signal) => this.#prepare(entry, signal),

@@ -12,11 +12,23 @@ export interface Method {
   readonly level: number;
 }
 
+/** Memory of a thread, used again and again. */
+export class Scratch {
+  #bytes = Buffer.alloc(0);
+
+  /** Good until the next call. */
+  take(bytes: number): Buffer {
+    if (this.#bytes.length < bytes) this.#bytes = Buffer.allocUnsafeSlow(bytes);
+    return this.#bytes.subarray(0, bytes);
+  }
+}
+
 export class Codecs {
   readonly long = new LongStreams();
+  /** Good until the next call of anything here. */
+  readonly scratch = new Scratch();
   readonly #compressor = new zstd.CCtx();
   readonly #decompressor = new zstd.DCtx();
-  #scratch = Buffer.alloc(0);
 
   /**
    * The compressed bytes; undefined when they are not clearly fewer.
@@ -26,7 +38,7 @@ export class Codecs {
     if (method.codec === Codec.NONE) return undefined;
     // Less than a sixteenth saved is not worth the receiver's work.
     const limit = raw.length - (raw.length >> 4);
-    const output = (target ?? this.scratch(limit)).subarray(0, limit);
+    const output = (target ?? this.scratch.take(limit)).subarray(0, limit);
     const length = this.#deflate(method, raw, output);
     return length > 0 ? output.subarray(0, length) : undefined;
   }
@@ -40,16 +52,10 @@ export class Codecs {
   /** At most so many bytes, good until the next call. Throws MOVE_CORRUPTED. */
   decompress(codec: Codec, data: Buffer, most: number): Buffer {
     if (codec === Codec.NONE) return data;
-    const output = this.scratch(most);
+    const output = this.scratch.take(most);
     const bytes = this.#inflate(output, codec, data);
     if (bytes < 0) throw corrupted("a frame cannot be decompressed");
     return output.subarray(0, bytes);
-  }
-
-  /** Memory that is good until the next call of anything here. */
-  scratch(bytes: number): Buffer {
-    if (this.#scratch.length < bytes) this.#scratch = Buffer.allocUnsafeSlow(bytes);
-    return this.#scratch.subarray(0, bytes);
   }
 
   /** 0 when it does not fit. */

@@ -2,16 +2,20 @@
 import type { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { FaultCode } from "#kernel/fault.ts";
 import type { Method } from "./codecs.ts";
+import type { PlacedMemory } from "../guest-memory.ts";
+import type { PageRun } from "../pages/scanner.ts";
 import type { PageTable } from "../pages/table.ts";
 
 export interface EncodeTask {
   readonly type: "encode";
   readonly raw: Uint8Array;
-  /** Where the result goes; at least as long as `raw`, and for a stream `longHeadBytes` longer. */
+  /** Where the result goes; longer than `raw` by `spareBytes`. */
   readonly target: Uint8Array;
   readonly method: Method;
   readonly trial?: Method;
-  readonly pages?: Uint32Array;
+  readonly runs?: readonly PageRun[];
+  /** The other host writes these pages itself. */
+  readonly sort?: boolean;
   readonly pageSet?: number;
   /** Of a method that goes on where the block before has ended. */
   readonly stream?: number;
@@ -26,6 +30,8 @@ export interface Coded {
 export interface Encoding {
   /** So many bytes are in the target; 0: the block stays as it is. */
   readonly targetBytes: number;
+  /** What it is decoded to. */
+  readonly rawBytes: number;
   readonly codec: Codec;
   readonly staged: boolean;
   readonly checksum: bigint;
@@ -39,8 +45,11 @@ export interface Encoding {
 export interface DecodeTask {
   readonly type: "decode";
   readonly data: Uint8Array;
-  /** Where the hypervisor's bytes go; exactly as long as they are to be. */
-  readonly target: Uint8Array;
+  /** Where the block goes, exactly as long as it is to be; undefined when it is only taken apart. */
+  readonly target?: Uint8Array;
+  readonly rawBytes: number;
+  /** It is sorted, and its pages go here. */
+  readonly memory?: PlacedMemory;
   readonly codec: Codec;
   readonly staged: boolean;
   readonly checksum: bigint;
@@ -84,7 +93,8 @@ export interface IndexTask {
 
 export interface Results {
   readonly encode: Encoding;
-  readonly decode: null;
+  /** Of a sorted block: what is for the hypervisor. */
+  readonly decode: Uint8Array | null;
   readonly "open-pages": null;
   readonly "close-pages": null;
   readonly "close-stream": null;

@@ -3,22 +3,20 @@ import { parentPort } from "node:worker_threads";
 import { toFault } from "#kernel/fault.ts";
 import { PageSets } from "../pages/page-sets.ts";
 import { buildPageTable } from "../pages/table.ts";
-import { Codecs } from "./codecs.ts";
-import { decodeFrame, encodeBlock } from "./stages.ts";
+import { Stages } from "./stages.ts";
 import type { Answer, Results, Task } from "./tasks.ts";
 
-const codecs = new Codecs();
+const stages = new Stages();
 const pageSets = new PageSets();
 
 async function perform(task: Task): Promise<Results[keyof Results]> {
   switch (task.type) {
     case "encode":
-      return encodeBlock(task, codecs, pageSets.find(task.pageSet));
+      return stages.encode(task, pageSets.find(task.pageSet));
     case "decode":
-      decodeFrame(task, codecs, pageSets.find(task.pageSet));
-      return null;
+      return stages.decode(task, pageSets.find(task.pageSet));
     case "close-stream":
-      codecs.long.close(task.stream);
+      stages.codecs.long.close(task.stream);
       return null;
     case "open-pages":
       pageSets.open(task);

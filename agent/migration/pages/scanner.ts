@@ -24,32 +24,62 @@ const section = {
 const magic = 0x5145564d;
 const streamVersion = 3;
 
+type Writable<T> = { -readonly [Key in keyof T]: T[Key] };
+
 /** Reads what it needs at `at`; says how many bytes to skip after it and what comes then. */
 type Step = (bytes: Buffer, at: number) => void;
 
 export interface Cut {
-  /** How long the block is. What was scanned beyond is the beginning of a page whose end has not been read yet. */
+  /** How long the block is. What was scanned beyond is the beginning of a record whose end has not been read yet. */
   readonly bytes: number;
-  /** Offsets of whole pages in the block. */
-  readonly pages: Uint32Array;
+  readonly runs: readonly PageRun[];
+  /** Pages come by that, since the stream's beginning, may have come by before. */
+  readonly again: boolean;
   readonly zeroBytes: number;
 }
 
+/** Records of pages that follow each other in the block and in memory: a head and a body each, only the first's head has a name. */
+export interface PageRun {
+  /** In the block. */
+  readonly offset: number;
+  readonly firstHeadBytes: number;
+  /** A whole page, or one byte for a page of zeros. */
+  readonly bodyBytes: number;
+  readonly firstPage: number;
+  readonly count: number;
+}
+
+/** Of a record that does not name its block of memory. */
+export const headBytes = 8;
+
 export class PageScanner {
+  /** Undefined: records of all blocks are found. */
+  readonly #only: string | undefined;
   /** Of the first byte that was not scanned, since the stream's beginning; and of the block's first. */
   #offset = 0;
   #blockStart = 0;
-  #pages: number[] = [];
+  #runs: Writable<PageRun>[] = [];
+  #lastPage = -1;
+  #again = false;
   #zeroPages = 0;
-  /** Where the page begins that ends beyond what was scanned. */
-  #openPage: number | undefined;
+  /** The record that ends beyond what was scanned. */
+  #record:
+    { readonly start: number; readonly page: number; headBytes: number; bodyBytes: number } | undefined;
   #skipBytes = 0;
   #needBytes = 8;
   #step: Step | undefined = this.#fileHeader;
-  readonly #scratch = Buffer.alloc(16);
+  readonly #scratch = Buffer.alloc(255);
   #scratchBytes = 0;
   #ramId: number | undefined;
   #sizesLeft = 0;
+  /** The record's block of memory is one whose records are wanted. */
+  #wanted: boolean;
+
+  /** @param only the name of the block of memory whose records are found; default: all */
+  constructor(only?: string) {
+    this.#only = only;
+    this.#wanted = only === undefined;
+  }
 
   /** False once the stream is left alone. */
   get scanning(): boolean {
@@ -64,7 +94,7 @@ export class PageScanner {
         const skipped = Math.min(this.#skipBytes, left);
         this.#skipBytes -= skipped;
         at += skipped;
-        if (this.#skipBytes === 0) this.#openPage = undefined;
+        if (this.#skipBytes === 0) this.#endRecord();
       } else if (this.#scratchBytes === 0 && left >= this.#needBytes) {
         const from = at;
         at += this.#needBytes;
@@ -89,19 +119,44 @@ export class PageScanner {
 
   /**
    * Ends a block with what was scanned since the last one's end.
-   * @param all also a page that is not complete
+   * @param all also a record that is not complete
    */
   cut(all: boolean): Cut {
-    const end = all ? this.#offset : Math.max(this.#openPage ?? this.#offset, this.#blockStart);
-    const bytes = end - this.#blockStart;
-    const pages = this.#pages
-      .filter((start) => start + pageBytes <= end)
-      .map((start) => start - this.#blockStart);
-    const zeroBytes = this.#zeroPages * pageBytes;
-    this.#pages = this.#pages.filter((start) => start + pageBytes > end && start >= end);
+    // A record's head may have been read in part, or in whole.
+    const inHead = this.#step === this.#ramHeader && this.#skipBytes === 0 ? this.#scratchBytes : 0;
+    const end = all ? this.#offset : (this.#record?.start ?? this.#offset - inHead);
+    const [start, zeroBytes] = [this.#blockStart, this.#zeroPages * pageBytes];
+    const runs = this.#runs.map((run) => ({ ...run, offset: run.offset - start }));
+    const again = this.#again;
+    this.#runs = [];
+    this.#again = false;
     this.#zeroPages = 0;
     this.#blockStart = end;
-    return { bytes, pages: Uint32Array.from(pages), zeroBytes };
+    return { bytes: end - start, runs, again, zeroBytes };
+  }
+
+  /** Adds it to the run that it goes on with, or begins another. */
+  #endRecord(): void {
+    const record = this.#record;
+    this.#record = undefined;
+    if (!record) return;
+    const { start, page, bodyBytes } = record;
+    if (bodyBytes < pageBytes) this.#zeroPages++;
+    if (!this.#wanted) return;
+    this.#again ||= page <= this.#lastPage;
+    this.#lastPage = page;
+    const run = this.#runs.at(-1);
+    const goesOn =
+      run?.bodyBytes === bodyBytes && record.headBytes === headBytes && run.firstPage + run.count === page;
+    if (goesOn && runEnd(run) === start) run.count++;
+    else
+      this.#runs.push({
+        offset: start,
+        firstHeadBytes: record.headBytes,
+        bodyBytes,
+        firstPage: page,
+        count: 1,
+      });
   }
 
   #then(step: Step, needBytes: number, skipBytes = 0): void {
@@ -112,7 +167,7 @@ export class PageScanner {
 
   #leaveAlone(): void {
     this.#step = undefined;
-    this.#openPage = undefined;
+    this.#record = undefined;
   }
 
   #fileHeader(bytes: Buffer, at: number): void {
@@ -171,40 +226,33 @@ export class PageScanner {
   #ramHeader(bytes: Buffer, at: number): void {
     const low = bytes.readUInt32BE(at + 4);
     const flags = low & (pageBytes - 1);
-    const named = (flags & flag.sameBlock) === 0;
-    switch (flags & ~flag.sameBlock) {
-      case flag.page:
-        if (named) this.#then(this.#pageName, 1);
-        else this.#page(0);
-        return;
-      case flag.zero:
-        this.#zeroPages++;
-        if (named) this.#then(this.#zeroName, 1);
-        else this.#then(this.#ramHeader, 8, 1);
-        return;
-      case flag.sizes:
-        this.#sizesLeft = bytes.readUInt32BE(at) * 2 ** 32 + (low - flags);
-        return this.#then(this.#blockName, 1);
-      case flag.end:
-        return this.#then(this.#sectionFooter, 5);
-      default:
-        return this.#leaveAlone();
-    }
+    const kind = flags & ~flag.sameBlock;
+    if (kind === flag.page || kind === flag.zero) {
+      const page = (bytes.readUInt32BE(at) * 2 ** 32 + (low - flags)) / pageBytes;
+      const bodyBytes = kind === flag.page ? pageBytes : 1;
+      this.#record = { start: this.#position - headBytes, page, headBytes, bodyBytes };
+      if (flags === kind) this.#then(this.#nameLength, 1);
+      else this.#then(this.#ramHeader, headBytes, bodyBytes);
+    } else if (flags === flag.sizes) {
+      this.#sizesLeft = bytes.readUInt32BE(at) * 2 ** 32 + (low - flags);
+      this.#then(this.#blockName, 1);
+    } else if (flags === flag.end) this.#then(this.#sectionFooter, 5);
+    else this.#leaveAlone();
   }
 
-  #pageName(bytes: Buffer, at: number): void {
-    this.#page(bytes[at] ?? 0);
+  #nameLength(bytes: Buffer, at: number): void {
+    const length = bytes[at] ?? 0;
+    if (length === 0) this.#leaveAlone();
+    else this.#then(this.#name, length);
   }
 
-  #zeroName(bytes: Buffer, at: number): void {
-    this.#then(this.#ramHeader, 8, (bytes[at] ?? 0) + 1);
-  }
-
-  #page(nameBytes: number): void {
-    const start = this.#position + nameBytes;
-    this.#pages.push(start);
-    this.#openPage = start;
-    this.#then(this.#ramHeader, 8, nameBytes + pageBytes);
+  #name(bytes: Buffer, at: number): void {
+    const record = this.#record;
+    if (!record) return this.#leaveAlone();
+    const length = this.#needBytes;
+    this.#wanted = this.#only === undefined || bytes.toString("latin1", at, at + length) === this.#only;
+    record.headBytes += 1 + length;
+    this.#then(this.#ramHeader, headBytes, record.bodyBytes);
   }
 
   #blockName(bytes: Buffer, at: number): void {
@@ -217,4 +265,9 @@ export class PageScanner {
     else if (this.#sizesLeft === 0) this.#then(this.#ramHeader, 8);
     else this.#leaveAlone();
   }
+}
+
+/** Where in its block a run ends. */
+function runEnd({ offset, firstHeadBytes, bodyBytes, count }: PageRun): number {
+  return offset + firstHeadBytes + count * bodyBytes + (count - 1) * headBytes;
 }

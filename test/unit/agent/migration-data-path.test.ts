@@ -18,13 +18,14 @@ import { Codecs, type Method } from "#agent/migration/coding/codecs.ts";
 import { longHeadBytes } from "#agent/migration/coding/long-streams.ts";
 import { AdaptiveEncoder } from "#agent/migration/coding/coders.ts";
 import type { EncodeTask, Task } from "#agent/migration/coding/tasks.ts";
-import { decodeFrame as decodeStages, encodeBlock } from "#agent/migration/coding/stages.ts";
+import { Stages } from "#agent/migration/coding/stages.ts";
 import { Gathering } from "#agent/migration/gathering.ts";
 import { readInto } from "#agent/migration/hypervisor-reader.ts";
 import { LinkMeter } from "#agent/migration/link-meter.ts";
 import { PageSet } from "#agent/migration/pages/page-sets.ts";
 import { ownSlab, type Slab, Slabs } from "#agent/migration/slabs.ts";
-import { pageBytes, PageScanner } from "#agent/migration/pages/scanner.ts";
+import { pageOffsets } from "#agent/migration/pages/sorted-block.ts";
+import { headBytes, pageBytes, PageScanner } from "#agent/migration/pages/scanner.ts";
 import { StageYield } from "#agent/migration/pages/stage-yield.ts";
 import { buildPageTable } from "#agent/migration/pages/table.ts";
 import { pullPath } from "#agent/migration/protocol.ts";
@@ -56,6 +57,8 @@ await t.test("messages are what the generated code writes and reads", async (t) 
     checksum: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
     sequence: fc.nat(Number.MAX_SAFE_INTEGER),
     end: fc.boolean(),
+    sorted: fc.boolean(),
+    alone: fc.boolean(),
   });
   fc.assert(
     fc.property(frame, (ours) => {
@@ -76,6 +79,7 @@ await t.test("messages are what the generated code writes and reads", async (t) 
     ticket: bytes,
     codecs: fc.array(codec),
     pageSources: fc.array(fc.string()),
+    placedMemory: fc.string(),
   });
   const request: fc.Arbitrary<Request> = fc.oneof(
     open.map((value) => ({ case: "open" as const, value })),
@@ -141,9 +145,9 @@ await t.test(
         const cut = (all: boolean) => {
           const block = scanner.cut(all);
           const whole = pending.subarray(0, block.bytes);
-          for (const at of block.pages) found.push(whole.subarray(at, at + pageBytes));
+          for (const at of pageOffsets(block.runs)) found.push(whole.subarray(at, at + pageBytes));
           pending = pending.subarray(block.bytes);
-          if (pending.length >= pageBytes) throw new Error("a whole page was held back");
+          if (pending.length >= pageBytes + 15) throw new Error("a whole record was held back");
           blocks.push(whole);
           zeroBytes += block.zeroBytes;
         };
@@ -214,9 +218,9 @@ await t.test("the scanner leaves alone what it does not know", async (t) => {
   for (const [what, changed] of Object.entries(strange)) {
     const scanner = new PageScanner();
     scanner.scan(changed);
-    const { pages, bytes } = scanner.cut(true);
+    const { runs, bytes } = scanner.cut(true);
     t.equal(scanner.scanning, false, what);
-    t.ok(pages.length < 2 && bytes === changed.length, what);
+    t.ok(pageOffsets(runs).length < 2 && bytes === changed.length, what);
   }
 });
 
@@ -260,7 +264,10 @@ await t.test("pages that are in the files become references and come back", asyn
   t.equal(half.stage(raw, Uint32Array.from(at))?.references, 1, "only files that the other host has");
   t.equal(source.stage(Buffer.alloc(pageBytes, 7), Uint32Array.of(0)), undefined);
 
-  const codecs = new Codecs();
+  const stages = new Stages();
+  const runs = at.map((offset, index) => {
+    return { offset: offset - 8, firstHeadBytes: 8, bodyBytes: pageBytes, firstPage: 2 * index, count: 1 };
+  });
   for (const method of [
     { codec: Codec.NONE, level: 0 },
     { codec: Codec.LZ4, level: 0 },
@@ -269,17 +276,17 @@ await t.test("pages that are in the files become references and come back", asyn
     const target = Buffer.alloc(raw.length);
     const task = { type: "encode", raw, target, method } as const;
     const trial = { codec: Codec.ZSTD, level: 1 };
-    const encoded = encodeBlock({ ...task, pages: Uint32Array.from(at), trial }, codecs, source);
+    const encoded = stages.encode({ ...task, runs, trial }, source);
     const data = target.subarray(0, encoded.targetBytes);
     const frame = { ...encoded, type: "decode", data, target: back.fill(0) } as const;
-    decodeStages(frame, codecs, destination);
+    stages.decode(frame, destination);
     t.ok(back.equals(raw));
-    t.equal(await reasonOf(async () => decodeStages(frame, codecs, undefined)), "MOVE_CORRUPTED");
+    t.equal(await reasonOf(async () => stages.decode(frame, undefined)), "MOVE_CORRUPTED");
     for (let turn = 0; turn < 40; turn++) {
       const damaged = Buffer.from(data);
       const index = Math.floor((turn / 40) * data.length);
       damaged[index] = (damaged[index] ?? 0) ^ 0x41;
-      const decode = async () => decodeStages({ ...frame, data: damaged }, codecs, destination);
+      const decode = async () => stages.decode({ ...frame, data: damaged }, destination);
       t.equal(await reasonOf(decode), "MOVE_CORRUPTED");
     }
   }
@@ -297,25 +304,25 @@ await t.test("pages are looked up as long as enough of them are found", async (t
   t.same(after([0.02, 0.4, 0.02, 0.4]), [true, true, true, true], "one poor stretch is nothing");
   t.same(after([0.06, 0.06, 0.06]), [true, true, true]);
 
-  const codecs = new Codecs();
+  const stages = new Stages();
   const sets: (number | undefined)[] = [];
   const run = async (task: Task): Promise<never> => {
     if (task.type === "encode") sets.push(task.pageSet);
-    return (task.type === "encode" ? encodeBlock(task, codecs, undefined) : null) as never;
+    return (task.type === "encode" ? stages.encode(task, undefined) : null) as never;
   };
   let dropped = 0;
   const encoder = new AdaptiveEncoder({
     workers: { run, openStream: () => t.fail("not for lz4") as never },
-    slabs: new Slabs(128 * pageBytes),
+    slabs: new Slabs(129 * pageBytes),
     choice: new CodecChoice({ codecs: [Codec.LZ4], threads: 1, strong: false }),
     link: new LinkMeter(),
     pageSet: 7,
     onStageDropped: () => dropped++,
   });
-  const piece = Buffer.alloc(128 * pageBytes, 3);
-  const where = Uint32Array.from({ length: 128 }, (_, index) => index * pageBytes);
+  const piece = Buffer.alloc(128 * (headBytes + pageBytes), 3);
+  const pages = { offset: 0, firstHeadBytes: headBytes, bodyBytes: pageBytes, firstPage: 0, count: 128 };
   for (let turn = 0; turn < 130; turn++) {
-    await encoder.encode({ ...ownSlab(piece), pages: where });
+    await encoder.encode({ ...ownSlab(piece), runs: [pages] });
   }
   t.equal(dropped, 1);
   t.same([...new Set(sets.slice(0, 128)), ...sets.slice(128)], [7, undefined, undefined]);
@@ -343,19 +350,19 @@ await t.test("codecs: what shrinks comes back, what does not is left as it is", 
 });
 
 await t.test("a stream refers to what it had before, and comes back in order", async (t) => {
-  const [near, far] = [new Codecs(), new Codecs()];
+  const [near, far] = [new Stages(), new Stages()];
   const method = { codec: Codec.ZSTD_LONG, level: 1 } as const;
   const unlike = randomBytes(512 * 1024);
   const text = await readFile(import.meta.filename);
   const encode = (raw: Buffer, stream?: number, trial?: Method) => {
     const target = Buffer.alloc(raw.length + longHeadBytes);
     const task = { type: "encode", raw, target, method, ...(stream && { stream }), ...(trial && { trial }) };
-    const { targetBytes, ...encoding } = encodeBlock(task as EncodeTask, near, undefined);
+    const { targetBytes, ...encoding } = near.encode(task as EncodeTask, undefined);
     return { ...encoding, raw, data: Buffer.from(target.subarray(0, targetBytes)) };
   };
-  const decode = (frame: ReturnType<typeof encode>, stream: number, codecs = far) => {
+  const decode = (frame: ReturnType<typeof encode>, stream: number) => {
     const target = Buffer.alloc(frame.raw.length);
-    decodeStages({ ...frame, type: "decode", target, stream }, codecs, undefined);
+    far.decode({ ...frame, type: "decode", target, stream }, undefined);
     return target;
   };
   const first = encode(unlike, 1);
@@ -376,7 +383,7 @@ await t.test("a stream refers to what it had before, and comes back in order", a
   const damaged = { ...encode(text, 3) };
   damaged.data[20] = (damaged.data[20] ?? 0) ^ 0x41;
   t.equal(await reasonOf(async () => decode(damaged, 10)), "MOVE_CORRUPTED");
-  for (const codecs of [near, far]) for (const stream of [1, 7, 9, 10]) codecs.long.close(stream);
+  for (const { codecs } of [near, far]) for (const stream of [1, 7, 9, 10]) codecs.long.close(stream);
   const anew = encode(unlike, 1);
   t.ok(anew.data.length > unlike.length, "closed, it begins anew");
   t.ok(decode(anew, 10).equals(unlike), "also where what was damaged is used again");

@@ -9,6 +9,7 @@ import { Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import { type Move, MoveRole, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import type { GuestMemory } from "#agent/migration/guest-memory.ts";
 import type {
   GuestModel,
   HeldSocket,
@@ -22,6 +23,7 @@ import { machineFiles } from "../../hypervisor/files.ts";
 import { hostFault } from "../../hypervisor/host-fault.ts";
 import type { HostAbilities } from "../../hypervisor/host.ts";
 import { takeKeptDisk } from "../../hypervisor/kept-disk.ts";
+import type { Platform } from "../../hypervisor/platform.ts";
 import { growDisk } from "../hotplug.ts";
 import { deriveColdShape } from "../launch.ts";
 import type { Entry, Machines } from "../machines.ts";
@@ -33,6 +35,7 @@ import { beginBaseline, storeBaseline } from "./baseline.ts";
 import { callOff } from "./call-off.ts";
 import { listChannels, memoryChannel } from "./channels.ts";
 import { DiskCopier } from "./disk-copier.ts";
+import { openGuestMemory } from "./guest-memory.ts";
 import { refuseLossyMemory } from "./lossy-memory.ts";
 import { awaitMemoryAgain, canWaitForPages, runWithoutMemory } from "./post-copy.ts";
 import {
@@ -50,6 +53,7 @@ import { beginAhead } from "./stream.ts";
 
 export interface MovesOptions {
   readonly machines: Machines;
+  readonly platform: Platform;
   readonly host: () => Promise<HostAbilities>;
   /** Makes the files that a machine starts from. */
   prepare(entry: Entry, signal: AbortSignal): Promise<void>;
@@ -115,6 +119,20 @@ export class Moves implements LiveMigration {
     const entry = this.#options.machines.find(id);
     if (!entry?.running) throw moveLost();
     return await openChannel(entry.plan.directory, channel, signal);
+  }
+
+  async openMemory(id: string, signal: AbortSignal): Promise<GuestMemory | undefined> {
+    const { machines, platform, log } = this.#options;
+    const entry = machines.find(id);
+    // In post-copy the guest runs, and waits for its pages in the kernel.
+    if (!entry?.running || entry.plan.spec.move?.type === MoveType.POSTCOPY) return undefined;
+    try {
+      return await openGuestMemory(entry.running, platform, signal);
+    } catch (fault) {
+      // The kernel may forbid it; QEMU does it then.
+      log.warn("move.memory-left-to-qemu", { machine: id, fault });
+      return undefined;
+    }
   }
 
   async hasArrived(id: string): Promise<boolean> {

@@ -517,6 +517,14 @@ export declare type PullOpen = Message<"skerry.agent.v1.PullOpen"> & {
    * @generated from field: repeated string page_sources = 6;
    */
   pageSources: string[];
+
+  /**
+   * The block of the guest's memory that the destination writes itself, as both hypervisors call it: its pages come
+   * sorted. Empty: it writes none, and nothing is sorted.
+   *
+   * @generated from field: string placed_memory = 7;
+   */
+  placedMemory: string;
 };
 
 /**
@@ -540,7 +548,7 @@ export declare type PullResponse = Message<"skerry.agent.v1.PullResponse"> & {
   data: Uint8Array;
 
   /**
-   * Length of the hypervisor's bytes that it stands for.
+   * Length of what it is decoded to: the hypervisor's bytes, or these sorted.
    *
    * @generated from field: uint32 raw_length = 2;
    */
@@ -559,7 +567,7 @@ export declare type PullResponse = Message<"skerry.agent.v1.PullResponse"> & {
   staged: boolean;
 
   /**
-   * XXH64 of the hypervisor's bytes.
+   * XXH64 of what it is decoded to.
    *
    * @generated from field: fixed64 checksum = 5;
    */
@@ -578,6 +586,21 @@ export declare type PullResponse = Message<"skerry.agent.v1.PullResponse"> & {
    * @generated from field: bool end = 7;
    */
   end: boolean;
+
+  /**
+   * It is decoded to a sorted block: pages of `placed_memory`, and what else the source's hypervisor said.
+   *
+   * @generated from field: bool sorted = 8;
+   */
+  sorted: boolean;
+
+  /**
+   * Of a sorted frame: its pages may have been in frames before. It is written when all before are, and before any that
+   * follow; others may be written in any order.
+   *
+   * @generated from field: bool alone = 9;
+   */
+  alone: boolean;
 };
 
 /**

@@ -12,8 +12,13 @@ const windowLog = 24;
 /** What a block may grow by that does not shrink: zstd's heads of its own blocks of 128 KiB, and of the stream. */
 export const longHeadBytes = 256;
 
+interface Compressor {
+  readonly context: zstd.CCtx;
+  readonly level: number;
+}
+
 export class LongStreams {
-  readonly #compressors = new Map<number, zstd.CCtx>();
+  readonly #compressors = new Map<number, Compressor>();
   readonly #decompressors = new Map<number, zstd.DCtx>();
   /** Of the stream that ended last: its memory is used again, where V8 would not hurry to give it back. */
   #spareCompressor: zstd.CCtx | undefined;
@@ -21,26 +26,39 @@ export class LongStreams {
 
   /** How many bytes are in the target, which must be longer than the block by {@link longHeadBytes}. */
   compress(stream: number, level: number, block: Buffer, target: Buffer): number {
-    const compressor = this.#compressors.get(stream) ?? this.#openCompressor(stream, level);
-    const [left, bytes] = compressor.compressStream2(target, block, zstd.EndDirective.flush);
-    if (left === 0) return bytes;
+    const before = this.#compressors.get(stream);
+    let endBytes = 0;
+    // A frame of zstd keeps its level, so another begins, which knows nothing of what was before.
+    if (before && before.level !== level) endBytes = this.#endFrame(stream, before, target);
+    const { context } = this.#compressors.get(stream) ?? this.#openCompressor(stream, level);
+    const [left, bytes] = context.compressStream2(target.subarray(endBytes), block, zstd.EndDirective.flush);
+    if (left === 0) return endBytes + bytes;
     throw new Fault("internal", "a compressed block has no room", { reason: "MOVE_BLOCK_TOO_LONG" });
   }
 
   /** Gives how many bytes of the target were filled. Throws MOVE_CORRUPTED. */
   decompress(stream: number, data: Buffer, target: Buffer): number {
     const decompressor = this.#decompressors.get(stream) ?? this.#openDecompressor(stream);
+    let [filled, taken] = [0, 0];
     try {
-      const [, bytes, taken] = decompressor.decompressStream(target, data);
-      if (taken === data.length) return bytes;
+      // At the end of a frame it stops, whatever follows.
+      for (let frames = 0; frames < 2 && taken < data.length; frames++) {
+        const [, bytes, read] = decompressor.decompressStream(target.subarray(filled), data.subarray(taken));
+        filled += bytes;
+        taken += read;
+      }
     } catch {
       // it says no more than that
     }
-    throw corrupted("a frame cannot be decompressed");
+    if (taken < data.length) throw corrupted("a frame cannot be decompressed");
+    return filled;
   }
 
   close(stream: number): void {
-    const [compressor, decompressor] = [this.#compressors.get(stream), this.#decompressors.get(stream)];
+    const [compressor, decompressor] = [
+      this.#compressors.get(stream)?.context,
+      this.#decompressors.get(stream),
+    ];
     compressor?.reset(zstd.ResetDirective.sessionAndParameters);
     decompressor?.reset(zstd.ResetDirective.sessionAndParameters);
     this.#spareCompressor = compressor ?? this.#spareCompressor;
@@ -49,14 +67,24 @@ export class LongStreams {
     this.#decompressors.delete(stream);
   }
 
-  #openCompressor(stream: number, level: number): zstd.CCtx {
-    const compressor = this.#spareCompressor ?? new zstd.CCtx();
+  #openCompressor(stream: number, level: number): Compressor {
+    const context = this.#spareCompressor ?? new zstd.CCtx();
     this.#spareCompressor = undefined;
-    compressor.setParameter(zstd.CParameter.compressionLevel, level);
-    compressor.setParameter(zstd.CParameter.windowLog, windowLog);
-    compressor.setParameter(zstd.CParameter.enableLongDistanceMatching, 1);
+    context.setParameter(zstd.CParameter.compressionLevel, level);
+    context.setParameter(zstd.CParameter.windowLog, windowLog);
+    context.setParameter(zstd.CParameter.enableLongDistanceMatching, 1);
+    const compressor = { context, level };
     this.#compressors.set(stream, compressor);
     return compressor;
+  }
+
+  /** Ends the present frame; how many bytes that takes. */
+  #endFrame(stream: number, { context }: Compressor, target: Buffer): number {
+    const [, bytes] = context.compressStream2(target, Buffer.alloc(0), zstd.EndDirective.end);
+    context.reset(zstd.ResetDirective.sessionAndParameters);
+    this.#spareCompressor = context;
+    this.#compressors.delete(stream);
+    return bytes;
   }
 
   #openDecompressor(stream: number): zstd.DCtx {

@@ -67,6 +67,8 @@ class Nobody implements AsyncDisposable {
   }
 }
 
+const counting = "i=0; while true; do echo count-$i; i=$((i+1)); usleep 20000; done\n";
+
 /** What QEMU has said to a socket that nobody reads is no more than the socket holds. */
 const littleBytes = 4 * 1024 * 1024;
 
@@ -77,7 +79,7 @@ await t.test("what begins ahead goes on, ends, or is begun anew", async (t) => {
   await source.driver.ensure(source.plan, signal);
   const shell = await GuestShell.open(source.driver, source.plan, signal);
   const sum = await shell.run("dd if=/dev/urandom of=/data/before bs=1M count=4; sync; md5sum /data/before");
-  shell.type("i=0; while true; do echo count-$i; i=$((i+1)); usleep 20000; done\n");
+  shell.type(counting);
   await goesOn(source);
   const planOf = (migrationId: string) => world.withMove(source, MoveRole.SOURCE, { migrationId });
 
@@ -142,6 +144,23 @@ await t.test("what begins ahead goes on, ends, or is begun anew", async (t) => {
     await goesOn(world.destination);
     const there = await GuestShell.resume(world.destination.driver, world.destination.plan, signal);
     t.equal(await there.run("md5sum /data/before"), sum.split("\n").at(-1), "what it had written is there");
+    there.type(counting);
+    await world.source.driver.remove(world.id, world.source.directory, signal);
+  });
+
+  world.turn();
+  await t.test("what had begun has died: another is begun", async (t) => {
+    const nobody = await Nobody.listen(t);
+    const plan = world.withMove(world.source, MoveRole.SOURCE, { migrationId: "died" });
+    await world.source.driver.liveMigration!.getReady!(plan, () => nobody.socket, signal);
+    await until(async () => nobody.isConnected);
+    await nobody[Symbol.asyncDispose]();
+    await goesOn(world.source);
+    const { phases } = await world.move({ migrationId: "died" }, signal);
+    t.same(nobody.done, ["closed"], "nothing of it is carried");
+    t.equal(phases.at(-1), "handed-over");
+    await world.destination.driver.ensure(world.destination.plan, signal);
+    await goesOn(world.destination);
   });
 });
 

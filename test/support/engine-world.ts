@@ -1,6 +1,6 @@
 /**
- * An engine on a real database, with real agents' machine managers in this process and fake machines
- * inside them. Replicas can be made to die after any commit; replies of agents can get lost.
+ * An engine on a real database, with real agents' machine managers and fake machines in this process.
+ * Replicas can be made to die after any commit; replies of agents can get lost.
  */
 import { ResourceService } from "#cp/app/resource-service.ts";
 import type { Reply } from "#cp/app/resource-api.ts";

@@ -16,7 +16,7 @@ import {
 import { PageFiles } from "#agent/migration/pages/page-files.ts";
 import { directOpener } from "#agent/migration/opener.ts";
 import { protocolVersion, pullPath } from "#agent/migration/protocol.ts";
-import { CodingWorkers } from "#agent/migration/coding/workers.ts";
+import { CodingWorkers, type CodingStream } from "#agent/migration/coding/workers.ts";
 import { MoveSource } from "#agent/migration/source.ts";
 import { Fault } from "#kernel/fault.ts";
 import { silentLogger } from "#kernel/log.ts";
@@ -276,14 +276,15 @@ await t.test("any gRPC client can pull", async (t) => {
 await t.test("damaged frames never reach the hypervisor", async (t) => {
   // Damages what the workers give, as a broken machine would: the sum was made before.
   const damaging = new CodingWorkers({ log: silentLogger });
-  const run = damaging.run.bind(damaging);
-  damaging.run = async (task) => {
-    const result = await run(task);
-    if (task.type === "encode" && result && "targetBytes" in result) {
-      const sent = result.targetBytes > 0 ? task.target : task.raw;
-      sent[5000] = (sent[5000] ?? 0) ^ 1;
-    }
-    return result;
+  const openStream = damaging.openStream.bind(damaging);
+  damaging.openStream = () => {
+    const stream = openStream();
+    const run: CodingStream["run"] = async (task) => {
+      const result = await stream.run(task);
+      if (task.type === "encode") task.target[5000] = (task.target[5000] ?? 0) ^ 1;
+      return result;
+    };
+    return { run, [Symbol.dispose]: () => stream[Symbol.dispose]() };
   };
   const { puller, sinks, dial } = await startMove(t, { source: { workers: damaging } });
   const failing = reasonOf(puller.run(signal));
@@ -301,9 +302,9 @@ await t.test("a slow hypervisor slows the other down instead of filling memory",
   const running = reasonOf(puller.run(stop.signal));
   const memory = await dial("memory");
   let accepted = 0;
-  const piece = randomBytes(1_000_000);
+  // Each unlike those before, or next to nothing of it would travel.
   const feed = () => {
-    while (accepted < 200 && memory.write(piece)) accepted++;
+    while (accepted < 200 && memory.write(randomBytes(1_000_000))) accepted++;
   };
   memory.on("drain", feed);
   feed();

@@ -9,8 +9,8 @@ import { sleep } from "#kernel/retry.ts";
 
 const everyMs = 5;
 const answerLimitMs = 2_000;
-/** Agents hold the first; this one is for whoever comes second. */
-const monitor = monitorSocketNames[1];
+/** Agents want the first, so this begins with the other. A QEMU that was slow to greet its agent gave it that one. */
+const monitors = [...monitorSocketNames].reverse();
 
 /** What one of the QEMUs does at this moment. */
 export interface QemuView {
@@ -107,7 +107,16 @@ export class QemuObserver implements AsyncDisposable {
   async #open(host: string, limits: { signal: AbortSignal }): Promise<QmpSession> {
     const folder = this.#folders.get(host);
     if (folder === undefined) throw new Error(`nobody watches ${host}`);
-    return await QmpSession.open(await connectSocket(folder, monitor, limits.signal), limits);
+    let last: unknown;
+    for (const monitor of monitors) {
+      const signal = AbortSignal.any([limits.signal, AbortSignal.timeout(answerLimitMs / monitors.length)]);
+      try {
+        return await QmpSession.open(await connectSocket(folder, monitor, signal), { signal });
+      } catch (thrown) {
+        last = thrown;
+      }
+    }
+    throw last;
   }
 
   #drop(host: string): void {

@@ -35,6 +35,7 @@ export class FrameReceiver {
   #reject!: (thrown: unknown) => void;
   #jobs: { readonly frame: Frame; readonly raw: Promise<Slab> }[] = [];
   #pumping = false;
+  #connecting: Promise<Duplex> | undefined;
   #hypervisor: Duplex | undefined;
   #sequence = 0;
   #heldBytes = 0;
@@ -102,19 +103,20 @@ export class FrameReceiver {
     this.#sequence = frame.sequence;
     this.#complete = frame.end;
     this.#heldBytes += frame.rawLength;
-    const raw = frame.rawLength > 0 ? decoder.decode(frame, message) : Promise.resolve(nothing);
+    // A hypervisor that has not been connected can be sent to once more, and then its memory has to be empty.
+    const connecting = (this.#connecting ??= this.#connect());
+    const raw = connecting.then(() => (frame.rawLength > 0 ? decoder.decode(frame, message) : nothing));
     raw.catch((thrown: unknown) => this.#fail(thrown)); // at once, and not only when its turn comes
     this.#jobs.push({ frame, raw });
     if (this.#heldBytes >= limits.inFlightBytes) call.pause();
     if (this.#pumping) return;
     this.#pumping = true;
-    this.#pump().catch((thrown: unknown) => this.#fail(thrown));
+    this.#pump(connecting).catch((thrown: unknown) => this.#fail(thrown));
   }
 
-  async #pump(): Promise<void> {
+  async #pump(connecting: Promise<Duplex>): Promise<void> {
     const { channel, counters } = this.#deps;
-    this.#hypervisor ??= await this.#connect();
-    const hypervisor = this.#hypervisor;
+    const hypervisor = (this.#hypervisor = await connecting);
     for (let job = this.#jobs.shift(); job; job = this.#jobs.shift()) {
       const { frame } = job;
       const raw = await job.raw;

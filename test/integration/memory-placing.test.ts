@@ -6,6 +6,7 @@ import t, { type Test } from "tap";
 import { PageFiles } from "#agent/migration/pages/page-files.ts";
 import { pageBytes } from "#agent/migration/pages/scanner.ts";
 import { silentLogger } from "#kernel/log.ts";
+import { sleep } from "#kernel/retry.ts";
 import { openDataPath, type DataPathOptions, type Sink } from "#test/support/data-path-world.ts";
 import { sectionStream, type StreamPage, type StreamSection } from "#test/support/memory-stream.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
@@ -93,6 +94,35 @@ await t.test(
     socket.end(sectionStream({ "pc.ram": 101 }, [{ "pc.ram": contents }], Buffer.alloc(10)));
     t.equal(await reason, "MOVE_CORRUPTED");
     t.equal(move.closed(), 1);
+  },
+);
+
+await t.test(
+  "nothing is written before the hypervisor is connected, which may be asked again until then",
+  async (t) => {
+    let connect = (): void => undefined;
+    const connected = new Promise<void>((resolve) => (connect = resolve));
+    let asked = false;
+    const move: Awaited<ReturnType<typeof startPlacing>> = await startPlacing(t, 100, {
+      puller: {
+        connect: async () => {
+          asked = true;
+          await connected;
+          return await move.sink.dial();
+        },
+      },
+    });
+    const running = move.puller.run(signal);
+    const contents = Array.from({ length: 100 }, (_, at) => [at, Buffer.alloc(pageBytes, at + 1)] as const);
+    (await move.dial("memory")).end(
+      sectionStream({ "pc.ram": 100 }, [{ "pc.ram": contents }], Buffer.alloc(10)),
+    );
+    await until(() => asked && move.source.stats().bytes.memoryWire > 0);
+    await sleep(200, signal);
+    t.ok((await move.read()).equals(Buffer.alloc(100 * pageBytes)));
+    connect();
+    await running;
+    t.ok((await move.read()).equals(Buffer.concat(contents.map(([, page]) => page))));
   },
 );
 

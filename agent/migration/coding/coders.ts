@@ -74,8 +74,9 @@ export class AdaptiveEncoder implements BlockEncoder {
   async encode(block: RawBlock): Promise<EncodedBlock> {
     const { bytes: raw, runs = [], again = false } = block;
     const sort = this.#sorts && runs.length > 0;
-    if (raw.length < worthCodingBytes && !sort) return plainBlock(block);
-    const plan = raw.length < worthCodingBytes ? uncoded : this.#choice.next(this.#link.rate);
+    const isLittle = raw.length < worthCodingBytes;
+    if (isLittle && !sort) return plainBlock(block);
+    const plan = isLittle ? uncoded : this.#choice.next(this.#link.rate);
     const pageSet = runs.length > 0 ? this.#pageSet : undefined;
     const chosen = plan.method.codec;
     if (chosen === Codec.NONE && !plan.trial && pageSet === undefined && !sort)
@@ -92,7 +93,7 @@ export class AdaptiveEncoder implements BlockEncoder {
     spare.release();
     const bytes = targetBytes > 0 ? target.bytes.subarray(0, targetBytes) : raw;
     const how = sort ? ({ sorted: again ? "alone" : "together" } as const) : {};
-    return { ...encoding, ...how, bytes, release: kept.release, chosen };
+    return { ...encoding, ...how, bytes, release: kept.release, ...(!isLittle && { chosen }) };
   }
 
   sent({ chosen }: EncodedBlock, rawBytes: number): void {

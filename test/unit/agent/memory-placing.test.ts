@@ -5,10 +5,12 @@ import { join } from "node:path";
 import fc from "fast-check";
 import t, { type Test } from "tap";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
-import { ThreadedDecoder } from "#agent/migration/coding/coders.ts";
+import { CodecChoice } from "#agent/migration/coding/choice.ts";
+import { AdaptiveEncoder, ThreadedDecoder } from "#agent/migration/coding/coders.ts";
 import { Stages } from "#agent/migration/coding/stages.ts";
 import type { DecodeTask, Task } from "#agent/migration/coding/tasks.ts";
 import { emptyMemory, placeBlock, type PlacedMemory } from "#agent/migration/guest-memory.ts";
+import { LinkMeter } from "#agent/migration/link-meter.ts";
 import { pageBytes, PageScanner } from "#agent/migration/pages/scanner.ts";
 import { readSorted, sortBlock, sortedHeadBytes } from "#agent/migration/pages/sorted-block.ts";
 import { ownSlab, Slabs } from "#agent/migration/slabs.ts";
@@ -206,6 +208,36 @@ await t.test(
     }
   },
 );
+
+await t.test("what is too little for a codec is sorted all the same, and counts for no choice", async (t) => {
+  const stages = new Stages();
+  const tasks: Task[] = [];
+  const run = async (task: Task): Promise<never> => {
+    tasks.push(task);
+    return (task.type === "encode" ? stages.encode(task, undefined) : null) as never;
+  };
+  const workers = { run, openStream: () => t.fail("it is no part of a stream") as never };
+  const choice = new CodecChoice({ codecs: [Codec.LZ4], threads: 1, strong: false });
+  const slabs = new Slabs(64 * 1024);
+  const encoder = new AdaptiveEncoder({ workers, slabs, choice, link: new LinkMeter(), sorts: true });
+  const raw = sectionStream({ "pc.ram": memoryPages }, [{ "pc.ram": [[5, page(1)]] }], Buffer.alloc(9));
+  const scanner = new PageScanner("pc.ram");
+  scanner.scan(raw);
+  const { runs, again } = scanner.cut(true);
+  const block = await encoder.encode({ ...ownSlab(raw), runs, again });
+  t.equal(block.sorted, "together");
+  t.equal(block.chosen, undefined);
+  t.same(
+    readSorted(block.bytes).runs.map(({ firstPage }) => firstPage),
+    [5],
+  );
+  const rest = await encoder.encode(ownSlab(Buffer.alloc(100)));
+  t.same(
+    [rest.sorted, rest.chosen, tasks.length],
+    [undefined, undefined, 1],
+    "what has no pages stays as it is",
+  );
+});
 
 await t.test("a frame that is alone waits for all before it, and all that follow for it", async (t) => {
   const { memory } = await memoryFile(t);

@@ -39,8 +39,13 @@ await t.test("limits, ports and variables are real", async (t) => {
   const web = plan("wl-web", [], [{ guestPort: 8080, hostPort: port }]);
   const { forwards } = await driver.ensure(web, signal);
   t.same(forwards, [{ protocol: "tcp", guestPort: 8080, hostPort: port, hostAddress: "127.0.0.1" }]);
-  const page = await fetch(`http://127.0.0.1:${String(port)}/`);
-  t.equal(await page.text(), "served from a container\n", "the image's own program serves through the port");
+  // The port is open before the program in the container listens.
+  const look = async () => {
+    const page = await fetch(`http://127.0.0.1:${String(port)}/`, { signal: AbortSignal.timeout(2000) });
+    return (await page.text()) === "served from a container\n";
+  };
+  await until(() => look().catch(() => false), 20_000, 100);
+  t.pass("the image's own program serves through the port");
 
   const greedy = plan("wl-greedy", ["sh", "-c", 'echo "$GREETING"; x=a; while :; do x=$x$x; done']);
   await driver.ensure(greedy, signal);

@@ -41,13 +41,13 @@ import { awaitMemoryAgain, canWaitForPages, runWithoutMemory } from "./post-copy
 import {
   arrivesWithin,
   hasArrived,
-  moveLost,
   openChannel,
   openWays,
   shapeFor,
   stopServer,
   unlessGone,
 } from "./receive.ts";
+import { moveCommitted, moveIncomplete, moveLost, moveOf } from "./refusals.ts";
 import { sendMachine } from "./send.ts";
 import { beginAhead } from "./stream.ts";
 
@@ -397,18 +397,4 @@ export class Moves implements LiveMigration {
     if (move && Object.entries(change).some(([key, value]) => move[key as keyof MoveRecord] !== value))
       await this.#options.machines.remember(entry, { move: { ...move, ...change } });
   }
-}
-
-function moveOf(plan: MachinePlan, role: MoveRole): Move {
-  const { move } = plan.spec;
-  if (move?.role === role) return move;
-  throw new Fault("internal", "the plan has no such move", { reason: "MOVE_MISSING" });
-}
-
-function moveCommitted(): Fault {
-  return new Fault("conflict", "the guest has gone on at the other host", { reason: "MOVE_COMMITTED" });
-}
-
-function moveIncomplete(): Fault {
-  return new Fault("conflict", "the machine has not arrived whole", { reason: "MOVE_INCOMPLETE" });
 }

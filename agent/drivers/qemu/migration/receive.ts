@@ -17,6 +17,7 @@ import {
   withShortPath,
 } from "./channels.ts";
 import { capabilityList } from "./limits.ts";
+import { moveLost } from "./refusals.ts";
 
 const arrivalPollMs = 20;
 
@@ -71,10 +72,6 @@ export async function unlessGone(answer: Promise<boolean>): Promise<boolean> {
     if (isGone(thrown)) return false;
     throw thrown;
   });
-}
-
-export function moveLost(): Fault {
-  return new Fault("conflict", "what had begun to arrive is lost", { reason: "MOVE_LOST" });
 }
 
 async function openMemory(

@@ -13,7 +13,7 @@ import { Gathering } from "./gathering.ts";
 import { readInto } from "./hypervisor-reader.ts";
 import type { LinkMeter } from "./link-meter.ts";
 import type { PageScanner } from "./pages/scanner.ts";
-import { cut, hypervisorGone, stalled, type MoveLimits } from "./protocol.ts";
+import { corrupted, cut, hypervisorGone, stalled, type MoveLimits } from "./protocol.ts";
 import { ownSlab, type Slabs } from "./slabs.ts";
 import type { MoveCounters } from "./stats.ts";
 import type { Throttle } from "./throttle.ts";
@@ -125,7 +125,10 @@ export class FrameSender {
   #gather(count: number): void {
     const gathering = this.#gathering;
     const bytes = gathering.add(count);
-    this.#deps.scanner?.scan(bytes);
+    const { scanner } = this.#deps;
+    scanner?.scan(bytes);
+    if (scanner?.isLost === true)
+      return this.#fail(corrupted("the hypervisor's memory stream is not understood"));
     this.#heldBytes += count;
     this.#seenBytes += count;
     if (gathering.isFull || gathering.bytes >= this.#blockBytes()) this.#flush();

@@ -74,11 +74,20 @@ export class PageScanner {
   #sizesLeft = 0;
   /** The record's block of memory is one whose records are wanted. */
   #wanted: boolean;
+  #isLost = false;
 
   /** @param only the name of the block of memory whose records are found; default: all */
   constructor(only?: string) {
     this.#only = only;
     this.#wanted = only === undefined;
+  }
+
+  /**
+   * Among records of which some were taken out came one that is not known: it may lean on the name that one of those had, so
+   * what is left makes no sense to a hypervisor.
+   */
+  get isLost(): boolean {
+    return this.#isLost;
   }
 
   /** False once the stream is left alone. */
@@ -237,7 +246,10 @@ export class PageScanner {
       this.#sizesLeft = bytes.readUInt32BE(at) * 2 ** 32 + (low - flags);
       this.#then(this.#blockName, 1);
     } else if (flags === flag.end) this.#then(this.#sectionFooter, 5);
-    else this.#leaveAlone();
+    else {
+      this.#isLost = this.#only !== undefined;
+      this.#leaveAlone();
+    }
   }
 
   #nameLength(bytes: Buffer, at: number): void {

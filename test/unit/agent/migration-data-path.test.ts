@@ -220,6 +220,10 @@ await t.test("the scanner leaves alone what it does not know", async (t) => {
     scanner.scan(changed);
     const { runs, bytes } = scanner.cut(true);
     t.equal(scanner.scanning, false, what);
+    t.equal(scanner.isLost, false, "nothing was taken out");
+    const sorting = new PageScanner("pc.ram");
+    sorting.scan(changed);
+    t.equal(sorting.isLost, what === "a flag of a page", `${what}: what was taken out may be missed`);
     t.ok(pageOffsets(runs).length < 2 && bytes === changed.length, what);
   }
 });

@@ -155,8 +155,8 @@ export class MovePuller {
     const { migrationId, ticket, connect, codecs = allCodecs } = this.#options;
     const [workers, slabs] = [this.#workers, this.#slabs];
     await this.#options.ready?.(channel, signal);
-    const call = await this.#open(signal);
     await using guest = isDisk(channel) ? undefined : await this.#options.memory?.(signal);
+    const call = await this.#open(signal);
     const memory = guest && emptyMemory(guest);
     await using decoder = new ThreadedDecoder({ workers, slabs, pageSet: pages?.pageSet, memory });
     const receiver = new FrameReceiver({

@@ -30,6 +30,16 @@ export interface MachineTiming {
   readonly restarts: RestartLimits;
   /** Least time between two reports of the progress of an image or a move. */
   readonly progressMs: number;
+  /** How a source waits for the other host, which may have to fetch an image first. */
+  readonly pulls: PullTiming;
+}
+
+export interface PullTiming {
+  readonly lookMs: number;
+  /** What was begun ahead does not wait for longer. */
+  readonly soonMs: number;
+  /** Then the move fails. */
+  readonly mostMs: number;
 }
 
 export const defaultTiming: MachineTiming = {
@@ -37,6 +47,7 @@ export const defaultTiming: MachineTiming = {
   attempts: 10,
   restarts: { crashes: 5, windowMs: 600_000 },
   progressMs: 500,
+  pulls: { lookMs: 1_000, soonMs: 20_000, mostMs: 15 * 60_000 },
 };
 
 export interface MachineDeps {

@@ -49,13 +49,13 @@ export class ManagedMachine {
     this.id = id;
     this.#deps = deps;
     const { driver, ledger, changes, now, log, timing, moves: transport } = deps;
-    const { progressMs } = timing;
+    const { progressMs, pulls } = timing;
     const status = (this.#status = new MachineStatus({
       ...{ id, driver: driver.name, ledger, changes, now, progressMs },
     }));
     this.#provisions = new Provisions(id, deps, status);
     const onMilestone = () => this.#answer();
-    this.#move = new MachineMove({ id, driver, ledger, status, transport, log, now, onMilestone });
+    this.#move = new MachineMove({ id, driver, ledger, status, transport, pulls, log, now, onMilestone });
   }
 
   /** Nothing left to remember but the tombstone. */

@@ -11,6 +11,7 @@ import { cancelled } from "#kernel/stall.ts";
 import { type Move, MovePhase, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { LiveMigration, MachineDriver, MachinePlan } from "../drivers/driver.ts";
 import type { Ledger } from "./ledger.ts";
+import type { PullTiming } from "./machine-deps.ts";
 import type { MachineStatus } from "./machine-status.ts";
 import { isSource, MoveJournal } from "./move-journal.ts";
 import type { MoveOffer, MovePull, MoveTransport } from "./move-transport.ts";
@@ -23,6 +24,7 @@ export interface MachineMoveDeps {
   readonly status: MachineStatus;
   /** Undefined: this host takes no part in moves. */
   readonly transport: MoveTransport | undefined;
+  readonly pulls: PullTiming;
   readonly log: Logger;
   readonly now: () => number;
   /** The move came to a point that somebody may wait for. */
@@ -31,8 +33,6 @@ export interface MachineMoveDeps {
 
 /** How often the destination looks, besides when the driver says that something changed. */
 const lookMs = 250;
-/** The other host may have to fetch an image first. What was begun ahead does not wait for that. */
-const pullMs = { look: 1_000, soon: 20_000, most: 15 * 60_000 };
 /** All channels have ended in order: the machine is whole within this, or never. */
 const arrivalLimitMs = 15_000;
 
@@ -218,19 +218,19 @@ export class MachineMove {
     { live, offer }: { readonly live: LiveMigration; readonly offer: MoveOffer },
     signal: AbortSignal,
   ): Promise<void> {
-    const { id, driver, status } = this.#deps;
+    const { id, driver, status, pulls } = this.#deps;
     const getReady = () => live.getReady?.(plan, (channel) => offer.hold(channel), signal);
     await getReady();
     const since = performance.now();
     let isLate = false;
-    while (!(await offer.awaitPulls(pullMs.look, signal))) {
+    while (!(await offer.awaitPulls(pulls.lookMs, signal))) {
       if (signal.aborted) throw cancelled(signal);
       status.observed = await driver.inspect(id);
       if (type !== MoveType.COLD && !status.isRunning) throw ended();
       const waitedMs = performance.now() - since;
-      if (waitedMs > pullMs.most) throw notPulled();
-      if (!isLate && waitedMs > pullMs.soon) await getReady();
-      isLate ||= waitedMs > pullMs.soon;
+      if (waitedMs > pulls.mostMs) throw notPulled();
+      if (!isLate && waitedMs > pulls.soonMs) await getReady();
+      isLate ||= waitedMs > pulls.soonMs;
     }
   }
 

@@ -270,11 +270,11 @@ export class World<Agent extends WorldAgent = WorldHost> {
         host.commands.push(`remove ${request.id}`);
         return host.reply(await host.manager.remove(request, signal));
       },
-      probeHost: () => Promise.reject(new Error("not used here")),
-      machineMetrics: () => Promise.reject(new Error("not used here")),
-      hostMetrics: () => Promise.reject(new Error("not used here")),
-      readConsoleLog: () => Promise.reject(new Error("not used here")),
-      readWorkloadLog: () => Promise.reject(new Error("not used here")),
+      probeHost: notUsed,
+      machineMetrics: notUsed,
+      hostMetrics: notUsed,
+      readConsoleLog: notUsed,
+      readWorkloadLog: notUsed,
       captureDisk: notUsed,
       readImageFile: notUsed,
       attachConsole: notUsed,
@@ -294,12 +294,8 @@ export class World<Agent extends WorldAgent = WorldHost> {
     try {
       await until(async () => (last = await this.find(id))?.phase === phase && isQuiet(last), limitMs);
     } catch (error) {
-      throw new Error(
-        `it is ${String(last?.phase)}, not ${String(phase)}: ${JSON.stringify(last?.problem)}`,
-        {
-          cause: error,
-        },
-      );
+      const problem = JSON.stringify(last?.problem);
+      throw new Error(`it is ${String(last?.phase)}, not ${String(phase)}: ${problem}`, { cause: error });
     }
   }
 

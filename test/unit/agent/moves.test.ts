@@ -15,7 +15,7 @@ import {
   newProgress,
 } from "#agent/machines/entry.ts";
 import { Ledger } from "#agent/machines/ledger.ts";
-import { defaultTiming, type MachineDeps } from "#agent/machines/machine-deps.ts";
+import { defaultTiming, type MachineDeps, type MachineTiming } from "#agent/machines/machine-deps.ts";
 import { MachineManager } from "#agent/machines/manager.ts";
 import { recoverMachines } from "#agent/machines/recover.ts";
 import { checkSpec } from "#agent/rpc/machine-checks.ts";
@@ -58,6 +58,7 @@ class Host implements AsyncDisposable {
   readonly #moves: PipedMoves;
   readonly #knobs: Partial<FakeKnobs>;
   nowMs = () => Date.now();
+  timing: Partial<MachineTiming> = {};
 
   private constructor(directory: string, moves: PipedMoves, knobs: Partial<FakeKnobs>) {
     this.directory = directory;
@@ -78,7 +79,13 @@ class Host implements AsyncDisposable {
       driver: this.driver,
       images: { ensure: async () => ({ type: "disk", path: "/nowhere", format: "raw" }) },
       moves: this.#moves,
-      timing: { ...defaultTiming, backoff: { baseMs: 5, capMs: 10 }, attempts: 4, progressMs: 10 },
+      timing: {
+        ...defaultTiming,
+        backoff: { baseMs: 5, capMs: 10 },
+        attempts: 4,
+        progressMs: 10,
+        ...this.timing,
+      },
       now: () => this.nowMs(),
       directoryOf: (machine) => join(this.directory, "machines", machine),
       changes: new ChangeFeed(),
@@ -529,6 +536,32 @@ await t.test("a source whose peer is not ready yet", async (t) => {
   t.equal(other.source.view?.move?.reason, "MACHINE_NOT_RUNNING");
   await until(() => other.source.view?.state === RUNNING);
   t.equal(other.source.view?.crashes, 1n, "a guest that ends meanwhile is restarted by its policy");
+});
+
+await t.test("what a source began ahead waits only for a while", async (t) => {
+  await using world = await World.start();
+  const { source } = world;
+  await source.kill();
+  source.timing = { pulls: { lookMs: 5, soonMs: 100, mostMs: 800 } };
+  await source.start();
+  const asked: number[] = [];
+  source.driver.liveMigration.getReady = async () => void asked.push(performance.now());
+  await world.ensure(source);
+  await world.ensure(source, world.move(SOURCE), {}, 0);
+  await source.at(FAILED);
+  t.equal(source.view?.move?.reason, "MOVE_NOT_PULLED");
+  t.equal(source.view?.state, RUNNING, "its guest runs on");
+  const [first = NaN, second = NaN] = asked;
+  t.equal(asked.length, 2, "the driver was told once more, and not at every look");
+  t.ok(second - first >= 100, "which for a driver means that it took too long");
+
+  await world.ensure(source);
+  world.migrationId = "mig-2";
+  asked.length = 0;
+  await world.ensure(world.destination, world.move(DESTINATION));
+  await world.ensure(source, world.move(SOURCE));
+  await world.handOver();
+  t.equal(asked.length, 1, "not where the other host comes in time");
 });
 
 await t.test("a guest that writes faster than the link carries", async (t) => {

@@ -6,6 +6,8 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 const MiB = 1024 ** 2;
 const roomyBytes = 1024 * MiB;
+/** Somebody may write between the look at how full it is and the change; it cannot be made smaller than what it holds. */
+const fillTries = 20;
 
 export class HostDisk implements AsyncDisposable {
   readonly #directory: string;
@@ -26,8 +28,14 @@ export class HostDisk implements AsyncDisposable {
 
   /** Leaves next to nothing. */
   async fill(): Promise<void> {
-    const { blocks, bfree, bsize } = await statfs(this.#directory);
-    await this.#resize((blocks - bfree) * bsize + MiB / 4);
+    for (let tries = 1; ; tries++) {
+      const { blocks, bfree, bsize } = await statfs(this.#directory);
+      try {
+        return await this.#resize((blocks - bfree) * bsize + MiB / 4);
+      } catch (thrown) {
+        if (tries === fillTries) throw thrown;
+      }
+    }
   }
 
   async makeRoom(): Promise<void> {

@@ -207,7 +207,7 @@ export class QemuStage {
       ...noted,
       // A console on a full disk lacks lines; that none is missing on the guest's own disk is seen in the end.
       gaps: strikes[name]?.needsDisk ? [] : gaps,
-      running: await qemus.running(),
+      running: await qemus.runningSoon(),
       owner: await this.hostOf(guest),
       fate: fateOf(fate, moved, lives),
       left: await this.#findDebris(guest.id, other),

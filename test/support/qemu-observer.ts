@@ -9,6 +9,7 @@ import { sleep } from "#kernel/retry.ts";
 
 const everyMs = 5;
 const answerLimitMs = 2_000;
+const soonMs = 10_000;
 /** Agents want the first, so this begins with the other. A QEMU that was slow to greet its agent gave it that one. */
 const monitors = [...monitorSocketNames].reverse();
 
@@ -48,6 +49,16 @@ export class QemuObserver implements AsyncDisposable {
       }),
     );
     return states.flat();
+  }
+
+  /** The same, where one should: a QEMU that was struck may have other callers to greet before it answers us. */
+  async runningSoon(): Promise<string[]> {
+    const until = performance.now() + soonMs;
+    for (;;) {
+      const hosts = await this.running();
+      if (hosts.length > 0 || performance.now() > until) return hosts;
+      await sleep(everyMs, this.#over.signal);
+    }
   }
 
   /** What is on each host, for whoever asks why. */

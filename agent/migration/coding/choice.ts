@@ -71,6 +71,11 @@ const trialEvery = 32;
 const memoryBlocks = { inUse: 128, otherwise: 5 };
 /** A codec that could do so many times what a link takes is not held up by cores. */
 const ample = 4;
+/**
+ * Fewer bytes at so much of the speed are better on any link: they are encrypted, carried and decrypted as well. What is seen
+ * of a codec on trial flatters it: its block has just been read by the one in use.
+ */
+const asQuick = 0.6;
 /** How much less is believed, each time a choice stands, of what was seen of a codec that cannot be tried on a block. */
 const forgetting = 0.1;
 /** A block that took longer tells mostly that its thread had to wait for a core, which would slow the others as well. */
@@ -84,11 +89,23 @@ export function chooseCandidate(
   threads: number,
   { comfortable, bearable }: Margins = margins.normal,
 ): number {
-  const through = candidates.map((candidate) => expectedRate(candidate, linkRate, threads));
+  const through = candidates.map((candidate, index) =>
+    isOutdone(candidates, index, threads) ? 0 : expectedRate(candidate, linkRate, threads),
+  );
   const best = Math.max(...through);
   const wanted = through.findIndex((rate) => rate >= comfortable * best);
   const lost = (through[current] ?? 0) < bearable * best;
   return wanted < current || lost ? wanted : current;
+}
+
+/** Another is about as quick, and leaves fewer bytes. */
+function isOutdone(candidates: readonly Candidate[], index: number, threads: number): boolean {
+  const one = candidates[index];
+  if (!one) return false;
+  const speedOf = (candidate: Candidate) => expectedRate(candidate, Infinity, threads);
+  return candidates.some(
+    (other) => other.ratio < one.ratio / sameBytes && speedOf(other) >= asQuick * speedOf(one),
+  );
 }
 
 function expectedRate({ ratio, speed, sequential }: Candidate, linkRate: number, threads: number): number {
@@ -244,8 +261,10 @@ export class CodecChoice {
     const isLinkFull = rate >= (filling * linkRate) / (present?.ratio ?? 1);
     if (wanted !== current && this.#mayTry(wanted) && (wanted < current || isLinkFull)) return wanted;
     const expected = present ? expectedRate(present, linkRate, threads) : linkRate;
-    const cheaper = current - 1;
-    if (current === 0 || rate >= disappointing * expected || !this.#mayTry(cheaper)) return current;
+    const cheaper = candidates.findLastIndex(
+      (_, index) => index < current && !isOutdone(candidates, index, threads),
+    );
+    if (cheaper < 0 || rate >= disappointing * expected || !this.#mayTry(cheaper)) return current;
     // What the link alone would hold up needs no trial.
     const most = linkRate / (candidates[cheaper]?.ratio ?? 1);
     return most > this.#least(current, cheaper) * rate ? cheaper : current;

@@ -436,6 +436,21 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
     [1, 2],
     "no change for a little",
   );
+  const [plain, quick, ...slower] = candidates as [Candidate, Candidate, ...Candidate[]];
+  const among = (speed: number): Candidate[] => {
+    const method = { codec: Codec.ZSTD_LONG, level: -10 };
+    return [plain, quick, { method, ratio: 0.445, speed, sequential: true }, ...slower];
+  };
+  for (const [link, speed, threads, wanted, how] of [
+    [1500, 400e6, 1, 2, "as quick as another, it leaves fewer bytes"],
+    [1500, 200e6, 1, 1, "slower"],
+    [4000, 400e6, 2, 1, "by one thread, where two do the other"],
+    [10_000, 400e6, 1, 0, "none at all is quicker than both"],
+  ] as const) {
+    const far = wanted === 0 ? 2 : 0;
+    t.equal(chooseCandidate(among(speed), far, link * mbit, threads), wanted, how);
+  }
+
   const strong = { comfortable: 0.999, bearable: 0.96 };
   t.equal(chooseCandidate(candidates, 2, 100 * mbit, 2, strong), 3, "the fewest bytes when they are dear");
 

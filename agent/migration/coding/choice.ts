@@ -72,8 +72,8 @@ const memoryBlocks = { inUse: 128, otherwise: 5 };
 /** A codec that could do so many times what a link takes is not held up by cores. */
 const ample = 4;
 /**
- * Fewer bytes at so much of the speed are better on any link: they are encrypted, carried and decrypted as well. What is seen
- * of a codec on trial flatters it: its block has just been read by the one in use.
+ * With few cores fewer bytes at so much of the speed are better on any link: they are encrypted, carried and decrypted by the
+ * same cores. What is seen of a codec on trial flatters it: its block has just been read by the one in use.
  */
 const asQuick = 0.6;
 /** How much less is believed, each time a choice stands, of what was seen of a codec that cannot be tried on a block. */
@@ -98,14 +98,11 @@ export function chooseCandidate(
   return wanted < current || lost ? wanted : current;
 }
 
-/** Another is about as quick, and leaves fewer bytes. */
+/** Another is about as quick, and leaves fewer bytes, on a host that has cores for one thread only. */
 function isOutdone(candidates: readonly Candidate[], index: number, threads: number): boolean {
   const one = candidates[index];
-  if (!one) return false;
-  const speedOf = (candidate: Candidate) => expectedRate(candidate, Infinity, threads);
-  return candidates.some(
-    (other) => other.ratio < one.ratio / sameBytes && speedOf(other) >= asQuick * speedOf(one),
-  );
+  if (!one || threads > 1) return false;
+  return candidates.some(({ ratio, speed }) => ratio < one.ratio / sameBytes && speed >= asQuick * one.speed);
 }
 
 function expectedRate({ ratio, speed, sequential }: Candidate, linkRate: number, threads: number): number {

@@ -442,9 +442,9 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
     return [plain, quick, { method, ratio: 0.445, speed, sequential: true }, ...slower];
   };
   for (const [link, speed, threads, wanted, how] of [
-    [1500, 400e6, 1, 2, "as quick as another, it leaves fewer bytes"],
-    [1500, 200e6, 1, 1, "slower"],
-    [4000, 400e6, 2, 1, "by one thread, where two do the other"],
+    [2500, 400e6, 1, 2, "as quick as another, it leaves fewer bytes"],
+    [2500, 200e6, 1, 1, "slower"],
+    [4000, 700e6, 2, 1, "by one thread, where two do the other"],
     [10_000, 400e6, 1, 0, "none at all is quicker than both"],
   ] as const) {
     const far = wanted === 0 ? 2 : 0;

@@ -6,6 +6,7 @@ import type { MigrationState } from "#agent/qmp/commands.ts";
 import { connectSocket, monitorSocketNames } from "#agent/drivers/hypervisor/files.ts";
 import { QmpSession } from "#agent/qmp/session.ts";
 import { sleep } from "#kernel/retry.ts";
+import { until } from "./until.ts";
 
 const everyMs = 5;
 const answerLimitMs = 2_000;
@@ -53,12 +54,10 @@ export class QemuObserver implements AsyncDisposable {
 
   /** The same, where one should: a QEMU that was struck may have other callers to greet before it answers us. */
   async runningSoon(): Promise<string[]> {
-    const until = performance.now() + soonMs;
-    for (;;) {
-      const hosts = await this.running();
-      if (hosts.length > 0 || performance.now() > until) return hosts;
-      await sleep(everyMs, this.#over.signal);
-    }
+    let hosts: string[] = [];
+    const isSeen = async () => (hosts = await this.running()).length > 0;
+    await until(isSeen, soonMs, everyMs).catch(() => undefined); // nowhere, then
+    return hosts;
   }
 
   /** What is on each host, for whoever asks why. */

@@ -250,14 +250,22 @@ export interface LiveMigration {
    * told: the guest is stopped for good and all has arrived. Until `spec.move.switchOver` it keeps the guest
    * running, with phase `converged` once only that is missing. A post-copy that needs to be one ends with phase
    * `post-copy` instead, the guest stopped and its disks whole, and goes on from there for a plan that is `committed`.
-   * The hypervisor connects to `socketOf(channel)`, where somebody listens. Aborting changes nothing; a move that fails
+   * The hypervisor connects to `socketOf(channel)`, where somebody listens; `backlog` is of its memory. Aborting changes nothing; a move that fails
    * leaves the guest running, unless it may have been handed over, and throws.
    */
   send(
     plan: MachinePlan,
     socketOf: (channel: string) => string,
     signal: AbortSignal,
+    backlog?: MemoryBacklog,
   ): AsyncIterable<SendProgress>;
+}
+
+/** What a hypervisor has said of its memory, and the one at the other host has not heard. */
+export interface MemoryBacklog {
+  readonly bytes: number;
+  /** No more than that from here on; undefined: as much as is quickest. */
+  limit(bytes: number | undefined): void;
 }
 
 /** Where a hypervisor may connect for a channel before the other host takes what it says. */

@@ -52,6 +52,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
         hold: (channel) => source.hold(channel),
         awaitPulls: (limitMs, signal) => source.awaitPulls(limitMs, signal),
         stats: () => source.stats(),
+        backlog: source.backlog,
         get fault() {
           return source.fault;
         },

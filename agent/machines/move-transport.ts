@@ -2,7 +2,7 @@
 import type { Duplex } from "node:stream";
 import type { Fault } from "#kernel/fault.ts";
 import type { Move } from "#gen/skerry/agent/v1/migration_pb.js";
-import type { HeldSocket, MachinePlan } from "../drivers/driver.ts";
+import type { HeldSocket, MachinePlan, MemoryBacklog } from "../drivers/driver.ts";
 import type { GuestMemory } from "../migration/guest-memory.ts";
 import type { MoveStats } from "../migration/stats.ts";
 
@@ -43,6 +43,7 @@ export interface MoveOffer extends AsyncDisposable {
   hold(channel: string): HeldSocket;
   /** True once the peer is there to take what is sent of the disks; false when it has not come within `limitMs`. */
   awaitPulls(limitMs: number, signal: AbortSignal): Promise<boolean>;
+  readonly backlog?: MemoryBacklog | undefined;
   /** Why the machine's memory could not be carried on; the hypervisor knows only that its connection closed. */
   readonly fault: Fault | undefined;
   stats(): MoveStats;

@@ -197,7 +197,8 @@ export class MachineMove {
     try {
       // The guest stands still while its hypervisor connects.
       if (!journal.hasBegun) await this.#awaitPulls(move, plan, { live, offer }, signal);
-      for await (const progress of live.send(plan, (channel) => offer.socketOf(channel), signal)) {
+      const socketOf = (channel: string) => offer.socketOf(channel);
+      for await (const progress of live.send(plan, socketOf, signal, offer.backlog)) {
         journal.progress(progress, offer.stats());
         if (progress.stoppedAtMs !== undefined) this.#showStopped();
         await this.#tell(journal);

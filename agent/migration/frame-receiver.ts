@@ -137,9 +137,10 @@ export class FrameReceiver {
     });
   }
 
-  #taken({ rawLength }: Frame, raw: Slab): void {
+  #taken({ rawLength, sequence, askTaken }: Frame, raw: Slab): void {
     const { limits, call } = this.#deps;
     raw.release();
+    if (askTaken) call.send({ case: "taken", value: sequence });
     this.#heldBytes -= rawLength;
     if (this.#heldBytes < limits.inFlightBytes / 2 && call.isPaused) call.resume();
   }

@@ -8,6 +8,7 @@ import type { ServerHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";
 import { cancelled } from "#kernel/stall.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
+import { Backlog } from "./backlog.ts";
 import { plainBlock, type BlockEncoder, type EncodedBlock, type RawBlock } from "./block.ts";
 import { Gathering } from "./gathering.ts";
 import { readInto } from "./hypervisor-reader.ts";
@@ -32,6 +33,8 @@ export interface FrameSenderDeps {
   readonly link: LinkMeter;
   readonly counters: MoveCounters;
   readonly limits: MoveLimits;
+  /** The destination answers frames that ask whether they were taken. */
+  readonly tellsTaken: boolean;
 }
 
 interface Job {
@@ -52,6 +55,7 @@ export class FrameSender {
   /** To be written to; what it says is read here. */
   readonly hypervisor: Duplex;
   readonly #gathering: Gathering;
+  readonly #backlog: Backlog;
   #seenBytes = 0;
   #flushing: NodeJS.Immediate | undefined;
   /** Read, and not yet with the network: bytes, and the blocks that they are in. */
@@ -74,6 +78,7 @@ export class FrameSender {
   constructor(deps: FrameSenderDeps) {
     this.#deps = deps;
     this.#gathering = new Gathering(deps.slabs);
+    this.#backlog = new Backlog(deps.limits.backlogBytes, deps.tellsTaken);
     this.hypervisor = readInto(deps.accepted, {
       room: () => this.#gathering.room(this.#blockBytes() - this.#gathering.bytes),
       onBytes: (count) => this.#gather(count),
@@ -117,6 +122,30 @@ export class FrameSender {
     }
   }
 
+  /** What the hypervisor has said and the other one has not heard. */
+  get backlogBytes(): number {
+    return this.#backlog.bytes;
+  }
+
+  limitBacklog(bytes: number | undefined): void {
+    this.#backlog.limit(bytes);
+    if (this.#backlog.isFull && !this.#ended) this.#enqueue(emptyBlock, 0); // asks how far it has got
+    this.#readOn();
+  }
+
+  /** The frame of this sequence and all before it have been taken in. */
+  taken(sequence: number): void {
+    this.#backlog.taken(sequence);
+    this.#progress++;
+    this.#readOn();
+  }
+
+  /** The destination says nothing more. */
+  endTelling(): void {
+    this.#backlog.endTelling();
+    this.#readOn();
+  }
+
   #fail(thrown: unknown): void {
     this.#stop.abort(thrown);
     this.#reject(thrown);
@@ -131,6 +160,7 @@ export class FrameSender {
       return this.#fail(corrupted("the hypervisor's memory stream is not understood"));
     this.#heldBytes += count;
     this.#seenBytes += count;
+    this.#backlog.said(count);
     if (gathering.isFull || gathering.bytes >= this.#blockBytes()) this.#flush();
     else this.#flushWhenQuiet();
     if (this.#isFull(1)) this.hypervisor.pause();
@@ -140,7 +170,12 @@ export class FrameSender {
   #isFull(share: number): boolean {
     const { inFlightBytes, blockBytes } = this.#deps.limits;
     const most = inFlightBytes * share;
-    return this.#heldBytes >= most || this.#heldBlocks >= (2 * most) / blockBytes;
+    const isHeldFull = this.#heldBytes >= most || this.#heldBlocks >= (2 * most) / blockBytes;
+    return isHeldFull || this.#backlog.isFull;
+  }
+
+  #readOn(): void {
+    if (!this.#isFull(1 / 2) && this.hypervisor.isPaused()) this.hypervisor.resume();
   }
 
   /**
@@ -198,7 +233,8 @@ export class FrameSender {
     const { codec, staged, checksum, bytes: data, inImageBytes } = encoded;
     const order = { sorted: encoded.sorted !== undefined, alone: encoded.sorted === "alone" };
     const frame = { data, rawLength: encoded.rawBytes, codec, staged, checksum, end: false, ...order };
-    const head = encodeFrameHead({ ...frame, sequence: ++this.#sequence });
+    const sequence = ++this.#sequence;
+    const head = encodeFrameHead({ ...frame, sequence, askTaken: this.#backlog.sending(sequence, rawBytes) });
     if (encoded.chosen !== undefined) counters.useCodec(channel, encoded.chosen);
     counters.count(channel, { rawBytes, wireBytes: data.length + head.length, zeroBytes, inImageBytes });
     this.#hand(head, data, () => {
@@ -207,14 +243,15 @@ export class FrameSender {
       this.#heldBytes -= rawBytes;
       this.#heldBlocks--;
       this.#flushWhenQuiet();
-      if (!this.#isFull(1 / 2) && this.hypervisor.isPaused()) this.hypervisor.resume();
+      if (rawBytes > 0) this.#progress++;
+      this.#readOn();
     });
   }
 
   #writeEnd(): void {
     const data = Buffer.alloc(0);
     const frame = { data, rawLength: 0, codec: Codec.NONE, checksum: 0n, end: true };
-    const flags = { staged: false, sorted: false, alone: false };
+    const flags = { staged: false, sorted: false, alone: false, askTaken: false };
     const head = encodeFrameHead({ ...frame, ...flags, sequence: ++this.#sequence });
     this.#hand(head, data, this.#finish);
   }
@@ -228,7 +265,6 @@ export class FrameSender {
     const left = (error?: Error | null) => {
       if (error || this.#unsentBytes === 0) return; // its connection has ended, which is told by `close`
       this.#unsentBytes -= bytes;
-      this.#progress++;
       link.done(bytes);
       sent();
       if (this.#unsentBytes < unsentLimitBytes) this.#onSent?.();
@@ -264,9 +300,10 @@ export class FrameSender {
   #tick(): void {
     const moved = this.#progress !== this.#seenProgress;
     this.#seenProgress = this.#progress;
-    this.#quietTicks = moved ? 0 : this.#quietTicks + 1;
-    if (this.#unsentBytes > 0) {
-      if (this.#quietTicks >= stallTicks) this.#fail(stalled(this.#deps.limits.stallMs));
-    } else if (!moved && this.#jobs.length === 0 && !this.#ended) this.#enqueue(emptyBlock, 0);
+    const isWaiting = this.#unsentBytes > 0 || this.#backlog.isFull;
+    this.#quietTicks = moved || !isWaiting ? 0 : this.#quietTicks + 1;
+    if (this.#quietTicks >= stallTicks) this.#fail(stalled(this.#deps.limits.stallMs));
+    else if (this.#unsentBytes === 0 && !moved && this.#jobs.length === 0 && !this.#ended)
+      this.#enqueue(emptyBlock, 0);
   }
 }

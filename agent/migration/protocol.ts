@@ -16,6 +16,7 @@
  *       |<------------- frame 1, empty ------|                                  |
  *       | connects to its own QEMU           |<--------------- bytes -----------|
  *       |<------------- frame 2 .. n --------|                                  |
+ *       | taken{k} ------------------------->| (each so many bytes)             |
  *       | data (what its QEMU answers) ----->|---------------- bytes ---------->|
  *       |<-- frame, empty, when it is quiet -|                                  |
  *       |                                    |<--------------- closes ----------|
@@ -36,6 +37,9 @@
  *   at that moment; what would not shrink stays as it is. The frames of one call that are zstd-long are pieces of one zstd
  *   frame, each flushed, and refer to what the pieces before them held, up to 16 MiB back.
  * - `staged`: pages that both hosts have in an image file are replaced by where they are; see pages/block.ts.
+ * - `ask_taken`: the destination says `taken` when this frame is where it belongs. So the source knows how much is on its
+ *   way between the two hypervisors (backlog.ts), and keeps that within a limit, which is low when the guest is about to
+ *   stop: what is on its way then keeps it standing still.
  * - `sequence` counts from 1 on each call. A gap, a wrong checksum or a wrong length is corruption.
  * - `PullOpen.version` is what the destination speaks; the source answers with that or refuses.
  *
@@ -87,6 +91,8 @@ export interface MoveLimits {
   readonly blockBytes: number;
   /** Of a channel, between its hypervisor's socket and the network: what is being coded or waits. */
   readonly inFlightBytes: number;
+  /** Between the two hypervisors, in bytes of theirs, unless the source is asked to keep it less. */
+  readonly backlogBytes: number;
   /** What the source may send before the destination has taken it in. */
   readonly windowBytes: number;
   /** Silence longer than this, while something should come, is a fault. */
@@ -99,7 +105,8 @@ export interface MoveLimits {
 
 export const defaultLimits: MoveLimits = {
   blockBytes: 512 * 1024,
-  inFlightBytes: 4 * 1024 * 1024,
+  inFlightBytes: 16 * 1024 * 1024,
+  backlogBytes: 32 * 1024 * 1024,
   windowBytes: 8 * 1024 * 1024,
   stallMs: 12_000,
   openMs: 120_000,
@@ -113,6 +120,7 @@ export const defaultLimits: MoveLimits = {
 export const postCopyLimits: Partial<MoveLimits> = {
   blockBytes: 128 * 1024,
   inFlightBytes: 512 * 1024,
+  backlogBytes: 2 * 1024 * 1024,
   windowBytes: 512 * 1024,
   stallMs: 10_000,
   openMs: 15 * 60_000,

@@ -18,6 +18,8 @@ export interface PullEvents {
   readonly onData: (bytes: Uint8Array) => boolean;
   /** The destination's hypervisor has said all it had to say. */
   readonly onEnd: () => void;
+  /** The frame of this sequence, and all before it, have been taken in. */
+  readonly onTaken?: (sequence: number) => void;
   readonly onFault: (fault: Fault) => void;
 }
 
@@ -90,6 +92,8 @@ export class PullCall {
       onOpen(request.value);
     } else if (request?.case === "abort") {
       this.#failed(abortedByPeer(request.value.reason, request.value.message));
+    } else if (request?.case === "taken") {
+      this.#events?.onTaken?.(request.value);
     } else if (request) {
       if (!this.#events)
         throw new Fault("invalid", "data came before the channel", { reason: "CHANNEL_CLOSED" });

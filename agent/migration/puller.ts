@@ -17,7 +17,6 @@ import type { StreamOpener } from "./opener.ts";
 import { PageStage, type OpenPages, type PageStageOptions } from "./pages/stage.ts";
 import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
 import type { PullRequest } from "./pull-request.ts";
-import { Slabs } from "./slabs.ts";
 import { MoveCounters, type MoveStats } from "./stats.ts";
 
 export interface MovePullerOptions {
@@ -45,15 +44,12 @@ export interface MovePullerOptions {
 }
 
 const allCodecs = [Codec.NONE, Codec.LZ4, Codec.ZSTD, Codec.ZSTD_LONG];
-/** So that a frame with its head fits into a slab as well as what it stands for. */
-const headRoomBytes = 1024;
 const reopening = { baseMs: 100, capMs: 2000 };
 
 export class MovePuller {
   readonly #options: MovePullerOptions;
   readonly #limits: MoveLimits;
   readonly #workers: CodingWorkers;
-  readonly #slabs: Slabs;
   readonly #counters = new MoveCounters();
   readonly #log: Logger;
   readonly #leavingDisks = new AbortController();
@@ -64,7 +60,6 @@ export class MovePuller {
     this.#options = options;
     this.#limits = { ...defaultLimits, ...options.limits };
     this.#log = options.log.with({ migrationId: options.migrationId });
-    this.#slabs = new Slabs(this.#limits.blockBytes + headRoomBytes);
     this.#workers = options.workers ?? new CodingWorkers({ log: this.#log });
   }
 
@@ -153,7 +148,8 @@ export class MovePuller {
     onBegun: () => void,
   ): Promise<void> {
     const { migrationId, ticket, connect, codecs = allCodecs } = this.#options;
-    const [workers, slabs] = [this.#workers, this.#slabs];
+    const workers = this.#workers;
+    const { slabs } = workers;
     await this.#options.ready?.(channel, signal);
     await using guest = isDisk(channel) ? undefined : await this.#options.memory?.(signal);
     const call = await this.#open(signal);
@@ -172,7 +168,7 @@ export class MovePuller {
     const pageSources = pages?.sha256s ?? [];
     const placedMemory = memory?.name ?? "";
     try {
-      await receiver.run({ ...open, codecs, pageSources, placedMemory }, signal);
+      await receiver.run({ ...open, codecs, pageSources, placedMemory, tellsTaken: true }, signal);
     } finally {
       call.close();
     }

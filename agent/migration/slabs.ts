@@ -20,6 +20,11 @@ export class Slabs {
     this.#slabBytes = slabBytes;
   }
 
+  /** Lets go of what is not out. */
+  trim(): void {
+    this.#free.length = 0;
+  }
+
   /** A slab of so many bytes. How many are out at a time is up to who takes them. */
   take(bytes = this.#slabBytes): Slab {
     if (bytes > this.#slabBytes) return { bytes: sharedMemory(bytes), release: () => undefined };

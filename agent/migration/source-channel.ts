@@ -2,7 +2,7 @@
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { Fault, toFault } from "#kernel/fault.ts";
-import type { HeldSocket } from "../drivers/driver.ts";
+import type { HeldSocket, MemoryBacklog } from "../drivers/driver.ts";
 import type { Logger } from "#kernel/log.ts";
 import { FrameSender, type FrameSenderDeps } from "./frame-sender.ts";
 import { HypervisorListener } from "./hypervisor-listener.ts";
@@ -13,7 +13,7 @@ export type Coding = Pick<FrameSenderDeps, "encoder" | "scanner">;
 
 export interface SourceChannelDeps extends Omit<
   FrameSenderDeps,
-  "stream" | "accepted" | "encoder" | "scanner"
+  "stream" | "accepted" | "encoder" | "scanner" | "tellsTaken"
 > {
   readonly socketPath: string;
   /** How to code one connection for a destination; the scanner is new for each, as is the stream. */
@@ -22,11 +22,13 @@ export interface SourceChannelDeps extends Omit<
   readonly log: Logger;
 }
 
-export class SourceChannel implements AsyncDisposable {
+export class SourceChannel implements AsyncDisposable, MemoryBacklog {
   readonly #deps: SourceChannelDeps;
   #listener!: HypervisorListener;
   #waiting: { readonly call: PullCall; readonly open: Open } | undefined;
   #paired: { readonly stop: AbortController; readonly done: Promise<void> } | undefined;
+  #sender: FrameSender | undefined;
+  #backlogLimit: number | undefined;
   #held = false;
   #disposed = false;
   #ended = false;
@@ -72,6 +74,15 @@ export class SourceChannel implements AsyncDisposable {
       this.#listener.take()?.destroy();
     };
     return { path: this.socketPath, release, close };
+  }
+
+  get bytes(): number {
+    return this.#sender?.backlogBytes ?? 0;
+  }
+
+  limit(bytes: number | undefined): void {
+    this.#backlogLimit = bytes;
+    this.#sender?.limitBacklog(bytes);
   }
 
   /** Takes a call whose right to this channel has been checked. */
@@ -127,12 +138,19 @@ export class SourceChannel implements AsyncDisposable {
     let coding: Coding | undefined;
     try {
       coding = await this.#deps.coding(open, stop.signal);
-      const sender = new FrameSender({ ...this.#deps, ...coding, stream: call.stream, accepted });
+      const { tellsTaken } = open;
+      const sender = new FrameSender({ ...this.#deps, ...coding, stream: call.stream, accepted, tellsTaken });
+      this.#sender = sender;
+      sender.limitBacklog(this.#backlogLimit);
       hypervisor = sender.hypervisor;
       hypervisor.on("error", onError).on("drain", () => call.resume());
       call.listen({
         onData: (bytes) => sender.hypervisor.write(bytes),
-        onEnd: () => sender.hypervisor.end(),
+        onTaken: (sequence) => sender.taken(sequence),
+        onEnd: () => {
+          sender.endTelling();
+          sender.hypervisor.end();
+        },
         onFault: onAbort,
       });
       await sender.run(stop.signal);
@@ -143,6 +161,7 @@ export class SourceChannel implements AsyncDisposable {
       log.warn("move.channel-failed", { channel, fault: failure });
       onFault(failure);
     } finally {
+      this.#sender = undefined;
       coding?.encoder[Symbol.dispose]();
       // A hypervisor that can connect anew learns by this that it has to.
       hypervisor.destroy();

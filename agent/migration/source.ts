@@ -10,19 +10,17 @@ import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { deadline } from "#kernel/retry.ts";
 import { unlessAborted } from "#kernel/stall.ts";
-import type { HeldSocket } from "../drivers/driver.ts";
+import type { HeldSocket, MemoryBacklog } from "../drivers/driver.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { CodecChoice } from "./coding/choice.ts";
 import { AdaptiveEncoder } from "./coding/coders.ts";
-import { longHeadBytes } from "./coding/long-streams.ts";
 import { codingThreads, CodingWorkers } from "./coding/workers.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { PageScanner } from "./pages/scanner.ts";
 import { PageStage, type PageStageOptions } from "./pages/stage.ts";
-import { defaultLimits, isDisk, protocolVersion, type MoveLimits } from "./protocol.ts";
+import { defaultLimits, isDisk, memoryChannel, protocolVersion, type MoveLimits } from "./protocol.ts";
 import type { PullCall } from "./pull-call.ts";
 import { SourceChannel, type Coding } from "./source-channel.ts";
-import { Slabs } from "./slabs.ts";
 import { MoveCounters, type MoveStats } from "./stats.ts";
 import { Throttle } from "./throttle.ts";
 import type { Open } from "./wire.ts";
@@ -53,7 +51,6 @@ export class MoveSource implements AsyncDisposable {
   readonly #channels = new Map<string, SourceChannel>();
   readonly #counters = new MoveCounters();
   readonly #link: LinkMeter;
-  readonly #slabs: Slabs;
   readonly #log: Logger;
   readonly #workers: CodingWorkers;
   readonly #working: Disposable;
@@ -66,7 +63,6 @@ export class MoveSource implements AsyncDisposable {
     this.migrationId = migrationId;
     this.#options = options;
     this.#link = new LinkMeter(options.limits?.bytesPerSecond);
-    this.#slabs = new Slabs((options.limits?.blockBytes ?? defaultLimits.blockBytes) + longHeadBytes);
     const log = (this.#log = options.log.with({ migrationId }));
     const workers = (this.#workers = options.workers ?? new CodingWorkers({ log }));
     this.#working = workers.use();
@@ -85,7 +81,7 @@ export class MoveSource implements AsyncDisposable {
       for (const channel of options.channels) {
         const opened = await SourceChannel.open({
           ...shared,
-          ...{ channel, slabs: source.#slabs },
+          ...{ channel, slabs: source.#workers.slabs },
           socketPath: join(options.socketDirectory, `${channel.replace(":", "-")}.sock`),
           coding: (open, signal) => source.#coding(open, signal),
           onFault: (fault) => {
@@ -127,6 +123,11 @@ export class MoveSource implements AsyncDisposable {
       }
     }
     return true;
+  }
+
+  /** Undefined for a move without memory. */
+  get backlog(): MemoryBacklog | undefined {
+    return this.#channels.get(memoryChannel);
   }
 
   stats(): MoveStats {
@@ -184,7 +185,7 @@ export class MoveSource implements AsyncDisposable {
     const choice = new CodecChoice({ codecs: usable, threads: codingThreads, strong });
     const encoder = new AdaptiveEncoder({
       workers: this.#workers,
-      slabs: this.#slabs,
+      slabs: this.#workers.slabs,
       choice,
       link: this.#link,
       sorts: placedMemory !== "",

@@ -16,6 +16,8 @@ export interface Frame {
   readonly end: boolean;
   readonly sorted: boolean;
   readonly alone: boolean;
+  /** To be answered once it has been taken. */
+  readonly askTaken: boolean;
 }
 
 export interface Open {
@@ -27,11 +29,14 @@ export interface Open {
   readonly pageSources: readonly string[];
   /** Empty: there is none. */
   readonly placedMemory: string;
+  readonly tellsTaken: boolean;
 }
 
 export type Request =
   | { readonly case: "open"; readonly value: Open }
   | { readonly case: "data"; readonly value: Uint8Array }
+  /** A frame's sequence. */
+  | { readonly case: "taken"; readonly value: number }
   | { readonly case: "abort"; readonly value: { readonly reason: string; readonly message: string } };
 
 const varintType = 0;
@@ -55,6 +60,7 @@ export function encodeFrameHead(
   if (frame.end) fields.number(7, 1);
   if (frame.sorted) fields.number(8, 1);
   if (frame.alone) fields.number(9, 1);
+  if (frame.askTaken) fields.number(10, 1);
   if (frame.data.length > 0) fields.length(1, frame.data.length);
   return prefixed(fields.finish(), frame.data.length);
 }
@@ -62,7 +68,7 @@ export function encodeFrameHead(
 /** The data of the result is a part of `message`. */
 export function decodeFrame(message: Uint8Array): Frame {
   let data: Buffer = Buffer.alloc(0);
-  const numbers = Array<number>(10).fill(0);
+  const numbers = Array<number>(11).fill(0);
   let checksum = 0n;
   for (const field of readFields(message)) {
     if (field.bytes) {
@@ -71,8 +77,9 @@ export function decodeFrame(message: Uint8Array): Frame {
       if (field.number === 5) checksum = field.fixed;
     } else if (field.number < numbers.length) numbers[field.number] = field.value;
   }
-  const [, , rawLength = 0, codec = 0, staged, , sequence = 0, end, sorted, alone] = numbers;
-  const flags = { staged: staged !== 0, end: end !== 0, sorted: sorted !== 0, alone: alone !== 0 };
+  const [, , rawLength = 0, codec = 0, staged, , sequence = 0, end, sorted, alone, askTaken] = numbers;
+  const order = { sorted: sorted !== 0, alone: alone !== 0, askTaken: askTaken !== 0 };
+  const flags = { staged: staged !== 0, end: end !== 0, ...order };
   return { data, rawLength, codec, checksum, sequence, ...flags };
 }
 
@@ -80,6 +87,7 @@ export function encodeRequest(request: Request): Buffer {
   const fields = new Writer();
   if (request.case === "data") fields.bytes(2, request.value);
   else if (request.case === "open") fields.bytes(1, encodeOpen(request.value));
+  else if (request.case === "taken") fields.number(4, request.value);
   else fields.bytes(3, encodeAbort(request.value));
   return fields.finish();
 }
@@ -87,9 +95,10 @@ export function encodeRequest(request: Request): Buffer {
 /** Undefined for a message of a newer protocol. */
 export function decodeRequest(message: Uint8Array): Request | undefined {
   let request: Request | undefined;
-  for (const { number, bytes } of readFields(message)) {
-    if (!bytes) continue;
-    if (number === 1) request = { case: "open", value: decodeOpen(bytes) };
+  for (const { number, bytes, value } of readFields(message)) {
+    if (!bytes) {
+      if (number === 4) request = { case: "taken", value };
+    } else if (number === 1) request = { case: "open", value: decodeOpen(bytes) };
     else if (number === 2) request = { case: "data", value: bytes };
     else if (number === 3) request = { case: "abort", value: decodeAbort(bytes) };
   }
@@ -105,17 +114,19 @@ function encodeOpen(open: Open): Buffer {
   if (open.codecs.length > 0) fields.bytes(5, Uint8Array.from(open.codecs));
   for (const source of open.pageSources) fields.bytes(6, Buffer.from(source));
   if (open.placedMemory !== "") fields.bytes(7, Buffer.from(open.placedMemory));
+  if (open.tellsTaken) fields.number(8, 1);
   return fields.finish();
 }
 
 function decodeOpen(message: Uint8Array): Open {
   let [version, migrationId, channel, ticket] = [0, "", "", Buffer.alloc(0) as Uint8Array];
-  let placedMemory = "";
+  let [placedMemory, tellsTaken] = ["", false];
   const codecs: Codec[] = [];
   const pageSources: string[] = [];
   for (const { number, bytes, value } of readFields(message)) {
     if (!bytes) {
       if (number === 1) version = value;
+      else if (number === 8) tellsTaken = value !== 0;
       else if (number === 5) codecs.push(value); // a writer may leave repeated numbers unpacked
     } else if (number === 2) migrationId = text(bytes);
     else if (number === 3) channel = text(bytes);
@@ -124,7 +135,7 @@ function decodeOpen(message: Uint8Array): Open {
     else if (number === 6) pageSources.push(text(bytes));
     else if (number === 7) placedMemory = text(bytes);
   }
-  return { version, migrationId, channel, ticket, codecs, pageSources, placedMemory };
+  return { version, migrationId, channel, ticket, codecs, pageSources, placedMemory, tellsTaken };
 }
 
 function encodeAbort({ reason, message }: { reason: string; message: string }): Buffer {

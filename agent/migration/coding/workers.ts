@@ -1,9 +1,14 @@
-/** The threads that code and decode frames, shared by all moves of this host. They run while there are any. */
+/**
+ * The threads that code and decode frames, and the memory that they share with the main thread: for all moves of this host,
+ * while there are any.
+ */
 import { availableParallelism } from "node:os";
 import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { Fault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
+import { defaultLimits } from "../protocol.ts";
+import { Slabs } from "../slabs.ts";
 import type { Answer, DecodeTask, EncodeTask, Results, Task } from "./tasks.ts";
 
 /** One is too slow for fast links; but a core is left to the guests and the network. */
@@ -14,6 +19,8 @@ export const codingThreads = Math.max(1, Math.min(2, availableParallelism() - 1)
  * compiles everything anew.
  */
 const idleMs = 300_000;
+/** Of a slab, besides a block: the head of its frame, and what a block may grow by. */
+const headRoomBytes = 1024;
 
 interface Pending {
   readonly resolve: (result: Results[keyof Results]) => void;
@@ -32,6 +39,8 @@ export interface BlockCoder {
 export interface CodingStream extends BlockCoder, Disposable {}
 
 export class CodingWorkers implements AsyncDisposable {
+  /** V8 is slow to give back what one move leaves, so the next one uses it. */
+  readonly slabs = new Slabs(defaultLimits.blockBytes + headRoomBytes);
   readonly #log: Logger;
   #threads: Thread[] = [];
   #users = 0;
@@ -132,6 +141,7 @@ export class CodingWorkers implements AsyncDisposable {
   #end(): void {
     const threads = this.#threads;
     this.#threads = [];
+    this.slabs.trim();
     for (const { worker } of threads) void worker.terminate();
   }
 

@@ -59,6 +59,7 @@ await t.test("messages are what the generated code writes and reads", async (t) 
     end: fc.boolean(),
     sorted: fc.boolean(),
     alone: fc.boolean(),
+    askTaken: fc.boolean(),
   });
   fc.assert(
     fc.property(frame, (ours) => {
@@ -80,10 +81,12 @@ await t.test("messages are what the generated code writes and reads", async (t) 
     codecs: fc.array(codec),
     pageSources: fc.array(fc.string()),
     placedMemory: fc.string(),
+    tellsTaken: fc.boolean(),
   });
   const request: fc.Arbitrary<Request> = fc.oneof(
     open.map((value) => ({ case: "open" as const, value })),
     bytes.map((value) => ({ case: "data" as const, value })),
+    fc.nat(Number.MAX_SAFE_INTEGER).map((value) => ({ case: "taken" as const, value })),
     fc
       .record({ reason: fc.string(), message: fc.string() })
       .map((value) => ({ case: "abort" as const, value })),

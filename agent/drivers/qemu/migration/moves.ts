@@ -15,6 +15,7 @@ import type {
   HeldSocket,
   LiveMigration,
   MachinePlan,
+  MemoryBacklog,
   PostCopy,
   SendProgress,
 } from "../../driver.ts";
@@ -168,6 +169,7 @@ export class Moves implements LiveMigration {
     plan: MachinePlan,
     socketOf: (channel: string) => string,
     signal: AbortSignal,
+    backlog?: MemoryBacklog,
   ): AsyncGenerator<SendProgress> {
     const { machines } = this.#options;
     const move = moveOf(plan, MoveRole.SOURCE);
@@ -179,6 +181,7 @@ export class Moves implements LiveMigration {
       machine,
       move,
       socketOf,
+      backlog,
       disks: await this.#copierFor(entry, { machine, baseline: move.baseline, socketOf }),
       ahead: this.#ahead.get(plan.id),
       begun: entry.record.move?.begun ?? false,

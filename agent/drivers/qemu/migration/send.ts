@@ -5,7 +5,7 @@
 import { type Move, OnUnreachable } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault } from "#kernel/fault.ts";
 import { backoffMs, deadline, sleep } from "#kernel/retry.ts";
-import type { HeldSocket, SendProgress } from "../../driver.ts";
+import type { HeldSocket, MemoryBacklog, SendProgress } from "../../driver.ts";
 import { readMemory } from "../hotplug.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { memoryChannel } from "./channels.ts";
@@ -29,6 +29,7 @@ export interface Sending {
   readonly machine: RunningMachine;
   readonly move: Move;
   readonly socketOf: (channel: string) => string;
+  readonly backlog: MemoryBacklog | undefined;
   /** Outlives the calls: a copy goes on between them. */
   readonly disks: DiskCopier;
   /** Where the memory's stream has begun already, and waits. */
@@ -41,12 +42,18 @@ export interface Sending {
 }
 
 const tellMs = 500;
-/** How often to look when no event wakes us: closely while there is a decision near. */
+/** How often to look when no event wakes us: closely while there is a decision near, or after a share of the time until then. */
 const lookMs = { memory: 100, near: 20 } as const;
+const lookShare = 0.1;
 /** While disks are copied: after a share of the time that this has taken so far, for most copies are short. */
 const diskLook = { share: 0.2, leastMs: 10, mostMs: 200 } as const;
 /** With less than this to go, a stream that may not end yet is held back; with more than twice, it goes on. */
 const holdMs = 300;
+/**
+ * With less than this to go, little may be on its way: so much as `takesMs`, for the guest stands still until that has
+ * arrived. It goes for a stop only once that is so.
+ */
+const end = { nearMs: 300, takesMs: 25, leastBytes: 1024 * 1024 } as const;
 /** How long rounds without progress are borne; a throttled guest is slowed in several steps. */
 const patienceMs = { ambitious: 500, plain: 3_000, throttled: 20_000 } as const;
 /** How long the guest may stand still at worst before it is let go on: so many times what was allowed. */
@@ -75,6 +82,10 @@ class Sender {
   #postCopy: boolean;
   #held = false;
   #near = false;
+  /** The most that may be on its way; 0: as much as is quickest. */
+  #backlogBytes = 0;
+  /** How long what is left would take. */
+  #leftMs = 0;
   #finalLooks = 0;
   /** How long the guest may stand still, as QEMU is told: more after each try that got nowhere. */
   #downtimeMs: number;
@@ -204,10 +215,12 @@ class Sender {
     const atMs = performance.now();
     const { remaining, transferred } = ram;
     this.#pace.add({ atMs, remaining, transferred, rounds: ram["dirty-sync-count"] }, this.#held);
-    const leftMs = this.#pace.timeFor(remaining);
-    // The guest must not stop while there is much of its disk to go.
+    const leftMs = (this.#leftMs = this.#pace.timeFor(remaining));
+    // The guest must not stop while there is much of its disk to go, or much on its way.
     const mayEnd =
-      move.switchOver && areDisksNear(now, (bytes) => this.#pace.timeFor(bytes), this.#downtimeMs);
+      this.#isBacklogShort() &&
+      move.switchOver &&
+      areDisksNear(now, (bytes) => this.#pace.timeFor(bytes), this.#downtimeMs);
     this.#held = !mayEnd && leftMs < (this.#held ? 2 * holdMs : holdMs);
     if (this.#postCopy) {
       if (mayEnd) await this.#sending.machine.execute("migrate-start-postcopy", {}, this.#signal);
@@ -216,6 +229,19 @@ class Sender {
     }
     const limits = deriveLimits({ held: this.#held, mayEnd, downtimeMs: this.#downtimeMs });
     await this.#tune(limits, this.#signal);
+  }
+
+  /** Keeps what is on its way short towards the end; true when it is. */
+  #isBacklogShort(): boolean {
+    const { backlog } = this.#sending;
+    if (!backlog || this.#postCopy) return true; // what a post-copy leaves is to follow the guest
+    const nearMs = Math.max(end.nearMs, 2 * this.#downtimeMs);
+    const isNear = this.#leftMs < (this.#backlogBytes > 0 ? 2 * nearMs : nearMs);
+    if (!isNear) this.#backlogBytes = 0;
+    else if (this.#backlogBytes === 0)
+      this.#backlogBytes = Math.max(end.leastBytes, (this.#pace.throughput * end.takesMs) / 1000);
+    backlog.limit(isNear ? this.#backlogBytes : undefined);
+    return isNear && backlog.bytes <= 1.5 * this.#backlogBytes;
   }
 
   /** The connection of a post-copy was lost: both QEMUs wait for the next, for as long as it takes. */
@@ -290,6 +316,8 @@ class Sender {
       const { share, leastMs, mostMs } = diskLook;
       return Math.min(mostMs, Math.max(leastMs, share * (performance.now() - this.#sinceMs)));
     }
-    return this.#near || this.#held ? lookMs.near : lookMs.memory;
+    if (!this.#near && !this.#held) return lookMs.memory;
+    if (!Number.isFinite(this.#leftMs)) return lookMs.near;
+    return Math.min(lookMs.memory, Math.max(lookMs.near, lookShare * this.#leftMs));
   }
 }

@@ -444,6 +444,15 @@ export declare type PullRequest = Message<"skerry.agent.v1.PullRequest"> & {
      */
     value: PullAbort;
     case: "abort";
+  } | {
+    /**
+     * The frame of this sequence, which asked for it, and all before it have been taken in by the destination's hypervisor
+     * or written to its memory.
+     *
+     * @generated from field: uint64 taken = 4;
+     */
+    value: bigint;
+    case: "taken";
   } | { case: undefined; value?: undefined };
 };
 
@@ -525,6 +534,13 @@ export declare type PullOpen = Message<"skerry.agent.v1.PullOpen"> & {
    * @generated from field: string placed_memory = 7;
    */
   placedMemory: string;
+
+  /**
+   * The destination answers frames that ask for it with `taken`.
+   *
+   * @generated from field: bool tells_taken = 8;
+   */
+  tellsTaken: boolean;
 };
 
 /**
@@ -601,6 +617,13 @@ export declare type PullResponse = Message<"skerry.agent.v1.PullResponse"> & {
    * @generated from field: bool alone = 9;
    */
   alone: boolean;
+
+  /**
+   * The source wants to hear when it has been taken.
+   *
+   * @generated from field: bool ask_taken = 10;
+   */
+  askTaken: boolean;
 };
 
 /**

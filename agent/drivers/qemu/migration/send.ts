@@ -42,9 +42,11 @@ export interface Sending {
 }
 
 const tellMs = 500;
-/** How often to look when no event wakes us: closely while there is a decision near, or after a share of the time until then. */
+/**
+ * How often to look when no event wakes us: closely while there is a decision near. Even then a guest's last pages may be
+ * gone by the next look, since those that are zero take no time, and QEMU asks nobody whether it may end with nothing left.
+ */
 const lookMs = { memory: 100, near: 20 } as const;
-const lookShare = 0.1;
 /** While disks are copied: after a share of the time that this has taken so far, for most copies are short. */
 const diskLook = { share: 0.2, leastMs: 10, mostMs: 200 } as const;
 /** With less than this to go, a stream that may not end yet is held back; with more than twice, it goes on. */
@@ -84,8 +86,6 @@ class Sender {
   #near = false;
   /** The most that may be on its way; 0: as much as is quickest. */
   #backlogBytes = 0;
-  /** How long what is left would take. */
-  #leftMs = 0;
   #finalLooks = 0;
   /** How long the guest may stand still, as QEMU is told: more after each try that got nowhere. */
   #downtimeMs: number;
@@ -215,10 +215,10 @@ class Sender {
     const atMs = performance.now();
     const { remaining, transferred } = ram;
     this.#pace.add({ atMs, remaining, transferred, rounds: ram["dirty-sync-count"] }, this.#held);
-    const leftMs = (this.#leftMs = this.#pace.timeFor(remaining));
+    const leftMs = this.#pace.timeFor(remaining);
     // The guest must not stop while there is much of its disk to go, or much on its way.
     const mayEnd =
-      this.#isBacklogShort() &&
+      this.#isBacklogShort(leftMs) &&
       move.switchOver &&
       areDisksNear(now, (bytes) => this.#pace.timeFor(bytes), this.#downtimeMs);
     this.#held = !mayEnd && leftMs < (this.#held ? 2 * holdMs : holdMs);
@@ -232,11 +232,11 @@ class Sender {
   }
 
   /** Keeps what is on its way short towards the end; true when it is. */
-  #isBacklogShort(): boolean {
+  #isBacklogShort(leftMs: number): boolean {
     const { backlog } = this.#sending;
     if (!backlog || this.#postCopy) return true; // what a post-copy leaves is to follow the guest
     const nearMs = Math.max(end.nearMs, 2 * this.#downtimeMs);
-    const isNear = this.#leftMs < (this.#backlogBytes > 0 ? 2 * nearMs : nearMs);
+    const isNear = leftMs < (this.#backlogBytes > 0 ? 2 * nearMs : nearMs);
     if (!isNear) this.#backlogBytes = 0;
     else if (this.#backlogBytes === 0)
       this.#backlogBytes = Math.max(end.leastBytes, (this.#pace.throughput * end.takesMs) / 1000);
@@ -316,8 +316,6 @@ class Sender {
       const { share, leastMs, mostMs } = diskLook;
       return Math.min(mostMs, Math.max(leastMs, share * (performance.now() - this.#sinceMs)));
     }
-    if (!this.#near && !this.#held) return lookMs.memory;
-    if (!Number.isFinite(this.#leftMs)) return lookMs.near;
-    return Math.min(lookMs.memory, Math.max(lookMs.near, lookShare * this.#leftMs));
+    return this.#near || this.#held ? lookMs.near : lookMs.memory;
   }
 }

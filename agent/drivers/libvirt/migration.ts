@@ -9,7 +9,7 @@ import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import { Fault, isFault, toFault } from "#kernel/fault.ts";
 import type { Logger } from "#kernel/log.ts";
 import { deadline, retry } from "#kernel/retry.ts";
-import type { GuestModel, LiveMigration, MachinePlan, SendProgress } from "../driver.ts";
+import type { GuestModel, LiveMigration, MachinePlan, MemoryBacklog, SendProgress } from "../driver.ts";
 import { connectSocket, machineFiles } from "../hypervisor/files.ts";
 import { type Domains, uuidOf } from "./domains.ts";
 import type { LifecycleEvent } from "./events.ts";
@@ -44,6 +44,8 @@ export interface MovesOptions {
 }
 
 const tellMs = 500;
+/** All the way: when the guest is to stop the daemons decide, and they do not wait for what is on its way. */
+const backlogBytes = 8 * 1024 * 1024;
 /** A daemon that was killed is started again by the system in a moment. */
 const daemonBackMs = 15_000;
 
@@ -104,8 +106,10 @@ export class Moves implements LiveMigration {
     plan: MachinePlan,
     socketOf: (channel: string) => string,
     signal: AbortSignal,
+    backlog?: MemoryBacklog,
   ): AsyncGenerator<SendProgress> {
     const move = refuseUnlessLive(plan);
+    backlog?.limit(backlogBytes);
     const { id } = plan;
     const outgoing = await this.#attempt(id, move, socketOf, signal);
     if (!outgoing) {

@@ -264,6 +264,8 @@ export interface LiveMigration {
 /** What a hypervisor has said of its memory, and the one at the other host has not heard. */
 export interface MemoryBacklog {
   readonly bytes: number;
+  /** How long it takes at least to say something and hear that it has been heard; 0: not known. */
+  readonly answerMs: number;
   /** No more than that from here on; undefined: as much as is quickest. */
   limit(bytes: number | undefined): void;
 }

@@ -15,20 +15,28 @@ export class Backlog {
   #sentBytes = 0;
   #askedBytes = 0;
   #takenBytes = 0;
-  /** The next frame asks: under a lower limit there may be no other before something is answered. */
-  #asksNext = false;
+  /** The next frame asks: the first tells how far the other host is, and under a lower limit there may be no other. */
+  #asksNext = true;
   /** False: nobody tells, and what is in a frame counts as taken. */
   #isTold: boolean;
   /** What had been sent with each frame that was to be answered, oldest first. */
-  #asked: { readonly sequence: number; readonly sentBytes: number }[] = [];
+  #asked: { readonly sequence: number; readonly sentBytes: number; readonly atMs: number }[] = [];
+  #answerMs = Infinity;
+  readonly #now: () => number;
 
-  constructor(usualBytes: number, isTold: boolean) {
+  constructor(usualBytes: number, isTold: boolean, now = () => performance.now()) {
     this.#usualBytes = this.#limitBytes = usualBytes;
     this.#isTold = isTold;
+    this.#now = now;
   }
 
   get bytes(): number {
     return this.#saidBytes - this.#takenBytes;
+  }
+
+  /** The quickest answer so far, milliseconds: the way there and back, mostly. 0: there was none. */
+  get answerMs(): number {
+    return Number.isFinite(this.#answerMs) ? this.#answerMs : 0;
   }
 
   get isFull(): boolean {
@@ -54,13 +62,15 @@ export class Backlog {
     if (!this.#isTold || !isDue) return false;
     this.#asksNext = false;
     this.#askedBytes = this.#sentBytes;
-    this.#asked.push({ sequence, sentBytes: this.#sentBytes });
+    this.#asked.push({ sequence, sentBytes: this.#sentBytes, atMs: this.#now() });
     return true;
   }
 
   taken(sequence: number): void {
-    while (this.#asked[0] && this.#asked[0].sequence <= sequence) {
-      this.#takenBytes = this.#asked.shift()?.sentBytes ?? 0;
+    for (let [first] = this.#asked; first && first.sequence <= sequence; [first] = this.#asked) {
+      this.#asked.shift();
+      this.#takenBytes = first.sentBytes;
+      this.#answerMs = Math.min(this.#answerMs, this.#now() - first.atMs);
     }
   }
 

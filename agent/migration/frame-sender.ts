@@ -127,6 +127,11 @@ export class FrameSender {
     return this.#backlog.bytes;
   }
 
+  /** The quickest answer of the destination so far. */
+  get answerMs(): number {
+    return this.#backlog.answerMs;
+  }
+
   limitBacklog(bytes: number | undefined): void {
     this.#backlog.limit(bytes);
     if (this.#backlog.isFull && !this.#ended) this.#enqueue(emptyBlock, 0); // asks how far it has got

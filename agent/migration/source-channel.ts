@@ -80,6 +80,10 @@ export class SourceChannel implements AsyncDisposable, MemoryBacklog {
     return this.#sender?.backlogBytes ?? 0;
   }
 
+  get answerMs(): number {
+    return this.#sender?.answerMs ?? 0;
+  }
+
   limit(bytes: number | undefined): void {
     this.#backlogLimit = bytes;
     this.#sender?.limitBacklog(bytes);

@@ -95,12 +95,15 @@ await t.test("no more is on its way than may be, and less when that is asked for
   const { sender, hypervisor, frames, running } = startSender({ limits, tellsTaken: true });
   say(hypervisor, 4096 * KiB);
   await settled();
+  t.ok(frames[0]?.askTaken, "the first tells how long an answer takes");
   const first = sentBytes(frames);
   t.ok(first >= 512 * KiB && first <= 600 * KiB, `${String(first)} bytes`);
   t.equal(sender.backlogBytes, first);
   t.ok(lastAsking(frames) > frames.length - 4, "it asks so often that an answer makes nearly all room again");
 
+  t.equal(sender.answerMs, 0, "nothing was answered");
   sender.taken(lastAsking(frames));
+  t.ok(sender.answerMs > 0);
   await settled();
   const second = sentBytes(frames);
   t.ok(second > first + 400 * KiB, "what was taken makes room for more");
@@ -125,24 +128,30 @@ await t.test("no more is on its way than may be, and less when that is asked for
   t.equal(sentBytes(frames), 4096 * KiB, "where nobody tells any more, what has left is not waited for");
 });
 
-await t.test("a destination that takes nothing in is a stall, and a hypervisor that is quiet is none", async (t) => {
-  const limits = { blockBytes: 32 * KiB, backlogBytes: 64 * KiB, stallMs: 200 };
-  const { sender, hypervisor, frames, running } = startSender({ limits, tellsTaken: true });
-  const ended = reasonOf(running);
-  await until(() => frames.length > 8);
-  say(hypervisor, 128 * KiB);
-  await settled();
-  sender.taken(lastAsking(frames));
-  t.equal(await Promise.race([ended, settled().then(() => "goes on")]), "goes on");
-  t.equal(await ended, "MOVE_STALLED");
-});
+await t.test(
+  "a destination that takes nothing in is a stall, and a hypervisor that is quiet is none",
+  async (t) => {
+    const limits = { blockBytes: 32 * KiB, backlogBytes: 64 * KiB, stallMs: 200 };
+    const { sender, hypervisor, frames, running } = startSender({ limits, tellsTaken: true });
+    const ended = reasonOf(running);
+    await until(() => frames.length > 8);
+    say(hypervisor, 128 * KiB);
+    await settled();
+    sender.taken(lastAsking(frames));
+    t.equal(await Promise.race([ended, settled().then(() => "goes on")]), "goes on");
+    t.equal(await ended, "MOVE_STALLED");
+  },
+);
 
-await t.test("a destination that does not tell what it takes is sent to as fast as the network takes it", async (t) => {
-  const limits = { blockBytes: 32 * KiB, backlogBytes: 64 * KiB };
-  const { hypervisor, frames, running } = startSender({ limits });
-  say(hypervisor, 1024 * KiB);
-  hypervisor.end();
-  await running;
-  t.equal(sentBytes(frames), 1024 * KiB);
-  t.notOk(frames.some(({ askTaken }) => askTaken));
-});
+await t.test(
+  "a destination that does not tell what it takes is sent to as fast as the network takes it",
+  async (t) => {
+    const limits = { blockBytes: 32 * KiB, backlogBytes: 64 * KiB };
+    const { hypervisor, frames, running } = startSender({ limits });
+    say(hypervisor, 1024 * KiB);
+    hypervisor.end();
+    await running;
+    t.equal(sentBytes(frames), 1024 * KiB);
+    t.notOk(frames.some(({ askTaken }) => askTaken));
+  },
+);

@@ -52,10 +52,10 @@ const diskLook = { share: 0.2, leastMs: 10, mostMs: 200 } as const;
 /** With less than this to go, a stream that may not end yet is held back; with more than twice, it goes on. */
 const holdMs = 300;
 /**
- * With less than this to go, little may be on its way: so much as `takesMs`, for the guest stands still until that has
- * arrived. It goes for a stop only once that is so.
+ * With less than this to go, little may be on its way: so much as takes `takesMs` longer than the way there and back, for the guest
+ * stands still until that has arrived. It goes for a stop only once that is so.
  */
-const end = { nearMs: 300, takesMs: 25, leastBytes: 1024 * 1024 } as const;
+const end = { nearMs: 300, takesMs: 25, leastBytes: 128 * 1024 } as const;
 /** How long rounds without progress are borne; a throttled guest is slowed in several steps. */
 const patienceMs = { ambitious: 500, plain: 3_000, throttled: 20_000 } as const;
 /** How long the guest may stand still at worst before it is let go on: so many times what was allowed. */
@@ -238,8 +238,10 @@ class Sender {
     const nearMs = Math.max(end.nearMs, 2 * this.#downtimeMs);
     const isNear = leftMs < (this.#backlogBytes > 0 ? 2 * nearMs : nearMs);
     if (!isNear) this.#backlogBytes = 0;
-    else if (this.#backlogBytes === 0)
-      this.#backlogBytes = Math.max(end.leastBytes, (this.#pace.throughput * end.takesMs) / 1000);
+    else if (this.#backlogBytes === 0) {
+      const seconds = (backlog.answerMs + end.takesMs) / 1000;
+      this.#backlogBytes = Math.max(end.leastBytes, this.#pace.throughput * seconds);
+    }
     backlog.limit(isNear ? this.#backlogBytes : undefined);
     return isNear && backlog.bytes <= 1.5 * this.#backlogBytes;
   }

@@ -12,6 +12,7 @@ import { memoryChannel } from "./channels.ts";
 import { decideStep, type Step } from "./decide.ts";
 import type { DiskCopier } from "./disk-copier.ts";
 import { chooseWay } from "./give-way.ts";
+import { LastStretch } from "./last-stretch.ts";
 import {
   deriveLimits,
   downtimeBudgetMs,
@@ -51,11 +52,6 @@ const lookMs = { memory: 100, near: 20 } as const;
 const diskLook = { share: 0.2, leastMs: 10, mostMs: 200 } as const;
 /** With less than this to go, a stream that may not end yet is held back; with more than twice, it goes on. */
 const holdMs = 300;
-/**
- * With less than this to go, little may be on its way: so much as takes `takesMs` longer than the way there and back, for the guest
- * stands still until that has arrived. It goes for a stop only once that is so.
- */
-const end = { nearMs: 300, takesMs: 25, leastBytes: 128 * 1024 } as const;
 /** How long rounds without progress are borne; a throttled guest is slowed in several steps. */
 const patienceMs = { ambitious: 500, plain: 3_000, throttled: 20_000 } as const;
 /** How long the guest may stand still at worst before it is let go on: so many times what was allowed. */
@@ -84,8 +80,7 @@ class Sender {
   #postCopy: boolean;
   #held = false;
   #near = false;
-  /** The most that may be on its way; 0: as much as is quickest. */
-  #backlogBytes = 0;
+  readonly #lastStretch: LastStretch | undefined;
   #finalLooks = 0;
   /** How long the guest may stand still, as QEMU is told: more after each try that got nowhere. */
   #downtimeMs: number;
@@ -103,6 +98,7 @@ class Sender {
     this.#sending = sending;
     this.#signal = signal;
     this.#disks = sending.disks;
+    this.#lastStretch = sending.backlog && new LastStretch(sending.backlog);
     this.#begun = sending.begun;
     this.#postCopy = sending.postCopy;
     this.#downtimeMs = nextDowntimeMs(sending.move, 0);
@@ -218,7 +214,7 @@ class Sender {
     const leftMs = this.#pace.timeFor(remaining);
     // The guest must not stop while there is much of its disk to go, or much on its way.
     const mayEnd =
-      this.#isBacklogShort(leftMs) &&
+      this.#isArriving(leftMs) &&
       move.switchOver &&
       areDisksNear(now, (bytes) => this.#pace.timeFor(bytes), this.#downtimeMs);
     this.#held = !mayEnd && leftMs < (this.#held ? 2 * holdMs : holdMs);
@@ -231,19 +227,10 @@ class Sender {
     await this.#tune(limits, this.#signal);
   }
 
-  /** Keeps what is on its way short towards the end; true when it is. */
-  #isBacklogShort(leftMs: number): boolean {
-    const { backlog } = this.#sending;
-    if (!backlog || this.#postCopy) return true; // what a post-copy leaves is to follow the guest
-    const nearMs = Math.max(end.nearMs, 2 * this.#downtimeMs);
-    const isNear = leftMs < (this.#backlogBytes > 0 ? 2 * nearMs : nearMs);
-    if (!isNear) this.#backlogBytes = 0;
-    else if (this.#backlogBytes === 0) {
-      const seconds = (backlog.answerMs + end.takesMs) / 1000;
-      this.#backlogBytes = Math.max(end.leastBytes, this.#pace.throughput * seconds);
-    }
-    backlog.limit(isNear ? this.#backlogBytes : undefined);
-    return isNear && backlog.bytes <= 1.5 * this.#backlogBytes;
+  /** What a post-copy leaves is to follow the guest, however much that is. */
+  #isArriving(leftMs: number): boolean {
+    if (!this.#lastStretch || this.#postCopy) return true;
+    return this.#lastStretch.look(leftMs, this.#downtimeMs, this.#pace.throughput);
   }
 
   /** The connection of a post-copy was lost: both QEMUs wait for the next, for as long as it takes. */

@@ -22,7 +22,9 @@ export interface SourceChannelDeps extends Omit<
   readonly log: Logger;
 }
 
-export class SourceChannel implements AsyncDisposable, MemoryBacklog {
+export class SourceChannel implements AsyncDisposable {
+  /** Whichever connection carries the channel. */
+  readonly backlog: MemoryBacklog;
   readonly #deps: SourceChannelDeps;
   #listener!: HypervisorListener;
   #waiting: { readonly call: PullCall; readonly open: Open } | undefined;
@@ -35,6 +37,19 @@ export class SourceChannel implements AsyncDisposable, MemoryBacklog {
 
   private constructor(deps: SourceChannelDeps) {
     this.#deps = deps;
+    const sender = () => this.#sender;
+    this.backlog = {
+      get bytes() {
+        return sender()?.backlogBytes ?? 0;
+      },
+      get answerMs() {
+        return sender()?.answerMs ?? 0;
+      },
+      limit: (bytes) => {
+        this.#backlogLimit = bytes;
+        this.#sender?.limitBacklog(bytes);
+      },
+    };
   }
 
   /** Listens for the hypervisor. */
@@ -74,19 +89,6 @@ export class SourceChannel implements AsyncDisposable, MemoryBacklog {
       this.#listener.take()?.destroy();
     };
     return { path: this.socketPath, release, close };
-  }
-
-  get bytes(): number {
-    return this.#sender?.backlogBytes ?? 0;
-  }
-
-  get answerMs(): number {
-    return this.#sender?.answerMs ?? 0;
-  }
-
-  limit(bytes: number | undefined): void {
-    this.#backlogLimit = bytes;
-    this.#sender?.limitBacklog(bytes);
   }
 
   /** Takes a call whose right to this channel has been checked. */

@@ -127,7 +127,7 @@ export class MoveSource implements AsyncDisposable {
 
   /** Undefined for a move without memory. */
   get backlog(): MemoryBacklog | undefined {
-    return this.#channels.get(memoryChannel);
+    return this.#channels.get(memoryChannel)?.backlog;
   }
 
   stats(): MoveStats {

@@ -253,7 +253,14 @@ await t.test("a frame that is alone waits for all before it, and all that follow
   const decoder = new ThreadedDecoder({ workers, slabs: new Slabs(1024), memory });
   const told: number[] = [];
   const frame = (number: number, how: Partial<Frame> = {}) => {
-    const common = { data: Buffer.alloc(1), rawLength: 1, codec: Codec.LZ4, staged: false, end: false, askTaken: false };
+    const common = {
+      data: Buffer.alloc(1),
+      rawLength: 1,
+      codec: Codec.LZ4,
+      staged: false,
+      end: false,
+      askTaken: false,
+    };
     const order = { sorted: true, alone: false, sequence: number, checksum: BigInt(number) };
     const decoding = decoder.decode({ ...common, ...order, ...how }, ownSlab(Buffer.alloc(1)));
     void decoding.then(() => told.push(number));

@@ -18,7 +18,7 @@ import { isSource } from "./move-journal.ts";
 import { MachineMove } from "./move.ts";
 import { Provisions } from "./provisions.ts";
 import { dropKept, removeFromHost } from "./removal.ts";
-import { answerEnd, isUnanswered } from "./restart-policy.ts";
+import { answerEnd, isUnanswered, waitsForRoom } from "./restart-policy.ts";
 import { isSame, unplugged, withoutMove } from "./spec.ts";
 import { Waiters } from "./waiters.ts";
 
@@ -362,7 +362,9 @@ export class ManagedMachine {
   }
 
   async #retryOrGiveUp(fault: Fault): Promise<void> {
-    if (!fault.retryable || this.#attempt + 1 >= this.#deps.timing.attempts) return this.#giveUp(fault);
+    const mayPass = fault.retryable && this.#attempt + 1 < this.#deps.timing.attempts;
+    const entry = this.#deps.ledger.find(this.id);
+    if (!mayPass && !(entry && waitsForRoom(entry, fault))) return this.#giveUp(fault);
     const state = this.#status.activity?.state ?? STARTING;
     this.#later(this.#attempt++, state, fault.reason, fault.message);
   }

@@ -1,5 +1,7 @@
 /** What to do about a machine that ended without having been asked to. Pure. */
+import { type Fault, isFault } from "#kernel/fault.ts";
 import { RestartPolicy } from "#gen/skerry/agent/v1/machine_pb.js";
+import { MovePhase, MoveRole } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Halt, LedgerEntry, Progress } from "./entry.ts";
 
 export interface RestartLimits {
@@ -77,4 +79,18 @@ export function isUnanswered({ intent, progress }: LedgerEntry, endedAt: Date): 
   if (!intent.spec || progress.halt || intent.spec.restarts > progress.restarts) return false;
   const answered = progress.crashedAtMs.some((at) => at >= endedAt.getTime());
   return !answered && intent.fence.generation <= progress.generationReached;
+}
+
+/**
+ * True when the host has no room for what has been here as it was asked to be, or has come here in a move: nobody else
+ * has it, so it is tried again until there is room. What is asked for anew is refused instead.
+ */
+export function waitsForRoom({ intent, progress }: LedgerEntry, fault: Fault): boolean {
+  if (!isFault(fault, "exhausted") || !intent.spec || intent.spec.move) return false;
+  return intent.fence.generation <= progress.generationReached || hasComeAndNotRun(progress);
+}
+
+function hasComeAndNotRun({ move }: Progress): boolean {
+  const isWhole = move?.role === MoveRole.DESTINATION && move.phase === MovePhase.HANDED_OVER;
+  return isWhole && move.resumedAtMs === 0n;
 }

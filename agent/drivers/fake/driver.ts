@@ -4,7 +4,7 @@
  */
 import { EventEmitter, on } from "node:events";
 import { watch } from "node:fs";
-import { readFile, rm } from "node:fs/promises";
+import { readFile, rm, stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import type { Duplex } from "node:stream";
 import { Fault } from "#kernel/fault.ts";
@@ -56,6 +56,8 @@ export class FakeDriver implements MachineDriver {
   readonly #gate = new Gate();
   readonly #closing = new AbortController();
   #knobs: FakeKnobs = noKnobs;
+  /** Of the file of knobs. */
+  #knobsRead = "";
 
   constructor({ log, knobs = {}, now = Date.now }: FakeDriverOptions) {
     this.#log = log;
@@ -182,9 +184,15 @@ export class FakeDriver implements MachineDriver {
 
   async #reread(path: string): Promise<void> {
     try {
+      const { mtimeNs } = await stat(path, { bigint: true });
       const text = await readFile(path, "utf8");
       // A writer truncates before it writes: an empty file is a file being written.
-      if (text.trim() !== "") this.#turn(parseKnobs(text));
+      if (text.trim() === "") return;
+      // The two are two changes, which may both be seen when all is there; what dies now dies once.
+      const version = `${String(mtimeNs)} ${text}`;
+      if (version === this.#knobsRead) return;
+      this.#knobsRead = version;
+      this.#turn(parseKnobs(text));
     } catch (error) {
       this.#log.error("fake.knobs", { fault: error });
     }

@@ -1,9 +1,10 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import { create } from "@bufbuild/protobuf";
 import { silentLogger } from "#kernel/log.ts";
+import { sleep } from "#kernel/retry.ts";
 import { MachineSpecSchema, Power } from "#gen/skerry/agent/v1/machine_pb.js";
 import type { LocalImage, MachinePlan } from "#agent/drivers/driver.ts";
 import { type Bench, driverConformance } from "#agent/drivers/conformance.ts";
@@ -85,6 +86,11 @@ await t.test("knobs from a file that changes under a running driver", async (t) 
   await driver.ensure(plan(directory, "a"), signal);
   await writeFile(knobsFile, JSON.stringify({ crash: ["*"] }));
   await until(async () => (await driver.inspect("a"))?.state === "stopped");
+  await driver.ensure(plan(directory, "a"), signal);
+  // The watcher hears of a change, but nothing was written.
+  await chmod(knobsFile, 0o600);
+  await sleep(100);
+  t.equal((await driver.inspect("a"))?.state, "running", "what is written once strikes once");
   await driver[Symbol.asyncDispose]();
   for (const text of [
     "[]",

@@ -249,6 +249,26 @@ await t.test("faults that may pass are tried again, the others are told", async 
   t.equal((await host.ensure("vm-1", 2)).state, RUNNING, "until its owner changes the machine");
 });
 
+await t.test("a machine that was here waits until its host has room again", async (t) => {
+  await using host = await Host.start();
+  const full = { call: "ensure", when: "before", code: "exhausted", reason: "HOST_DISK_FULL" } as const;
+  await host.ensure("vm-1", 1);
+  host.driver.set({ failures: [{ ...full, times: 10 }] });
+  await host.driver.end("vm-1", false);
+  await until(() => host.manager.get("vm-1").reason === "HOST_DISK_FULL");
+  const waiting = host.manager.get("vm-1");
+  t.equal(waiting.state, STARTING);
+  t.match(waiting.message, /trying again in/);
+  await until(() => host.manager.get("vm-1").state === RUNNING);
+
+  host.driver.set({ failures: [{ ...full, times: 10 }] });
+  t.match(
+    await host.ensure("vm-1", 2, { memoryBytes: 512n * MiB }),
+    { state: FAILED, reason: "HOST_DISK_FULL" },
+    "a change for which there is no room is refused",
+  );
+});
+
 await t.test("images: progress is shown, and stopping needs none", async (t) => {
   let finish = () => undefined as void;
   let broken = false;

@@ -477,6 +477,21 @@ await t.test("what fails at the destination", async (t) => {
   t.match(await other.turnBack(), { state: RUNNING }, "is not lost: the source has it");
 });
 
+await t.test("what has arrived whole waits until its host has room to run it", async (t) => {
+  for (const when of ["before", "after"] as const) {
+    await using world = await World.start();
+    const { destination } = world;
+    await world.begin();
+    await world.handOver();
+    await destination.at(HANDED_OVER);
+    const full = { call: "ensure", when, code: "exhausted", reason: "HOST_DISK_FULL", times: 10 } as const;
+    destination.driver.set({ failures: [full] });
+    t.match(await world.ensure(destination), { state: RUNNING, crashes: 0n }, when);
+    t.ok((destination.view?.move?.resumedAtMs ?? 0n) > 0n);
+    await destination.counts();
+  }
+});
+
 await t.test("a disk's connection that is cut comes back; memory's does not", async (t) => {
   await using world = await World.start({ pagesPerSecond: 400, tickMs: 10 });
   const { source } = world;

@@ -250,8 +250,8 @@ export interface LiveMigration {
    * told: the guest is stopped for good and all has arrived. Until `spec.move.switchOver` it keeps the guest
    * running, with phase `converged` once only that is missing. A post-copy that needs to be one ends with phase
    * `post-copy` instead, the guest stopped and its disks whole, and goes on from there for a plan that is `committed`.
-   * The hypervisor connects to `socketOf(channel)`, where somebody listens; `backlog` is of its memory. Aborting changes nothing; a move that fails
-   * leaves the guest running, unless it may have been handed over, and throws.
+   * The hypervisor connects to `socketOf(channel)`, where somebody listens; `backlog` is of its memory. Aborting changes
+   * nothing; a move that fails leaves the guest running, unless it may have been handed over, and throws.
    */
   send(
     plan: MachinePlan,

@@ -43,6 +43,7 @@ export interface MoveOffer extends AsyncDisposable {
   hold(channel: string): HeldSocket;
   /** True once the peer is there to take what is sent of the disks; false when it has not come within `limitMs`. */
   awaitPulls(limitMs: number, signal: AbortSignal): Promise<boolean>;
+  /** Of the machine's memory; none: nobody here may say how much of it is on its way. */
   readonly backlog?: MemoryBacklog | undefined;
   /** Why the machine's memory could not be carried on; the hypervisor knows only that its connection closed. */
   readonly fault: Fault | undefined;

@@ -1,7 +1,7 @@
 /**
- * What is on its way between the two hypervisors of a channel. Much of it makes a move quick: while the codec is busy the link has
- * something to carry, and the other way round. But QEMU takes for arrived what has left it, and a guest that stops then
- * stands still until all that has arrived.
+ * What is on its way between the two hypervisors of a channel. Much of it makes a move quick: while the codec is busy the
+ * link has something to carry, and the other way round. But QEMU takes for arrived what has left it, and a guest that
+ * stops then stands still until all that has arrived.
  */
 
 /** A destination that tells what it has taken is asked each time that so much of the limit has been sent. */

@@ -1,6 +1,7 @@
 /** The little that neither the plan nor QEMU itself can tell after the agent was killed; one file in the machine's folder. */
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { Fault } from "#kernel/fault.ts";
+import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Forward } from "../hypervisor/forwards.ts";
 import { hostFault } from "../hypervisor/host-fault.ts";
 
@@ -22,6 +23,11 @@ export interface MoveRecord {
   readonly baseline?: string | undefined;
   /** Of a post-copy: the guest is the destination's, with or without all of its memory. */
   readonly committed?: boolean;
+}
+
+/** How a move begins on the record, before anything was done for it. */
+export function beginMoveRecord({ migrationId, type }: Move, role: MoveRecord["role"]): MoveRecord {
+  return { id: migrationId, role, cold: type === MoveType.COLD, begun: false, complete: false };
 }
 
 export interface MachineRecord {

@@ -30,7 +30,7 @@ import { deriveColdShape } from "../launch.ts";
 import type { Entry, Machines } from "../machines.ts";
 import { processIdentity } from "../machines.ts";
 import { killProcess } from "../process.ts";
-import type { MoveRecord } from "../record.ts";
+import { beginMoveRecord, type MoveRecord } from "../record.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { beginBaseline, storeBaseline } from "./baseline.ts";
 import { callOff } from "./call-off.ts";
@@ -271,16 +271,7 @@ export class Moves implements LiveMigration {
     if (before?.role === "destination")
       throw new Fault("conflict", "the machine has not arrived here yet", { reason: "MOVE_INCOMPLETE" });
     if (before && before.id !== move.migrationId) await this.end(entry, signal);
-    if (!entry.record.move) {
-      const begins: MoveRecord = {
-        id: move.migrationId,
-        role: "source",
-        cold,
-        begun: false,
-        complete: false,
-      };
-      await machines.remember(entry, { move: begins });
-    }
+    if (!entry.record.move) await machines.remember(entry, { move: beginMoveRecord(move, "source") });
     if (!entry.running && cold && !entry.record.move?.complete) {
       const shape = deriveColdShape(await machines.modelFor(entry));
       return await machines.start(entry, shape, "still", signal);
@@ -369,21 +360,14 @@ export class Moves implements LiveMigration {
     }
     if (left) await this.#endProcess(entry);
     await machines.makeFolder(entry);
-    const cold = move.type === MoveType.COLD;
-    const begins: MoveRecord = {
-      id: move.migrationId,
-      role: "destination",
-      cold,
-      begun: false,
-      complete: false,
-      ...(move.baseline !== "" && { baseline: move.baseline }),
-    };
     try {
       await rm(files.rootDisk, { force: true });
     } catch (error) {
       throw hostFault(error, "what an earlier move has left cannot be deleted");
     }
-    await machines.remember(entry, { move: begins });
+    const begins = beginMoveRecord(move, "destination");
+    const { baseline } = move;
+    await machines.remember(entry, { move: baseline === "" ? begins : { ...begins, baseline } });
   }
 
   /** Ends a QEMU whose guest does not run; its disk is saved by then. */

@@ -74,14 +74,7 @@ async function listTests(given: readonly string[]): Promise<string[]> {
 }
 
 /** What a run of the tests may be told: where the guest is, how many faults, and the seed that repeats a run. */
-const told = [
-  "SKERRY_MICRO_DIR",
-  "SKERRY_FAULTS",
-  "SKERRY_ONLY",
-  "SKERRY_POINT",
-  "SKERRY_SEED",
-  "SKERRY_TEST_SEED",
-];
+const told = ["SKERRY_MICRO_DIR", "SKERRY_FAULTS", "SKERRY_ONLY", "SKERRY_SEED", "SKERRY_TEST_SEED"];
 
 /** Nobody's other settings change what a test does; everything temporary is below the run's folder. */
 function testEnvironment(directory: string): NodeJS.ProcessEnv {

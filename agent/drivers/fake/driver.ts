@@ -184,11 +184,12 @@ export class FakeDriver implements MachineDriver {
 
   async #reread(path: string): Promise<void> {
     try {
-      const { mtimeNs } = await stat(path, { bigint: true });
       const text = await readFile(path, "utf8");
+      const { mtimeNs } = await stat(path, { bigint: true });
       // A writer truncates before it writes: an empty file is a file being written.
       if (text.trim() === "") return;
-      // The two are two changes, which may both be seen when all is there; what dies now dies once.
+      // The two are two changes, which may both be seen when all is there; what dies now dies once. Of what is read first
+      // the time is that of the last change at least.
       const version = `${String(mtimeNs)} ${text}`;
       if (version === this.#knobsRead) return;
       this.#knobsRead = version;

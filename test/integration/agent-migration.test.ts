@@ -25,7 +25,8 @@ import {
   OnUnreachable,
 } from "#gen/skerry/agent/v1/migration_pb.js";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
-import { MoveHost, readTicks } from "#test/support/move-host.ts";
+import { readTicks } from "#test/support/guest-ticks.ts";
+import { MoveHost } from "#test/support/move-host.ts";
 import { Program } from "#test/support/program.ts";
 import { fileSha256, TransportWorld } from "#test/support/transport-world.ts";
 import { until } from "#test/support/until.ts";

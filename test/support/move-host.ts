@@ -1,5 +1,5 @@
 /** A host that takes part in moves: what an agent has between its own port and a fake driver, in this process. */
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FakeDriver } from "#agent/drivers/fake/driver.ts";
 import type { FakeKnobs } from "#agent/drivers/fake/knobs.ts";
@@ -18,6 +18,7 @@ import { Listener } from "#agent/rpc/listener.ts";
 import { machineService } from "#agent/rpc/machine-service.ts";
 import { type Machine, MachineService } from "#gen/skerry/agent/v1/machine_pb.js";
 import { silentLogger } from "#kernel/log.ts";
+import { readTicks } from "./guest-ticks.ts";
 import type { TransportWorld } from "./transport-world.ts";
 import { until } from "./until.ts";
 
@@ -139,10 +140,4 @@ export class MoveHost implements AsyncDisposable {
     await until(() => session.state.status === "connected");
     await until(() => this.#world.agents.connected().includes(this.id));
   }
-}
-
-/** The lines of a fake guest's console: `token counter`. */
-export async function readTicks(directory: string): Promise<readonly string[]> {
-  const log = await readFile(join(directory, "console.log"), "latin1").catch(() => "");
-  return [...log.matchAll(/^tick (.*)\r$/gm)].map(([, tick = ""]) => tick);
 }

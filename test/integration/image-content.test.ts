@@ -1,18 +1,14 @@
+/** The content of images: kept once in the database, uploaded, seeded with the cloud, or found behind a URL. */
 import { createHash, randomBytes } from "node:crypto";
 import { utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 import { ImageContent } from "#cp/app/image-content.ts";
 import { seedImages, type ImageSeedOptions } from "#cp/app/image-seeds.ts";
-import type { AgentPort } from "#cp/agents/port.ts";
-import { Engine } from "#cp/engine/engine.ts";
 import { insertResource, resourceColumns, toResource, type ResourceRow } from "#cp/engine/rows.ts";
 import { catalogue, seedId } from "#cp/resources/image/catalogue.ts";
-import { createImageController } from "#cp/resources/image/image.actions.ts";
 import { image as imageKind, type Image } from "#cp/resources/image/image.resource.ts";
 import { instance } from "#cp/resources/instance/instance.resource.ts";
-import { createRegistry } from "#cp/resources/registry.ts";
-import { defaultPolicy } from "#cp/scheduler/default-policy.ts";
 import { BlobStore } from "#cp/store/blobs.ts";
 import { Database } from "#cp/store/database.ts";
 import { systemPrincipal, type Ctx } from "#kernel/ctx.ts";
@@ -20,6 +16,7 @@ import { newId } from "#kernel/id.ts";
 import { silentLogger } from "#kernel/log.ts";
 import { diskHeaderBytes } from "#kernel/qcow2.ts";
 import { serve, startFileServer } from "#test/support/file-server.ts";
+import { makeImageEngine } from "#test/support/image-engine.ts";
 import { withDatabase } from "#test/support/postgres.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
 import { until } from "#test/support/until.ts";
@@ -277,7 +274,7 @@ await t.test("the engine resolves URLs", async (t) => {
     },
   });
   const egress = { allowedRanges: ["127.0.0.0/8"], stallMs: 20_000 };
-  const engine = startEngine(egress);
+  const engine = makeImageEngine(database, egress);
   t.teardown(() => engine[Symbol.asyncDispose]());
   await engine.start();
 
@@ -355,47 +352,3 @@ await t.test("the engine resolves URLs", async (t) => {
   await until(async () => !(await images()).has("away"));
   t.pass("a deleted image is gone");
 });
-
-/** An engine that knows images only, and no host. */
-function startEngine(egress: { allowedRanges: string[]; stallMs: number }): Engine {
-  const controllers = [
-    createImageController({
-      egress,
-      maxBytes: 100 * MiB,
-      store: () => Promise.reject(new Error("nothing is copied")),
-      patienceMs: 300,
-    }),
-  ];
-  const absent = () => {
-    throw new Error("no host takes part");
-  };
-  const unused = () => Promise.reject(new Error("no host takes part"));
-  const agents: AgentPort = {
-    connected: () => [],
-    onChange: () => ({ [Symbol.dispose]: () => undefined }),
-    ensureMachine: unused,
-    removeMachine: unused,
-    probeHost: unused,
-    machineMetrics: unused,
-    hostMetrics: unused,
-    readConsoleLog: unused,
-    readWorkloadLog: unused,
-    captureDisk: absent,
-    readImageFile: absent,
-    attachConsole: absent,
-  };
-  return new Engine({
-    database,
-    registry: createRegistry(controllers),
-    controllers,
-    agents,
-    policy: defaultPolicy(),
-    log: silentLogger,
-    now: Date.now,
-    replicaId: newId("replica"),
-    replicaUrl: "http://replica",
-    concurrency: 4,
-    pollMs: 50,
-    sweepMs: 60_000,
-  });
-}

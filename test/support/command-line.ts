@@ -1,8 +1,11 @@
-/** The `skerry` command without a process of its own. */
+/** The `skerry` command, in this process or in one of its own. */
+import { spawn } from "node:child_process";
 import { PassThrough } from "node:stream";
 import { finished } from "node:stream/promises";
+import { nodeProgram, root } from "#cp/local/programs.ts";
 import { runCommand } from "#sdk/cli/run.ts";
 import type { Terminal } from "#sdk/cli/session.ts";
+import type { Teardown } from "./postgres.ts";
 
 export interface Ran {
   readonly code: number;
@@ -36,4 +39,19 @@ export async function runInProcess(
   const code = await runCommand(args, { ...streams, env, signal });
   await Promise.all([stdout, stderr].map((stream) => finished(stream.end())));
   return { ...ran, code };
+}
+
+/** Starts the program, which does not outlive the test; gives what it has printed so far, and all once it has ended. */
+export function startCommand(t: Teardown, args: readonly string[], env: NodeJS.ProcessEnv) {
+  const [node, ...program] = nodeProgram("sdk/cli/main");
+  const path = { PATH: process.env["PATH"] };
+  const child = spawn(node, [...program, ...args], { env: { ...path, ...env }, cwd: root });
+  t.teardown(() => void child.kill("SIGKILL"));
+  const ran = { code: -1, out: "", err: "" };
+  child.stdout.on("data", (bytes: Buffer) => (ran.out += bytes.toString()));
+  child.stderr.on("data", (bytes: Buffer) => (ran.err += bytes.toString()));
+  const ended = new Promise<Ran>((resolve) =>
+    child.once("close", (code) => resolve({ ...ran, code: code ?? -1 })),
+  );
+  return { child, ran, ended };
 }

@@ -5,7 +5,7 @@
 const longest: readonly string[] = [
   "test/integration/migration.test.ts",
   "test/integration/local-cloud.test.ts",
-  "test/integration/cli.test.ts",
+  "test/integration/cli-cloud.test.ts",
   "test/dialects/workloads.test.ts",
   "test/dialects/fuzz.test.ts",
   "test/integration/engine.test.ts",

@@ -34,6 +34,13 @@ export async function runningInstance(world: World<WorldAgent>, { resources }: R
   return id;
 }
 
+/** It runs, and nothing more is to be done about it. */
+export async function settledInstance(world: World<WorldAgent>, { resources }: Replica): Promise<string> {
+  const id = await createInstance(resources);
+  await world.untilSettled(id, "running");
+  return id;
+}
+
 export async function stoppedInstance(world: World<WorldAgent>, { resources }: Replica): Promise<string> {
   const id = await createInstance(resources, { power: "off" });
   await world.untilPhase(id, "stopped");

@@ -7,7 +7,7 @@ import { Fault } from "#kernel/fault.ts";
 import { configPath, loadConfig } from "#sdk/cli/config.ts";
 import { caller, startApi } from "#test/support/api-world.ts";
 import { runInProcess } from "#test/support/command-line.ts";
-import { ScriptedCloud } from "#test/unit/sdk/scripted-cloud.ts";
+import { ScriptedCloud } from "#test/support/scripted-cloud.ts";
 import { oidcClient, startOidcProvider, type Mischief, type Person } from "#test/support/oidc-provider.ts";
 
 const provider = await startOidcProvider(t);

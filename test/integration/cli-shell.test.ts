@@ -9,7 +9,7 @@ import type { Terminal } from "#sdk/cli/session.ts";
 import { instances, makeCliWorld, web } from "#test/support/cli-world.ts";
 import { startCommand } from "#test/support/command-line.ts";
 import { until } from "#test/support/until.ts";
-import { anInstance, events, page, problem } from "#test/unit/sdk/scripted-cloud.ts";
+import { anInstance, events, page, problem } from "#test/support/scripted-cloud.ts";
 
 await t.test("the doctor finds what is wrong and how to mend it", async (t) => {
   const [healthy, sick] = [await makeCliWorld(t), await makeCliWorld(t)];

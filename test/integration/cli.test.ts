@@ -5,7 +5,7 @@ import t from "tap";
 import { parse } from "yaml";
 import { instances, makeCliWorld, web } from "#test/support/cli-world.ts";
 import { runInProcess } from "#test/support/command-line.ts";
-import { anInstance, events, page, problem, ScriptedCloud } from "#test/unit/sdk/scripted-cloud.ts";
+import { anInstance, events, page, problem, ScriptedCloud } from "#test/support/scripted-cloud.ts";
 
 await t.test("lists as a table, as JSON and as YAML", async (t) => {
   const { server, skerry } = await makeCliWorld(t);

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { anInstance, page, ScriptedCloud } from "#test/unit/sdk/scripted-cloud.ts";
+import { anInstance, page, ScriptedCloud } from "./scripted-cloud.ts";
 import { runInProcess } from "./command-line.ts";
 import type { Teardown } from "./postgres.ts";
 

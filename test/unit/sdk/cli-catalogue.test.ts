@@ -1,26 +1,15 @@
 /** The commands about flavors, key pairs and profiles. */
 import { readFile, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { PassThrough } from "node:stream";
 import t, { type Test } from "tap";
-import { runCommand } from "#sdk/cli/run.ts";
-import type { Terminal } from "#sdk/cli/session.ts";
-import { anInstance, page, ScriptedCloud } from "./scripted-cloud.ts";
+import { makeCliWorld } from "#test/support/cli-world.ts";
+import { runInProcess } from "#test/support/command-line.ts";
+import { anInstance, page } from "#test/support/scripted-cloud.ts";
 
 async function world(t: Test) {
-  const server = await ScriptedCloud.start();
-  t.teardown(() => server[Symbol.asyncDispose]());
-  const home = t.testdir({});
-  const env = { XDG_CONFIG_HOME: home, SKERRY_HOME: home, SKERRY_URL: server.url, SKERRY_TOKEN: "sk_1" };
-  const run = async (args: readonly string[], given: { env?: object; input?: string } = {}) => {
-    const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()];
-    stdin.end(given.input ?? "");
-    const signal = new AbortController().signal;
-    const terminal = { env: given.env ?? env, stdin, stdout, stderr, signal } as unknown as Terminal;
-    const code = await runCommand(args, terminal);
-    const text = (stream: PassThrough) => String((stream.read() as Buffer | null) ?? "");
-    return { code, out: text(stdout), err: text(stderr) };
-  };
+  const { server, home, env } = await makeCliWorld(t);
+  const run = (args: readonly string[], given: { env?: NodeJS.ProcessEnv; input?: string } = {}) =>
+    runInProcess(args, given.env ?? env, given);
   return { server, home, run };
 }
 

@@ -3,7 +3,7 @@ import { Fault } from "#kernel/fault.ts";
 import { Skerry } from "#sdk/index.ts";
 import type { RetryNotice, Tokens } from "#sdk/index.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
-import { anInstance, page, problem, ScriptedCloud } from "./scripted-cloud.ts";
+import { anInstance, page, problem, ScriptedCloud } from "#test/support/scripted-cloud.ts";
 
 const instances = "/skerry/v1/instances";
 const id = anInstance().id;

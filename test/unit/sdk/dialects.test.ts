@@ -8,7 +8,7 @@ import { isFault } from "#kernel/fault.ts";
 import { Skerry } from "#sdk/index.ts";
 import { dialects } from "#sdk/dialects/generated.ts";
 import { generateDialects, generatedDialectsPath } from "#test/support/generate-dialects.ts";
-import { ScriptedCloud } from "./scripted-cloud.ts";
+import { ScriptedCloud } from "#test/support/scripted-cloud.ts";
 
 await t.test("the clients are those of the documents", async (t) => {
   const hint = "run: node --conditions=development --import=tsx test/support/generate-sdk.ts";

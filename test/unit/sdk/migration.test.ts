@@ -6,7 +6,7 @@ import { runCommand } from "#sdk/cli/run.ts";
 import type { Terminal } from "#sdk/cli/session.ts";
 import { formatTime, parseDuration, parseRate } from "#sdk/cli/units.ts";
 import { Skerry, type Migration } from "#sdk/index.ts";
-import { anInstance, events, page, problem, ScriptedCloud } from "./scripted-cloud.ts";
+import { anInstance, events, page, problem, ScriptedCloud } from "#test/support/scripted-cloud.ts";
 
 const MiB = 1024 ** 2;
 const instances = "/skerry/v1/instances";

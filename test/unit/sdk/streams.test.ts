@@ -3,7 +3,7 @@ import t, { type Test } from "tap";
 import { Skerry } from "#sdk/index.ts";
 import type { RetryNotice } from "#sdk/index.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
-import { anInstance, events, problem, ScriptedCloud } from "./scripted-cloud.ts";
+import { anInstance, events, problem, ScriptedCloud } from "#test/support/scripted-cloud.ts";
 
 const instances = "/skerry/v1/instances";
 const web = anInstance();

@@ -141,7 +141,10 @@ export async function runAgent(
 
     const isUrgent = () => manager.hasBound;
     const { gateways } = settings;
-    const session = new ControlSession({ identity, gateways, services, keepAliveMs, isUrgent, log });
+    const session = new ControlSession({
+      ...{ identity, gateways, services, keepAliveMs, log },
+      isUrgent: () => isUrgent() || manager.hasMoving,
+    });
     uplink.session = session;
     const reporter = new Reporter({
       send: (report, until) => session.report(report, until),

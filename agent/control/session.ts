@@ -24,7 +24,7 @@ export interface ControlSessionOptions {
   readonly keepAliveMs: number;
   readonly log: Logger;
   readonly reconnect?: BackoffOptions;
-  /** True while machines of this host run only as long as the control plane is heard: then it is dialled more often. */
+  /** True while guests of this host depend on the control plane's being heard: then it is dialled more often. */
   readonly isUrgent?: () => boolean;
 }
 

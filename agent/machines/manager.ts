@@ -118,7 +118,12 @@ export class MachineManager {
     return [...this.#machines.values()].some(({ isBound }) => isBound);
   }
 
-  /** How many of them run. */
+  /** True from the first command of a move to the one that ends it: a guest may stand still until that comes. */
+  get hasMoving(): boolean {
+    return this.#deps.ledger.list().some(({ intent }) => intent.spec?.move !== undefined);
+  }
+
+  /** How many of those that are bound run. */
   get boundRunning(): number {
     return [...this.#machines.values()].filter((machine) => machine.runsBound).length;
   }

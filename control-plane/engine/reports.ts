@@ -77,6 +77,7 @@ export class ReportStore {
         hostId,
         report.machines.map(({ id }) => id),
       );
+    if (report.full && !isEmpty) await this.#wakeElsewhere(hostId);
     const leaseMs = await lease;
     return { nextReportMs: leaseMs > 0 ? reportEveryMs : unleasedReportMs, wantFull, leaseMs };
   }
@@ -120,6 +121,21 @@ export class ReportStore {
     );
     const seqs = new Map(known.map(({ id, seq }) => [id, seq]));
     return machines.filter(({ id, seq }) => Number(seq) > (seqs.get(id) ?? -1));
+  }
+
+  /** What has an old copy on this host may have waited for it; the copy goes once all that the host has is on record. */
+  async #wakeElsewhere(hostId: string): Promise<void> {
+    const { database, onChange } = this.#options;
+    const woken = await database.query(
+      `with waiting as (
+         select w.key from incarnation i join resource r on r.id = i.resource_id join work w on w.key = r.id
+         where i.host_id = $1 and r.host_id is distinct from i.host_id order by w.key for update of w)
+       update work w set dirty_seq = dirty_seq + 1, run_at = least(run_at, now())
+       from waiting where w.key = waiting.key returning 1`,
+      [hostId],
+      "report_wake",
+    );
+    if (woken.length > 0) onChange();
   }
 
   async #storeMachines(tx: Tx, hostId: string, report: ReportRequest): Promise<boolean> {

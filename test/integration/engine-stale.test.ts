@@ -99,6 +99,32 @@ t.test(
   },
 );
 
+t.test("an old copy goes as soon as the host that has it is back", async (t) => {
+  const world = await worldOf(t, { hosts: 2 });
+  const { database } = world;
+  const replica = await replicaOf(t, world);
+  const id = await runningInstance(world, replica);
+  const { hostId } = (await world.find(id))!;
+  const other = world.hosts.find((host) => host.id !== hostId)!;
+  const spec = create(MachineSpecSchema, { name: id, vcpus: 1, memoryBytes: 1n << 29n });
+  const fence = { epoch: 1n, generation: 1n };
+  const copy = await other.manager.ensure({ id, spec, fence, waitMs: 5_000 }, never);
+  other.connected = false;
+  await database.query(
+    `insert into incarnation (resource_id, host_id, seq, epoch, accepted_generation, generation, state, observed)
+     values ($1, $2, $3, 1, 1, 1, 'stopped', '{}')`,
+    [id, other.id, String(copy.seq)],
+  );
+  await replica.resources.update(testCtx(), instance, id, { spec: { cpus: 2 } }, quietly);
+  const waits = "select 1 from work where key = $1 and run_at > now() + interval '10 seconds'";
+  await until(async () => (await database.query(waits, [id])).length > 0);
+
+  other.connected = true;
+  const full = create(ReportRequestSchema, { full: true, machines: [...other.manager.list()] });
+  await replica.engine.reports.report(other.id, full);
+  await until(() => other.manager.list().length === 0, 10_000);
+});
+
 t.test(
   "hosts that have accepted more than a database knows that was put back from a backup are commanded on",
   async (t) => {

@@ -34,8 +34,10 @@ await t.test("from command to command", async (t) => {
   const { source, destination } = world;
   await world.ensure(source);
   await source.counts();
+  t.equal(destination.manager.hasMoving, false);
   const ready = await world.ensure(destination, world.move(DESTINATION));
   t.match(ready, { state: PAUSED, move: { phase: READY, role: DESTINATION, migrationId: "mig-1" } });
+  t.equal(destination.manager.hasMoving, true, "the next command is waited for");
   t.equal(ready.generationReached, ready.fence?.generation, "being ready is what was asked for");
   const begun = await world.ensure(source, world.move(SOURCE));
   t.ok((begun.move?.phase ?? 0) >= DISK_COPY, "answered as soon as it has begun");
@@ -52,6 +54,7 @@ await t.test("from command to command", async (t) => {
   t.equal((await destination.ticks()).length, 0, "nothing runs there before the word");
   const arrived = await world.ensure(destination);
   t.match(arrived, { state: RUNNING, restarts: 3n, move: { phase: HANDED_OVER } }, "it was not restarted");
+  t.equal(destination.manager.hasMoving, false, "and none is missing any more");
   t.ok((arrived.move?.resumedAtMs ?? 0n) >= stoppedAtMs);
   await destination.counts();
   t.same(await source.ticks(), stopped, "the source stands still");

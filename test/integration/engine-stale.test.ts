@@ -109,7 +109,9 @@ t.test("an old copy goes as soon as the host that has it is back", async (t) => 
   const spec = create(MachineSpecSchema, { name: id, vcpus: 1, memoryBytes: 1n << 29n });
   const fence = { epoch: 1n, generation: 1n };
   const copy = await other.manager.ensure({ id, spec, fence, waitMs: 5_000 }, never);
-  other.connected = false;
+  const show = (connected: boolean) =>
+    database.query("update resource set observed = observed || $2 where id = $1", [other.id, { connected }]);
+  await show(false);
   await database.query(
     `insert into incarnation (resource_id, host_id, seq, epoch, accepted_generation, generation, state, observed)
      values ($1, $2, $3, 1, 1, 1, 'stopped', '{}')`,
@@ -119,7 +121,7 @@ t.test("an old copy goes as soon as the host that has it is back", async (t) => 
   const waits = "select 1 from work where key = $1 and run_at > now() + interval '10 seconds'";
   await until(async () => (await database.query(waits, [id])).length > 0);
 
-  other.connected = true;
+  await show(true);
   const full = create(ReportRequestSchema, { full: true, machines: [...other.manager.list()] });
   await replica.engine.reports.report(other.id, full);
   await until(() => other.manager.list().length === 0, 10_000);

@@ -13,16 +13,26 @@ function stretch({ answerMs = 0 } = {}) {
       this.limits.push(bytes);
     },
   };
-  return { backlog, last: new LastStretch(backlog) };
+  const stretch = new LastStretch();
+  const look = (...how: [leftMs: number, downtimeMs: number, throughput: number]) =>
+    stretch.look(backlog, ...how);
+  return { backlog, last: { look } };
 }
 
-t.test("far from the end as much is on its way as is quickest, and the guest goes on", async (t) => {
-  const { backlog, last } = stretch();
-  backlog.bytes = 0;
-  t.notOk(last.look(Infinity, 40, 0), "nothing was measured");
-  t.notOk(last.look(2_000, 40, 100 * MiB));
-  t.same(backlog.limits, [undefined, undefined]);
-});
+t.test(
+  "far from the end what takes a quarter of a second is on its way, and the guest goes on",
+  async (t) => {
+    const { backlog, last } = stretch();
+    backlog.bytes = 0;
+    t.notOk(last.look(Infinity, 40, 0), "nothing was measured");
+    t.notOk(last.look(2_000, 40, 100 * MiB));
+    t.notOk(last.look(2_000, 40, 0), "one look that sees nothing leave");
+    t.same(backlog.limits, [undefined, 25 * MiB, 22.5 * MiB]);
+    const slow = stretch();
+    slow.last.look(60_000, 40, 100_000);
+    t.same(slow.backlog.limits, [MiB]);
+  },
+);
 
 t.test("near the end it stops only when what takes 25 ms is on its way", async (t) => {
   const { backlog, last } = stretch();
@@ -35,7 +45,7 @@ t.test("near the end it stops only when what takes 25 ms is on its way", async (
   t.ok(last.look(250, 40, 10 * MiB));
   t.ok(last.look(500, 40, 10 * MiB), "rounds swing");
   t.notOk(last.look(700, 40, 10 * MiB), "the guest has written much again");
-  t.equal(backlog.limits.at(-1), undefined);
+  t.equal(backlog.limits.at(-1), 22.75 * MiB, "so much is on its way again");
 });
 
 t.test(

@@ -35,6 +35,7 @@ import type { RunningMachine } from "../running-machine.ts";
 import { beginBaseline, storeBaseline } from "./baseline.ts";
 import { callOff } from "./call-off.ts";
 import { listChannels, memoryChannel } from "./channels.ts";
+import { Course } from "./course.ts";
 import { DiskCopier } from "./disk-copier.ts";
 import { openGuestMemory } from "./guest-memory.ts";
 import { refuseLossyMemory } from "./lossy-memory.ts";
@@ -49,7 +50,7 @@ import {
   unlessGone,
 } from "./receive.ts";
 import { moveCommitted, moveIncomplete, moveLost, moveOf } from "./refusals.ts";
-import { sendMachine } from "./send.ts";
+import { sendMachine, type Sending } from "./send.ts";
 import { beginAhead } from "./stream.ts";
 
 export interface MovesOptions {
@@ -62,12 +63,15 @@ export interface MovesOptions {
   readonly log: Logger;
 }
 
+/** What outlives the calls for one machine that is sent. */
+type Outgoing = Pick<Sending, "disks" | "course">;
+
 /** How long a command to run waits for the last of a machine that is said to have arrived. */
 const arrivalMs = 1_500;
 
 export class Moves implements LiveMigration {
   readonly #options: MovesOptions;
-  readonly #copiers = new Map<string, DiskCopier>();
+  readonly #outgoing = new Map<string, Outgoing>();
   /** Of streams that have begun before they are wanted. */
   readonly #ahead = new Map<string, HeldSocket>();
 
@@ -182,7 +186,7 @@ export class Moves implements LiveMigration {
       move,
       socketOf,
       backlog,
-      disks: await this.#copierFor(entry, { machine, baseline: move.baseline, socketOf }),
+      ...(await this.#outgoingOf(entry, { machine, baseline: move.baseline, socketOf })),
       ahead: this.#ahead.get(plan.id),
       begun: entry.record.move?.begun ?? false,
       postCopy: entry.record.move?.postCopy ?? false,
@@ -221,22 +225,22 @@ export class Moves implements LiveMigration {
 
   /** The machine is none of ours any more, or the driver ends. */
   async letGo(id: string): Promise<void> {
-    const copier = this.#copiers.get(id);
-    this.#copiers.delete(id);
+    const outgoing = this.#outgoing.get(id);
+    this.#outgoing.delete(id);
     this.#ahead.delete(id);
-    await copier?.[Symbol.asyncDispose]();
+    await outgoing?.disks[Symbol.asyncDispose]();
   }
 
-  async #copierFor(
+  async #outgoingOf(
     { plan: { id, directory } }: Entry,
     options: Omit<ConstructorParameters<typeof DiskCopier>[0], "directory">,
-  ): Promise<DiskCopier> {
-    const known = this.#copiers.get(id);
-    if (known?.machine === options.machine) return known;
-    await known?.[Symbol.asyncDispose]();
-    const copier = new DiskCopier({ ...options, directory });
-    this.#copiers.set(id, copier);
-    return copier;
+  ): Promise<Outgoing> {
+    const known = this.#outgoing.get(id);
+    if (known?.disks.machine === options.machine) return known;
+    await known?.disks[Symbol.asyncDispose]();
+    const outgoing = { disks: new DiskCopier({ ...options, directory }), course: new Course() };
+    this.#outgoing.set(id, outgoing);
+    return outgoing;
   }
 
   /** What a plan with a move allows `ensure` to do: true when it may go on as with any plan. */

@@ -9,10 +9,10 @@ import type { HeldSocket, MemoryBacklog, SendProgress } from "../../driver.ts";
 import { readMemory } from "../hotplug.ts";
 import type { RunningMachine } from "../running-machine.ts";
 import { memoryChannel } from "./channels.ts";
+import type { Course } from "./course.ts";
 import { decideStep, type Step } from "./decide.ts";
 import type { DiskCopier } from "./disk-copier.ts";
 import { chooseWay } from "./give-way.ts";
-import { LastStretch } from "./last-stretch.ts";
 import {
   deriveLimits,
   downtimeBudgetMs,
@@ -21,7 +21,6 @@ import {
   nextDowntimeMs,
   setLimits,
 } from "./limits.ts";
-import { Pace } from "./pace.ts";
 import { deriveConvergence, deriveProgress, isNear } from "./progress.ts";
 import { areDisksNear, readSituation, type Situation } from "./situation.ts";
 import { beginTimeoutMs, goOn, readyStream, startStream } from "./stream.ts";
@@ -31,6 +30,7 @@ export interface Sending {
   readonly move: Move;
   readonly socketOf: (channel: string) => string;
   readonly backlog: MemoryBacklog | undefined;
+  readonly course: Course;
   /** Outlives the calls: a copy goes on between them. */
   readonly disks: DiskCopier;
   /** Where the memory's stream has begun already, and waits. */
@@ -74,13 +74,10 @@ class Sender {
   readonly #sending: Sending;
   readonly #signal: AbortSignal;
   readonly #disks: DiskCopier;
-  readonly #pace = new Pace();
+  readonly #course: Course;
   readonly #sinceMs = performance.now();
   #begun: boolean;
   #postCopy: boolean;
-  #held = false;
-  #near = false;
-  readonly #lastStretch: LastStretch | undefined;
   #finalLooks = 0;
   /** How long the guest may stand still, as QEMU is told: more after each try that got nowhere. */
   #downtimeMs: number;
@@ -98,7 +95,8 @@ class Sender {
     this.#sending = sending;
     this.#signal = signal;
     this.#disks = sending.disks;
-    this.#lastStretch = sending.backlog && new LastStretch(sending.backlog);
+    this.#course = sending.course;
+    this.#course.pace.forgive(this.#sinceMs);
     this.#begun = sending.begun;
     this.#postCopy = sending.postCopy;
     this.#downtimeMs = nextDowntimeMs(sending.move, 0);
@@ -171,13 +169,13 @@ class Sender {
   }
 
   #progress(now: Situation): SendProgress {
-    const pace = this.#pace;
+    const { pace, near } = this.#course;
     const { stoppedAtMs } = this.#sending.machine;
     const forced = this.#downtimeMs === greatestDowntimeMs;
-    this.#near = this.#begun && (forced || this.#postCopy || isNear(now, pace, this.#near));
+    this.#course.near = this.#begun && (forced || this.#postCopy || isNear(now, pace, near));
     const { committed } = this.#sending.move;
     const progress = deriveProgress(now, {
-      ...{ begun: this.#begun, near: this.#near, postCopy: this.#postCopy, committed },
+      ...{ begun: this.#begun, near: this.#course.near, postCopy: this.#postCopy, committed },
       ...{ pace, stoppedAtMs, nowMs: Date.now(), memoryBytes: this.#memoryBytes },
     });
     const struggles = { stalls: this.#stalls, recoveries: this.#recoveries, forced };
@@ -204,33 +202,37 @@ class Sender {
   /** Follows what goes by itself, and steers it. */
   async #watch(now: Situation): Promise<void> {
     const { move } = this.#sending;
+    const course = this.#course;
+    const { pace } = course;
     const { status, ram } = now.migration;
     if (status === "postcopy-active") this.#failures = 0;
     this.#refuseStandstill(now);
     if (!this.#begun || status !== "active" || !ram) return;
     const atMs = performance.now();
     const { remaining, transferred } = ram;
-    this.#pace.add({ atMs, remaining, transferred, rounds: ram["dirty-sync-count"] }, this.#held);
-    const leftMs = this.#pace.timeFor(remaining);
+    pace.add({ atMs, remaining, transferred, rounds: ram["dirty-sync-count"] }, course.held);
+    const leftMs = pace.timeFor(remaining);
     // The guest must not stop while there is much of its disk to go, or much on its way.
     const mayEnd =
       this.#isArriving(leftMs) &&
       move.switchOver &&
-      areDisksNear(now, (bytes) => this.#pace.timeFor(bytes), this.#downtimeMs);
-    this.#held = !mayEnd && leftMs < (this.#held ? 2 * holdMs : holdMs);
+      areDisksNear(now, (bytes) => pace.timeFor(bytes), this.#downtimeMs);
+    course.held = !mayEnd && leftMs < (course.held ? 2 * holdMs : holdMs);
     if (this.#postCopy) {
       if (mayEnd) await this.#sending.machine.execute("migrate-start-postcopy", {}, this.#signal);
-    } else if ((move.switchOver || !this.#near) && this.#pace.stalled(atMs, this.#patienceMs)) {
+    } else if ((move.switchOver || !course.near) && pace.stalled(atMs, this.#patienceMs)) {
       await this.#giveWay(now);
     }
-    const limits = deriveLimits({ held: this.#held, mayEnd, downtimeMs: this.#downtimeMs });
+    const limits = deriveLimits({ held: course.held, mayEnd, downtimeMs: this.#downtimeMs });
     await this.#tune(limits, this.#signal);
   }
 
   /** What a post-copy leaves is to follow the guest, however much that is. */
   #isArriving(leftMs: number): boolean {
-    if (!this.#lastStretch || this.#postCopy) return true;
-    return this.#lastStretch.look(leftMs, this.#downtimeMs, this.#pace.throughput);
+    const { backlog } = this.#sending;
+    if (!backlog || this.#postCopy) return true;
+    const { lastStretch, pace } = this.#course;
+    return lastStretch.look(backlog, leftMs, this.#downtimeMs, pace.throughput);
   }
 
   /** The connection of a post-copy was lost: both QEMUs wait for the next, for as long as it takes. */
@@ -276,7 +278,7 @@ class Sender {
 
   async #giveWay({ migration }: Situation): Promise<void> {
     const { move } = this.#sending;
-    const { bestMs } = this.#pace;
+    const { bestMs } = this.#course.pace;
     const throttlePercent = migration["cpu-throttle-percentage"] ?? 0;
     const way = chooseWay(move, { downtimeMs: this.#downtimeMs, throttlePercent });
     if (way === "ask-more") {
@@ -284,7 +286,7 @@ class Sender {
       // More than it may get would be needed: that is no other way than before.
       if (bestMs > this.#downtimeMs) return;
     }
-    this.#pace.forgive(performance.now());
+    this.#course.pace.forgive(performance.now());
     this.#stalls++;
     if (way === "force") this.#downtimeMs = greatestDowntimeMs;
     else if (way === "post-copy") {
@@ -305,6 +307,6 @@ class Sender {
       const { share, leastMs, mostMs } = diskLook;
       return Math.min(mostMs, Math.max(leastMs, share * (performance.now() - this.#sinceMs)));
     }
-    return this.#near || this.#held ? lookMs.near : lookMs.memory;
+    return this.#course.near || this.#course.held ? lookMs.near : lookMs.memory;
   }
 }

@@ -12,7 +12,13 @@ import { createRegistry } from "#cp/resources/registry.ts";
 import { MachineSpecSchema } from "#gen/skerry/agent/v1/machine_pb.js";
 import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { silentLogger } from "#kernel/log.ts";
-import { replicaOf, runningInstance, stoppedInstance, worldsOn } from "#test/support/engine-fixtures.ts";
+import {
+  replicaOf,
+  runningInstance,
+  showConnected,
+  stoppedInstance,
+  worldsOn,
+} from "#test/support/engine-fixtures.ts";
 import { createInstance, quietly, testCtx, type WorldAgent } from "#test/support/engine-world.ts";
 import { withDatabase } from "#test/support/postgres.ts";
 import { reasonOf } from "#test/support/reason-of.ts";
@@ -109,9 +115,7 @@ t.test("an old copy goes as soon as the host that has it is back", async (t) => 
   const spec = create(MachineSpecSchema, { name: id, vcpus: 1, memoryBytes: 1n << 29n });
   const fence = { epoch: 1n, generation: 1n };
   const copy = await other.manager.ensure({ id, spec, fence, waitMs: 5_000 }, never);
-  const show = (connected: boolean) =>
-    database.query("update resource set observed = observed || $2 where id = $1", [other.id, { connected }]);
-  await show(false);
+  await showConnected(world, other.id, false);
   await database.query(
     `insert into incarnation (resource_id, host_id, seq, epoch, accepted_generation, generation, state, observed)
      values ($1, $2, $3, 1, 1, 1, 'stopped', '{}')`,
@@ -121,7 +125,7 @@ t.test("an old copy goes as soon as the host that has it is back", async (t) => 
   const waits = "select 1 from work where key = $1 and run_at > now() + interval '10 seconds'";
   await until(async () => (await database.query(waits, [id])).length > 0);
 
-  await show(true);
+  await showConnected(world, other.id, true);
   const full = create(ReportRequestSchema, { full: true, machines: [...other.manager.list()] });
   await replica.engine.reports.report(other.id, full);
   await until(() => other.manager.list().length === 0, 10_000);

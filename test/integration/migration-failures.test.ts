@@ -7,7 +7,7 @@ import t from "tap";
 import { ReportRequestSchema } from "#gen/skerry/control/v1/control_pb.js";
 import { instance } from "#cp/resources/instance/instance.resource.ts";
 import { migration } from "#cp/resources/migration/migration.resource.ts";
-import { replicaOf, settledInstance } from "#test/support/engine-fixtures.ts";
+import { replicaOf, settledInstance, showConnected } from "#test/support/engine-fixtures.ts";
 import { quietly, testCtx } from "#test/support/engine-world.ts";
 import {
   assertSound,
@@ -208,10 +208,7 @@ t.test("a source that goes away is waited for, and answers late", async (t) => {
   if (!source) return t.fail("it runs nowhere");
   const setConnected = (connected: boolean) => {
     source.connected = connected;
-    return scene.world.database.query(
-      "update resource set observed = jsonb_set(observed, '{connected}', to_jsonb($2::boolean)) where id = $1",
-      [source.id, connected],
-    );
+    return showConnected(scene.world, source.id, connected);
   };
   await setConnected(false);
   scene.simulation.holdAt = undefined;

@@ -46,3 +46,15 @@ export async function stoppedInstance(world: World<WorldAgent>, { resources }: R
   await world.untilPhase(id, "stopped");
   return id;
 }
+
+/** Makes a host's record say whether it is connected, which is what the engine goes by. */
+export async function showConnected(
+  { database }: World<WorldAgent>,
+  hostId: string,
+  connected: boolean,
+): Promise<void> {
+  await database.query("update resource set observed = observed || $2 where id = $1", [
+    hostId,
+    { connected },
+  ]);
+}

@@ -48,14 +48,29 @@ export async function findAgentHomes(cloudHomes: readonly string[]): Promise<rea
   if ((await list(defaultAgentHome)).length > 0) homes.push(defaultAgentHome);
   for (const home of cloudHomes) {
     const agents = join(home, "agents");
-    homes.push(...(await list(agents)).map((name) => join(agents, name)));
+    // Beside each there is the token with which it joined.
+    const entries = await readdir(agents, { withFileTypes: true }).catch(nothingThere);
+    homes.push(...entries.flatMap((entry) => (entry.isDirectory() ? join(agents, entry.name) : [])));
   }
   return homes;
 }
 
+/** Why the agent does without hardware acceleration, as it found by booting a guest; undefined: it has it, or never tried. */
+export async function findEmulationReason(home: string): Promise<string | undefined> {
+  try {
+    const text = await readFile(join(home, "driver", "acceleration.json"), "utf8");
+    const { acceleration, reason } = JSON.parse(text) as { acceleration?: string; reason?: string };
+    return acceleration === "tcg" ? reason : undefined;
+  } catch {
+    return undefined; // not there, not ours to read, or torn: then the agent does not know it either
+  }
+}
+
 async function list(folder: string): Promise<readonly string[]> {
-  return readdir(folder).catch((error: NodeJS.ErrnoException) => {
-    if (["ENOENT", "ENOTDIR", "EACCES"].includes(error.code ?? "")) return [];
-    throw error;
-  });
+  return readdir(folder).catch(nothingThere);
+}
+
+function nothingThere(error: NodeJS.ErrnoException): never[] {
+  if (["ENOENT", "ENOTDIR", "EACCES"].includes(error.code ?? "")) return [];
+  throw error;
 }

@@ -48,7 +48,7 @@ async function examine(session: Session): Promise<readonly Finding[]> {
     checkNode(),
     qemu,
     await checkTools(runsGuests, signal),
-    ...(qemu.status === "ok" ? [await checkKvm(signal)] : []),
+    ...(qemu.status === "ok" ? [await checkKvm(agentHomes, signal)] : []),
     ...(await findLibvirt(signal)),
     await checkDisk(agentHomes[0] ?? homes[0] ?? process.cwd()),
     ...(await Promise.all(agentHomes.map(checkCertificate))),

@@ -8,6 +8,7 @@ import { constants } from "node:fs";
 import { access, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { findEmulationReason } from "../agent-home.ts";
 import { fail, ok, warn, type Finding } from "./finding.ts";
 
 const word = "skerry-guest-runs";
@@ -63,9 +64,14 @@ function boot(program: string, accelerator: string, disk: string, signal: AbortS
 }
 
 const slow = "guests run by emulation, about ten times slower";
+const withoutNesting = "is this a virtual machine without nesting? then emulation is all there is";
 
-/** Is there KVM, does it open, does a guest run under it? */
-export async function checkKvm(signal: AbortSignal): Promise<Finding> {
+/**
+ * Is there KVM, does it open, does a guest run under it? What this machine's agents have found outranks a boot sector:
+ * where that runs, a kernel may hang.
+ * @param agentHomes their folders
+ */
+export async function checkKvm(agentHomes: readonly string[], signal: AbortSignal): Promise<Finding> {
   const name = "kvm";
   try {
     await access("/dev/kvm", constants.R_OK | constants.W_OK);
@@ -78,6 +84,9 @@ export async function checkKvm(signal: AbortSignal): Promise<Finding> {
         )
       : warn(name, `/dev/kvm cannot be opened: ${slow}`, "add the agent's user to the group kvm");
   }
+  const found = await Promise.all(agentHomes.map(findEmulationReason));
+  const reason = found.find((each) => each !== undefined);
+  if (reason !== undefined) return warn(name, `${reason}: ${slow}`, withoutNesting);
   if (process.arch !== "x64") return ok(name, "/dev/kvm opens; the agent proves it by booting a guest");
   if (await guestRuns("qemu-system-x86_64", "kvm", signal)) return ok(name, "/dev/kvm opens and a guest ran");
   const emulated = await guestRuns("qemu-system-x86_64", "tcg,tb-size=64", signal);
@@ -85,7 +94,7 @@ export async function checkKvm(signal: AbortSignal): Promise<Finding> {
     ? warn(
         name,
         `/dev/kvm opens, but a guest did not run within ${limitMs / 1000} s: ${slow}`,
-        "is this a virtual machine without nesting? then emulation is all there is",
+        withoutNesting,
       )
     : fail(
         name,

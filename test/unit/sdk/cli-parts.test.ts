@@ -1,9 +1,11 @@
 import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import t from "tap";
 import { parse } from "yaml";
 import { Fault } from "#kernel/fault.ts";
 import { printable } from "#kernel/printable.ts";
 import { generatedPath, generateSdk } from "#test/support/generate-sdk.ts";
+import { findAgentHomes, findEmulationReason } from "#sdk/cli/agent-home.ts";
 import { Output, type Format } from "#sdk/cli/output.ts";
 import { describeFault } from "#sdk/cli/errors.ts";
 import { judgeCertificate } from "#sdk/cli/doctor/certificates.ts";
@@ -126,6 +128,19 @@ await t.test(
     t.equal(formatEnvironment({ B: "2", A: "1" }), 'A="1"\nB="2"\n');
   },
 );
+
+await t.test("what agents leave on their machine", async (t) => {
+  const acceleration = { acceleration: "tcg", reason: "a guest did not boot" };
+  const driver = (verdict: object) => ({ driver: { "acceleration.json": JSON.stringify(verdict) } });
+  const home = t.testdir({
+    agents: { slow: driver(acceleration), quick: driver({ acceleration: "kvm" }), "slow.token": "one" },
+  });
+  const homes = (await findAgentHomes([home])).filter((each) => each.startsWith(home));
+  t.same(homes.map((each) => basename(each)).sort(), ["quick", "slow"], "a token is no agent");
+  t.equal(await findEmulationReason(join(home, "agents", "slow")), "a guest did not boot");
+  t.equal(await findEmulationReason(join(home, "agents", "quick")), undefined);
+  t.equal(await findEmulationReason(home), undefined, "nothing was tried");
+});
 
 await t.test("what the doctor makes of what it finds", async (t) => {
   const unbuilt = await findLibvirt(AbortSignal.timeout(60_000), () =>

@@ -62,7 +62,7 @@ export async function findEmulationReason(home: string): Promise<string | undefi
     const { acceleration, reason } = JSON.parse(text) as { acceleration?: string; reason?: string };
     return acceleration === "tcg" ? reason : undefined;
   } catch {
-    return undefined; // not there, not ours to read, or torn: then the agent does not know it either
+    return undefined; // not there, not ours to read, or torn by a crash: nothing is known then
   }
 }
 

@@ -7,6 +7,7 @@ import type { Logger } from "#kernel/log.ts";
 import { type Move, MoveType } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Credentials } from "../control/identity.ts";
 import { diskOf, type MachinePlan } from "../drivers/driver.ts";
+import { LostTrials } from "../migration/coding/lost-trials.ts";
 import type { CodingWorkers } from "../migration/coding/workers.ts";
 import { directOpener, relayOpener } from "../migration/opener.ts";
 import type { PageFiles, PageSource } from "../migration/pages/page-files.ts";
@@ -35,6 +36,7 @@ const longestDirectory = 107 - "/disk-12345678901234567890.sock".length;
 
 export function createHostTransport(deps: HostTransportDeps): MoveTransport {
   const { sources, identity, gateways, workers, log } = deps;
+  const lostTrials = new LostTrials();
   return {
     async offer({ move, plan, channels }): Promise<MoveOffer> {
       const source = await MoveSource.open({
@@ -44,7 +46,7 @@ export function createHostTransport(deps: HostTransportDeps): MoveTransport {
         wanOptimization: wanOptimizationOf(move),
         limits: limitsOf(move),
         ...pagesOf(move, plan, deps.pageFiles),
-        ...{ channels, workers, log },
+        ...{ channels, workers, lostTrials, log },
       });
       const listed = sources.add(source);
       return {

@@ -33,6 +33,8 @@ export interface MachineMoveDeps {
 
 /** How often the destination looks, besides when the driver says that something changed. */
 const lookMs = 250;
+/** How often it tells how much has come when nothing else is new: it is the source that tells how the move goes. */
+const trafficMs = 1_000;
 /** All channels have ended in order: the machine is whole within this, or never. */
 const arrivalLimitMs = 15_000;
 
@@ -282,9 +284,13 @@ export class MachineMove {
     const { id, driver, status } = this.#deps;
     const startsNow = () => move.committed && journal.status.resumedAtMs === 0n;
     let endedAt: number | undefined;
+    let countedAt = -Infinity;
     while (!(await live.hasArrived(id))) {
       status.observed = await driver.inspect(id);
-      if (this.#pull) journal.traffic(this.#pull.stats());
+      if (this.#pull && performance.now() - countedAt >= trafficMs) {
+        countedAt = performance.now();
+        journal.traffic(this.#pull.stats());
+      }
       if (startsNow() && status.observed?.state === "running") onRun();
       await this.#tell(journal);
       if (move.type !== MoveType.COLD && !status.isRunning) {

@@ -14,6 +14,7 @@ import type { HeldSocket, MemoryBacklog } from "../drivers/driver.ts";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { CodecChoice } from "./coding/choice.ts";
 import { AdaptiveEncoder } from "./coding/coders.ts";
+import type { LostTrials } from "./coding/lost-trials.ts";
 import { codingThreads, CodingWorkers } from "./coding/workers.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { PageScanner } from "./pages/scanner.ts";
@@ -36,6 +37,8 @@ export interface MoveSourceOptions {
   readonly socketDirectory: string;
   /** Threads shared with other moves; without them it starts its own. */
   readonly workers?: CodingWorkers;
+  /** Of all moves from this host; without it each makes its own trials. */
+  readonly lostTrials?: LostTrials;
   /** The image's files, for the page stage. Leave it out for post-copy, whose stream has no such order. */
   readonly pages?: PageStageOptions;
   /** `on`: the fewest bytes whatever they cost; `off`: no page stage and only the fast codec. Default: auto. */
@@ -174,7 +177,7 @@ export class MoveSource implements AsyncDisposable {
   }
 
   async #coding({ channel, codecs, pageSources, placedMemory }: Open, signal: AbortSignal): Promise<Coding> {
-    const { wanOptimization = "auto" } = this.#options;
+    const { wanOptimization = "auto", lostTrials, peerHostId } = this.#options;
     const stage = isDisk(channel) ? undefined : await this.#pages?.open(signal, pageSources);
     if (stage) this.#counters.pageStage = true;
     const usable =
@@ -182,7 +185,9 @@ export class MoveSource implements AsyncDisposable {
         ? codecs.filter((codec) => codec === Codec.LZ4)
         : strongestFor(channel, codecs);
     const strong = wanOptimization === "on";
-    const choice = new CodecChoice({ codecs: usable, threads: codingThreads, strong });
+    // A disk's bytes shrink in another way, and its copy is short.
+    const lost = isDisk(channel) ? undefined : lostTrials?.towards(peerHostId);
+    const choice = new CodecChoice({ codecs: usable, threads: codingThreads, strong, lost });
     const encoder = new AdaptiveEncoder({
       workers: this.#workers,
       slabs: this.#workers.slabs,

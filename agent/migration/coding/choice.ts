@@ -8,6 +8,7 @@
  */
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import type { Method } from "./codecs.ts";
+import type { LostOnTheWay } from "./lost-trials.ts";
 
 export interface Estimate {
   /** Compressed bytes for each byte. */
@@ -131,6 +132,8 @@ export class CodecChoice {
   #before: { readonly index: number; readonly rate: number } | undefined;
   /** Of each candidate: when it may be tried again after it has lost a trial. */
   readonly #refusedUntil: number[];
+  /** What has lost, for other moves to the same host. */
+  readonly #lost: LostOnTheWay | undefined;
   readonly #now: () => number;
   readonly #flow: Flow;
 
@@ -139,17 +142,21 @@ export class CodecChoice {
     readonly codecs: readonly Codec[];
     readonly threads: number;
     readonly strong: boolean;
+    readonly lost?: LostOnTheWay | undefined;
     readonly now?: () => number;
   }) {
     this.#threads = options.threads;
     this.#strong = options.strong;
+    this.#lost = options.lost;
     this.#now = options.now ?? (() => performance.now());
     this.#flow = new Flow(this.#now);
     this.#candidates = initial.filter(
       ({ method }) => method.codec === Codec.NONE || options.codecs.includes(method.codec),
     );
     this.#seen = this.#candidates.map(() => 0);
-    this.#refusedUntil = this.#candidates.map(() => 0);
+    // What another move has seen lose counts as if this one had.
+    const again = this.#now() + refusedForDwells * 2 * dwell.firstMs;
+    this.#refusedUntil = this.#candidates.map(({ method }) => (options.lost?.has(method) ? again : 0));
     const first = this.#candidates.findIndex(({ method }) => method === quickLong);
     this.#current = first > 0 ? first : Math.min(1, this.#candidates.length - 1);
   }
@@ -221,6 +228,7 @@ export class CodecChoice {
       this.#dwellMs = Math.min(dwell.mostMs, 2 * this.#dwellMs);
       if (rate >= this.#least(before.index, current) * before.rate) return;
       this.#refusedUntil[current] = this.#now() + refusedForDwells * this.#dwellMs;
+      this.#lost?.add(this.#methodAt(current));
       this.#use(before.index);
       return;
     }

@@ -16,7 +16,9 @@ import { describeOutcome, type Outcome } from "./migration-outcome.ts";
 import { cpuSeconds, residentMib } from "./process-usage.ts";
 
 const moveLimitMs = 600_000;
-const askEveryMs = 200;
+/** Cores are short while it moves, and whoever asks takes of them what the moves by hand need not give. */
+const askEveryMs = 500;
+const lookAtMemoryMs = 200;
 /** The migration itself must not go the way of the commands. */
 const mostControlBytes = 4e6;
 
@@ -170,7 +172,7 @@ async function largestMemory(pids: readonly number[], signal: AbortSignal): Prom
   while (!signal.aborted) {
     const held = pids.map((pid) => residentMib(pid).catch(() => 0)); // one that has died shows elsewhere
     largest = Math.max(largest, ...(await Promise.all(held)));
-    await sleep(askEveryMs, signal).catch(() => undefined); // it ends by being aborted
+    await sleep(lookAtMemoryMs, signal).catch(() => undefined); // it ends by being aborted
   }
   return largest;
 }

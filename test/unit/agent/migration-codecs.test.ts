@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import t from "tap";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { chooseCandidate, CodecChoice, type Candidate } from "#agent/migration/coding/choice.ts";
+import { LostTrials, type LostOnTheWay } from "#agent/migration/coding/lost-trials.ts";
 import { Codecs, type Method } from "#agent/migration/coding/codecs.ts";
 import { longHeadBytes } from "#agent/migration/coding/long-streams.ts";
 import type { EncodeTask } from "#agent/migration/coding/tasks.ts";
@@ -161,6 +162,13 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
     crowded.changes <= 2,
     `${crowded.changes} changes in ten seconds: what has lost is not tried again soon`,
   );
+  const lostTrials = new LostTrials(() => 0);
+  const next = { ...wide, link: () => 2000 * mbit, through: short, codecs: [Codec.LZ4], seconds: 5 };
+  const [first, second, elsewhere] = ["one", "one", "other"].map((host) =>
+    playChoice({ ...next, lost: lostTrials.towards(host) }),
+  );
+  t.same([first?.changes, second?.changes], [2, 0], "nor by the next move to the same host");
+  t.equal(elsewhere?.changes, 2, "another host may be reached in another way");
   const narrowing = (atMs: number) => (atMs < 5000 ? 1000 : 100) * mbit;
   const narrowed = (method: Method) => Math.min(short(method), 12.5e6 / ratioOf(method));
   const later = playChoice({ ...wide, link: narrowing, through: narrowed, seconds: 40 });
@@ -209,12 +217,13 @@ function playChoice(world: {
   readonly codecs?: readonly Codec[];
   /** So many blocks wait to leave. */
   readonly lag?: number;
+  readonly lost?: LostOnTheWay;
 }): { readonly last: Method; readonly changes: number; readonly tried: ReadonlySet<string> } {
   const { codecs = [Codec.LZ4, Codec.ZSTD], strong = false, lag = 0 } = world;
   const waiting: Method[] = [];
   const blockBytes = 500_000;
   let now = 0;
-  const choice = new CodecChoice({ codecs, threads: 2, strong, now: () => now });
+  const choice = new CodecChoice({ codecs, threads: 2, strong, lost: world.lost, now: () => now });
   const tried = new Set<string>();
   let [last, changes] = [choice.next(undefined).method, 0];
   while (now < world.seconds * 1000) {

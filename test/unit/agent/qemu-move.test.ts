@@ -80,10 +80,17 @@ await t.test("what to do next", async (t) => {
     ["it was handed over and resumed", at("completed", copied, "running"), true, "MOVE_MEMORY_LOST"],
   ];
   for (const [name, now, begun, wanted] of cases) {
-    const step = decideStep(now, { begun, uncommitted: false });
+    const step = decideStep(now, { begun, ahead: false, uncommitted: false });
     t.equal(step.do === "fail" ? step.fault.reason : step.do, wanted, name);
   }
-  const uncommitted = { begun: true, uncommitted: true };
+  const ahead = { begun: false, ahead: true, uncommitted: false };
+  for (const [name, job, wanted] of [
+    ["a stream that waits has the disk's copy begin first", undefined, "mirror"],
+    ["but not end", { ...copying, offset: 0 }, "stream"],
+    ["nor stop", stuck, "resume"],
+  ] as const)
+    t.equal(decideStep(at("active", job), ahead).do, wanted, name);
+  const uncommitted = { begun: true, ahead: false, uncommitted: true };
   t.equal(
     decideStep(at("pre-switchover", equal), uncommitted).do,
     "release",

@@ -7,7 +7,6 @@
  * | not begun   | one has no copy        | mirror it                                                   |
  * | not begun   | one stopped on errors  | resume it: the connection may be back                       |
  * | not begun   | all equal, or nearly   | stream the memory                                           |
- * | ahead       | all are being copied   | stream the memory: its stream waits, for the disks are little |
  * | on its way  | one stopped on errors  | resume it                                                   |
  * | on its way  |                        | watch                                                       |
  * | pre-switch  | one still follows      | release it: the guest has stopped, so it ends when equal    |
@@ -26,26 +25,24 @@ export type Step =
   | { readonly do: "fail"; readonly fault: Fault };
 
 export interface Stage {
-  /** The memory's stream waits to go on. */
-  readonly ahead: boolean;
   /** Memory may have been sent already. */
   readonly begun: boolean;
   /** What is left of the memory is to follow a guest that must not run before the commit. */
   readonly uncommitted: boolean;
 }
 
-export function decideStep(now: Situation, { begun, ahead, uncommitted }: Stage): Step {
-  return begun ? decideMemory(now, uncommitted) : decideDisks(now, ahead);
+export function decideStep(now: Situation, { begun, uncommitted }: Stage): Step {
+  return begun ? decideMemory(now, uncommitted) : decideDisks(now);
 }
 
-function decideDisks({ disks }: Situation, ahead: boolean): Step {
+function decideDisks({ disks }: Situation): Step {
   for (const state of disks) {
     const { disk, job } = state;
     if (!job) return { do: "mirror", disk };
     if (job.status === "concluded") return fail(diskLost(job.error));
     if (isStuck(state)) return { do: "resume", disk };
   }
-  return { do: ahead || disks.every(isNearlyEqual) ? "stream" : "watch" };
+  return { do: disks.every(isNearlyEqual) ? "stream" : "watch" };
 }
 
 function decideMemory(now: Situation, uncommitted: boolean): Step {

@@ -113,7 +113,6 @@ class Sender {
       const now = await this.#disks.see(await readSituation(machine, this.#signal), this.#signal);
       const step = decideStep(now, {
         begun: this.#begun,
-        ahead: this.#sending.ahead !== undefined,
         uncommitted: this.#postCopy && !move.committed,
       });
       await this.#try(step, now);

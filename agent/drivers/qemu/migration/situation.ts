@@ -6,10 +6,11 @@ import { movedDisks, type MovedDisk } from "./channels.ts";
 /** Always in flight while a guest writes. */
 const littleBytes = 256 * 1024;
 /**
- * Gone in about a second of a slow link, while the memory stream begins. With more, memory would be sent again and again
- * meanwhile, and a connection that is lost would cost the move, which the copy of a disk alone survives.
+ * Gone in a few seconds of a slow link, while the memory's first pages go, so neither waits for the other. With more, memory
+ * would be sent again and again meanwhile, and a connection that is lost would cost the move, which the copy of a disk
+ * alone survives.
  */
-const restBytes = 16 * 1024 * 1024;
+const restBytes = 32 * 1024 * 1024;
 
 export interface Situation {
   /** QEMU's run state, such as running, finish-migrate, postmigrate. */
@@ -47,8 +48,8 @@ export function isStuck({ job }: DiskState): boolean {
 /** All of the disk is copied, or the rest is so little that the memory need not wait for it. */
 export function isNearlyEqual({ job }: DiskState): boolean {
   if (!job) return false;
-  // A copy that has carried nothing yet may not know how much there is.
-  return job.ready || (job.offset > 0 && job.len - job.offset <= restBytes);
+  // A copy that has just begun does not know yet how much there is.
+  return job.ready || (job.len > 0 && job.len - job.offset <= restBytes);
 }
 
 /** So little of the disks is left that the guest may stop for it. */

@@ -1,4 +1,5 @@
-import { readFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { access, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import t from "tap";
 import { parse } from "yaml";
@@ -10,6 +11,7 @@ import { Output, type Format } from "#sdk/cli/output.ts";
 import { describeFault } from "#sdk/cli/errors.ts";
 import { judgeCertificate } from "#sdk/cli/doctor/certificates.ts";
 import { checkClock } from "#sdk/cli/doctor/cloud.ts";
+import { checkKvm } from "#sdk/cli/doctor/kvm.ts";
 import { checkNode, findLibvirt } from "#sdk/cli/doctor/machine.ts";
 import { formatEnvironment, parseEnvironment, renderUnit } from "#sdk/cli/systemd.ts";
 import {
@@ -140,6 +142,14 @@ await t.test("what agents leave on their machine", async (t) => {
   t.equal(await findEmulationReason(join(home, "agents", "slow")), "a guest did not boot");
   t.equal(await findEmulationReason(join(home, "agents", "quick")), undefined);
   t.equal(await findEmulationReason(home), undefined, "nothing was tried");
+
+  const opens = await access("/dev/kvm", constants.R_OK | constants.W_OK).then(
+    () => true,
+    () => false,
+  );
+  const { status, detail } = await checkKvm(homes, AbortSignal.timeout(100));
+  t.equal(status, "warn");
+  if (opens) t.match(detail, "a guest did not boot", "one agent's verdict outranks another try");
 });
 
 await t.test("what the doctor makes of what it finds", async (t) => {

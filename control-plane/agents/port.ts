@@ -15,6 +15,9 @@ export type CallTrail = Pick<Ctx, "requestId" | "trace">;
 
 export type PlainFence = Omit<Fence, "$typeName" | "$unknown">;
 
+/** For so long a host keeps the disks of what has moved away: a move back within that carries only what was written meanwhile. */
+export const keepDisksSeconds = 3_600;
+
 export interface CapturedFile {
   readonly sha256: string;
   readonly sizeBytes: number;

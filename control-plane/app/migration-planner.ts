@@ -1,10 +1,10 @@
 /** Answers what a migration would be, without beginning one. */
 import type { Ctx } from "#kernel/ctx.ts";
+import { keepDisksSeconds } from "../agents/port.ts";
 import type { Incarnation } from "../engine/controller.ts";
 import type { Fleet } from "../engine/fleet.ts";
 import { toResource, type ResourceRow, resourceColumns } from "../engine/rows.ts";
 import type { Resource } from "../resources/definition.ts";
-import { keepDisksSeconds } from "../resources/instance/instance.actions.ts";
 import { constraintsOf } from "../resources/instance/constraints.ts";
 import type { Instance } from "../resources/instance/instance.resource.ts";
 import {

@@ -5,7 +5,7 @@
  */
 import type { Logger } from "#kernel/log.ts";
 import { deadline } from "#kernel/retry.ts";
-import type { AgentPort } from "../agents/port.ts";
+import { keepDisksSeconds, type AgentPort } from "../agents/port.ts";
 import type { Database } from "../store/database.ts";
 import { firstEpochOf } from "./work.ts";
 
@@ -54,7 +54,9 @@ export class Orphans {
       const epoch = elsewhere ? await this.#takeEpoch(hostId, id) : afterAllEpochs;
       if (epoch === undefined) return;
       const fence = { epoch, generation: 0n };
-      await this.#agents.removeMachine(hostId, { id, fence, waitMs: removeWaitMs }, limit);
+      // A report that was under way while a copy was removed makes an orphan of it, and its disks are kept for a move back.
+      const kept = elsewhere ? { keepDisksSeconds } : {};
+      await this.#agents.removeMachine(hostId, { id, fence, waitMs: removeWaitMs, ...kept }, limit);
       this.#log.info("orphan.removed", { hostId, machine: id });
     };
     remove()

@@ -41,6 +41,7 @@ t.test("a machine of an erased instance is removed, one that nobody knows is sho
   const full = create(ReportRequestSchema, { full: true, machines: [...host.manager.list()] });
   await replica.engine.reports.report(host.id, full);
   await until(() => host.manager.list().length === 0);
+  t.ok(host.commands.includes(`remove ${id}`), "with all that it had");
 
   const stranger = await createInstance(replica.resources);
   await world.untilPhase(stranger, "running");
@@ -84,6 +85,7 @@ t.test(
     await copyTo(1n);
     await reportAll(other);
     await until(() => other.manager.list().length === 0);
+    t.ok(other.commands.includes(`remove ${id} but its disks`), "a move may have kept them for a move back");
     await copyTo(firstEpochOf({ epoch: (await epochOf()) + 1 }));
     t.equal(other.manager.list().length, 1, "the next one who works on it may give it to the host");
 

@@ -267,7 +267,8 @@ export class World<Agent extends WorldAgent = WorldHost> {
       removeMachine: async (hostId, request, signal) => {
         await alive();
         const host = this.host(hostId);
-        host.commands.push(`remove ${request.id}`);
+        const kept = (request.keepDisksSeconds ?? 0) > 0 ? " but its disks" : "";
+        host.commands.push(`remove ${request.id}${kept}`);
         return host.reply(await host.manager.remove(request, signal));
       },
       probeHost: notUsed,

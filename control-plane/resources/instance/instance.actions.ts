@@ -1,6 +1,7 @@
 /** The few effects on hosts. Each may run twice and is fenced where it lands. */
 import type { AdoptionEnd, MachineSpec } from "#gen/skerry/agent/v1/machine_pb.js";
 import { Fault } from "#kernel/fault.ts";
+import { keepDisksSeconds } from "../../agents/port.ts";
 import type { Action, Effects, MachineObservation, View } from "../../engine/controller.ts";
 import { toObservation } from "../../engine/machine.ts";
 import type { Image } from "../image/image.resource.ts";
@@ -15,8 +16,6 @@ import { toMachineSpec } from "./machine-spec.ts";
 /** Most changes are done in this; the rest is told by reports. */
 const ensureWaitMs = 2_000;
 const removeWaitMs = 5_000;
-/** A move back within this carries only what was written meanwhile. */
-export const keepDisksSeconds = 3_600;
 
 /** Hands the host the newest intent and gives its answer. */
 export async function tellHost(

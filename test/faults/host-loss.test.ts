@@ -152,6 +152,9 @@ for (const { direction, from } of chosen) {
     await until(async () => {
       const { phase, placement } = await instances.get(bound);
       return phase === "running" && placement?.host_id !== hostId;
+    }).catch(async (cause: unknown) => {
+      const told = { all: await hosts.list().all(), bound: await instances.get(bound) };
+      throw new Error(`it does not run elsewhere: ${JSON.stringify(told)}`, { cause });
     });
     const backMs = performance.now() - cutAt;
     t.equal((await hosts.get(hostId)).phase, "lost");

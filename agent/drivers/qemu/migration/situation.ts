@@ -6,11 +6,10 @@ import { movedDisks, type MovedDisk } from "./channels.ts";
 /** Always in flight while a guest writes. */
 const littleBytes = 256 * 1024;
 /**
- * Gone in a few seconds of a slow link, while the memory's first pages go, so neither waits for the other. With more, memory
- * would be sent again and again meanwhile, and a connection that is lost would cost the move, which the copy of a disk
- * alone survives.
+ * Gone in about a second of a slow link, while the memory stream begins. With more, memory would be sent again and again
+ * meanwhile, and a connection that is lost would cost the move, which the copy of a disk alone survives.
  */
-const restBytes = 32 * 1024 * 1024;
+const restBytes = 16 * 1024 * 1024;
 
 export interface Situation {
   /** QEMU's run state, such as running, finish-migrate, postmigrate. */

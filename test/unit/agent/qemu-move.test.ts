@@ -52,9 +52,9 @@ await t.test("what to do next", async (t) => {
       "nothing of a little disk has gone",
       at(undefined, { ...copying, len: 16e6, offset: 0 }),
       false,
-      "stream",
+      "watch",
     ],
-    ["nothing of a large one has", at(undefined, { ...copying, offset: 0 }), false, "watch"],
+    ["some of it has", at(undefined, { ...copying, len: 16e6, offset: 65536 }), false, "stream"],
     [
       "how much there is, it does not know yet",
       at(undefined, { ...copying, len: 0, offset: 0 }),

@@ -47,8 +47,8 @@ export function isStuck({ job }: DiskState): boolean {
 /** All of the disk is copied, or the rest is so little that the memory need not wait for it. */
 export function isNearlyEqual({ job }: DiskState): boolean {
   if (!job) return false;
-  // A copy that has just begun does not know yet how much there is.
-  return job.ready || (job.len > 0 && job.len - job.offset <= restBytes);
+  // A copy that has carried nothing yet may not know how much there is, and its way may be gone.
+  return job.ready || (job.offset > 0 && job.len - job.offset <= restBytes);
 }
 
 /** So little of the disks is left that the guest may stop for it. */

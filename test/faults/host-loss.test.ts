@@ -20,7 +20,7 @@ import { createControlClient } from "#agent/control/control-client.ts";
 import { openControl } from "#agent/control/link.ts";
 import { ControlSession } from "#agent/control/session.ts";
 import { silentLogger } from "#kernel/log.ts";
-import { clientOf, seededRandom, smallSpec } from "./faults-world.ts";
+import { clientOf, openDatabase, seededRandom, smallSpec } from "./faults-world.ts";
 
 const seed = Number(process.env["SKERRY_TEST_SEED"] ?? Date.now() % 1_000_000);
 t.comment(`seed ${String(seed)}: SKERRY_TEST_SEED repeats it`);
@@ -65,6 +65,14 @@ const hostNameOf = async (id: string) => {
   const { placement } = await instances.get(id);
   return (await hosts.list().all()).find((host) => host.id === placement?.host_id)?.name ?? "";
 };
+
+const database = openDatabase(t, cloud);
+
+/** A host that nobody else has reached while it was well is never given up: what is cut has to have been reached before. */
+async function untilReached(): Promise<void> {
+  const unreached = "select host_id from host_session where reached is not true";
+  await until(async () => (await database.query(unreached)).length === 0);
+}
 
 /** Where it runs, by the hosts' disks, which nothing can cut off. */
 async function runsOn(id: string): Promise<string[]> {
@@ -144,6 +152,7 @@ for (const { direction, from } of chosen) {
   await t.test(`cut off from ${from}, ${direction}`, async (t) => {
     const before = await hostNameOf(bound);
     const { id: hostId } = await hostNamed(before);
+    await untilReached();
     const copies = watchCopies(bound);
     await network.cut(before, direction, from);
     const cutAt = performance.now();

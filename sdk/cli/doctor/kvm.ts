@@ -48,6 +48,7 @@ function boot(program: string, accelerator: string, disk: string, signal: AbortS
     let heard = "";
     let ran = false;
     const end = () => guest.kill("SIGKILL");
+    if (signal.aborted) end();
     signal.addEventListener("abort", end, { once: true });
     guest.stdout.on("data", (bytes: Buffer) => {
       heard = (heard + bytes.toString("latin1")).slice(-1024);

@@ -7,7 +7,7 @@ import { Database } from "#cp/store/database.ts";
 import { type Machine, MachineState } from "#gen/skerry/agent/v1/machine_pb.js";
 import { createCertificateRequest, newPrivateKey } from "#kernel/certificate-request.ts";
 import { silentLogger } from "#kernel/log.ts";
-import { sleep } from "#kernel/retry.ts";
+import { retry } from "#kernel/retry.ts";
 import type { TestCloud } from "#test/support/cloud.ts";
 import type { Teardown } from "#test/support/postgres.ts";
 import { until } from "#test/support/until.ts";
@@ -71,21 +71,14 @@ export async function agentClients(cloud: Door): Promise<ReadonlyMap<string, Age
 }
 
 /** A way that was cut a moment ago may reset the first connection on it. */
-const reachLimitMs = 5_000;
+const reaching = { attempts: 20, baseMs: 100, capMs: 500, when: () => true };
 
 /** Every machine that the agents admit to, with its host. */
 export async function listMachines(cloud: Door): Promise<readonly (Machine & { hostId: string })[]> {
   const lists = [...(await agentClients(cloud))].map(async ([hostId, { machines }]) => {
-    const giveUpAt = performance.now() + reachLimitMs;
-    for (;;) {
-      try {
-        const listed = await machines.listMachines({});
-        return listed.machines.map((machine) => Object.assign(machine, { hostId }));
-      } catch (thrown) {
-        if (performance.now() > giveUpAt) throw thrown;
-        await sleep(100);
-      }
-    }
+    const signal = AbortSignal.timeout(10_000);
+    const listed = await retry(() => machines.listMachines({}, { signal }), { ...reaching, signal });
+    return listed.machines.map((machine) => Object.assign(machine, { hostId }));
   });
   return (await Promise.all(lists)).flat();
 }

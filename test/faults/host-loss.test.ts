@@ -67,10 +67,9 @@ const hostNameOf = async (id: string) => {
 };
 
 const database = openDatabase(t, cloud);
-
 /** A host that nobody else has reached while it was well is never given up: what is cut has to have been reached before. */
 async function untilReached(): Promise<void> {
-  const unreached = "select host_id from host_session where reached is not true";
+  const unreached = "select 1 from host_session where reached is not true";
   await until(async () => (await database.query(unreached)).length === 0);
 }
 
@@ -133,6 +132,15 @@ async function create(
 }
 
 const bound = await create("bound", "restart_elsewhere", "site-1");
+async function untilElsewhere(hostId: string): Promise<void> {
+  await until(async () => {
+    const { phase, placement } = await instances.get(bound);
+    return phase === "running" && placement?.host_id !== hostId;
+  }).catch(async (cause: unknown) => {
+    const told = { all: await hosts.list().all(), bound: await instances.get(bound) };
+    throw new Error(`it does not run elsewhere: ${JSON.stringify(told)}`, { cause });
+  });
+}
 const patient = await create("patient", "wait", "site-1");
 const patientSince = (await instances.get(patient)).status?.started_at;
 
@@ -158,13 +166,7 @@ for (const { direction, from } of chosen) {
     const cutAt = performance.now();
     await until(async () => (await hosts.get(hostId)).phase === "offline");
     const seenMs = performance.now() - cutAt;
-    await until(async () => {
-      const { phase, placement } = await instances.get(bound);
-      return phase === "running" && placement?.host_id !== hostId;
-    }).catch(async (cause: unknown) => {
-      const told = { all: await hosts.list().all(), bound: await instances.get(bound) };
-      throw new Error(`it does not run elsewhere: ${JSON.stringify(told)}`, { cause });
-    });
+    await untilElsewhere(hostId);
     const backMs = performance.now() - cutAt;
     t.equal((await hosts.get(hostId)).phase, "lost");
     t.comment(`seen after ${seenMs.toFixed(0)} ms, elsewhere after ${backMs.toFixed(0)} ms`);
@@ -213,10 +215,7 @@ await t.test("a host that somebody is certain is dead", async (t) => {
   await until(async () => (await hosts.get(hostId)).status?.silence?.sighting === "refused");
   t.equal(await hostNameOf(bound), name, "its system is up, so its machines may run");
   t.equal((await hosts.declareLost(hostId)).phase, "lost");
-  await until(async () => {
-    const { phase, placement } = await instances.get(bound);
-    return phase === "running" && placement?.host_id !== hostId;
-  });
+  await untilElsewhere(hostId);
   t.equal((await instances.get(patient)).status?.started_at, patientSince, "what waits for it waits");
   await agent.program.start();
   t.not(agent.program.pid, pid);

@@ -46,7 +46,7 @@ export class Register {
       };
       const timer = setTimeout(() => {
         leave();
-        reject(new Error(`${id} is not ${String(look)}: ${JSON.stringify(this.latest.get(id))}`));
+        void this.#describe(id).then((state) => reject(new Error(`${id} is not ${String(look)}: ${state}`)));
       }, limitMs);
       const waiter = {
         look,
@@ -57,6 +57,23 @@ export class Register {
       };
       waiters.add(waiter);
     });
+  }
+
+  /** What is to be known of one that does not get on: the record, and the work that is to be done for it. */
+  async #describe(id: string): Promise<string> {
+    const work = await this.#database
+      .query(
+        `select w.key, w.host_id, w.run_at - now() as due, w.attempt, w.lease_until - now() as leased, w.last_error,
+           (select jsonb_agg(o.name || ' ' || o.status || ' ' || coalesce(o.error ->> 'reason', '') || ', done: ' ||
+              coalesce((select string_agg(s.name, ' ' order by s.position) from operation_step s
+                        where s.operation_id = o.id and s.status = 'done'), ''))
+            from operation o where o.resource_id = w.key and o.status in ('running', 'undoing')) as operations
+         from work w where w.key in
+           (select unnest(array[id, desired ->> 'instance']) from resource where id = $1)`,
+        [id],
+      )
+      .catch((thrown: unknown) => String(thrown));
+    return JSON.stringify({ ...this.latest.get(id), work });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,5 +1,5 @@
 /** What a hypervisor has written and nobody has sent yet, in slabs that it is read into. */
-import { ownSlab, type Slab, type Slabs } from "./slabs.ts";
+import { copyInto, ownSlab, type Slab, type Slabs } from "./slabs.ts";
 
 /** A slab with less room than this is not read into any more. */
 const leastRoomBytes = 32 * 1024;
@@ -57,7 +57,7 @@ export class Gathering {
     const old = this.#slab;
     const fresh = { slab: this.#slabs.take(), holders: 1 };
     if (old) {
-      this.#end = old.slab.bytes.copy(fresh.slab.bytes, 0, this.#start, this.#end);
+      this.#end = copyInto(fresh.slab.bytes, 0, old.slab.bytes.subarray(this.#start, this.#end));
       this.#start = 0;
       letGo(old);
     }

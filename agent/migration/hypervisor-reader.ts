@@ -1,6 +1,7 @@
 /** Reads a hypervisor's connection straight into memory of ours, where Node lets it. */
 import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import { copyInto } from "./slabs.ts";
 
 export interface Reading {
   /** Where the next bytes go; at least one. */
@@ -24,7 +25,8 @@ export function readInto(accepted: Duplex, reading: Reading): Duplex {
   if (socket) return socket;
   return accepted.on("data", (piece: Buffer) => {
     for (let at = 0; at < piece.length;) {
-      const count = piece.copy(reading.room(), 0, at);
+      const room = reading.room();
+      const count = copyInto(room, 0, piece.subarray(at, at + room.length));
       at += count;
       reading.onBytes(count);
     }

@@ -3,6 +3,7 @@ import lz4 from "lz4";
 import zstd from "zstd-napi/binding.js";
 import { Codec } from "#gen/skerry/agent/v1/migration_pb.js";
 import { corrupted } from "../protocol.ts";
+import { copyInto } from "../slabs.ts";
 import { LongStreams } from "./long-streams.ts";
 
 /** How to compress; what the receiver needs to know of it is the codec. */
@@ -69,7 +70,7 @@ export class Codecs {
   }
 
   #inflate(target: Buffer, codec: Codec, data: Buffer): number {
-    if (codec === Codec.NONE) return data.length === target.length ? data.copy(target) : -1;
+    if (codec === Codec.NONE) return data.length === target.length ? copyInto(target, 0, data) : -1;
     if (codec === Codec.LZ4) return lz4.decodeBlock(data, target);
     try {
       return this.#decompressor.decompress(target, data);

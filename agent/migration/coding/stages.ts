@@ -39,7 +39,7 @@ export class Stages {
       codec = method.codec;
     }
     const isChanged = staged !== undefined || task.sort === true;
-    if (best === 0 && isChanged) best = isInTarget ? block.length : input.copy(target);
+    if (best === 0 && isChanged) best = isInTarget ? block.length : copyInto(target, 0, input);
     return {
       ...{ targetBytes: best, rawBytes: block.length, codec, checksum, coded },
       staged: staged !== undefined,

@@ -8,6 +8,7 @@
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import { corrupted } from "../protocol.ts";
+import { copyInto } from "../slabs.ts";
 import type { OpenPagesTask } from "../coding/tasks.ts";
 import { pageBytes } from "./scanner.ts";
 import { firstBlocks, PageTableView } from "./table.ts";
@@ -69,11 +70,11 @@ export class PageSet {
       block.writeUInt32LE(at - end, column(0));
       block.writeUInt32LE(file, column(1));
       block.writeUInt32LE((number - expected) >>> 0, column(2));
-      kept += raw.copy(block, kept, end, at);
+      kept += copyInto(block, kept, raw.subarray(end, at));
       end = at + pageBytes;
       expected = number + 1;
     }
-    raw.copy(block, kept, end);
+    copyInto(block, kept, raw.subarray(end));
     return { block, references: found.length };
   }
 
@@ -88,12 +89,12 @@ export class PageSet {
       const at = end + word(0);
       const number = (expected + word(2)) >>> 0;
       if (at + pageBytes > raw.length || kept + at - end > block.length) throw senseless();
-      kept += block.copy(raw, end, kept, kept + at - end);
+      kept += copyInto(raw, end, block.subarray(kept, kept + at - end));
       this.#read(this.#files[word(1)], number, raw, at);
       end = at + pageBytes;
       expected = number + 1;
     }
-    block.copy(raw, end, kept);
+    copyInto(raw, end, block.subarray(kept));
   }
 
   #lookUp(raw: Buffer, at: number): { file: number; block: number } | undefined {

@@ -6,6 +6,7 @@
  * pages of zeros; then the contents of the pages that have any, one after the other; then the rest of the stream's bytes.
  */
 import { corrupted } from "../protocol.ts";
+import { copyInto } from "../slabs.ts";
 import { headBytes, pageBytes, type PageRun } from "./scanner.ts";
 
 export interface Sorted {
@@ -43,15 +44,15 @@ export function sortBlock(raw: Buffer, runs: readonly PageRun[], target: Buffer)
     if (zeros) continue;
     for (const body of pageOffsets([run])) {
       pages.push(at);
-      at += raw.copy(target, at, body, body + pageBytes);
+      at += copyInto(target, at, raw.subarray(body, body + pageBytes));
     }
   }
   let end = 0;
   for (const run of runs) {
-    at += raw.copy(target, at, end, run.offset);
+    at += copyInto(target, at, raw.subarray(end, run.offset));
     end = run.offset + run.firstHeadBytes + run.count * run.bodyBytes + (run.count - 1) * headBytes;
   }
-  at += raw.copy(target, at, end);
+  at += copyInto(target, at, raw.subarray(end));
   return { block: target.subarray(0, at), pages: Uint32Array.from(pages) };
 }
 

@@ -59,8 +59,11 @@ const refusedForDwells = 8;
 const filling = 0.8;
 /** With less than this share of what should get through, a cheaper codec may do better. */
 const disappointing = 0.75;
-/** What a codec on trial has to get through, against the one before: more when it costs more, CPU or bytes, or as much. */
-const worthwhile = { dearer: 1.05, cheaper: 0.97 };
+/**
+ * What a codec on trial has to get through, against the one before: more when it costs more CPU, or as much. What takes more
+ * of a link that others may want has to be clearly quicker, and not only because the move has got into its stride.
+ */
+const worthwhile = { moreBytes: 1.2, dearer: 1.05, cheaper: 0.97 };
 /** Fewer bytes than that do not count. */
 const sameBytes = 1.05;
 /** Another codec is tried on every so manieth block, to know what it would do now. */
@@ -281,8 +284,8 @@ export class CodecChoice {
 
   #least(before: number, next: number): number {
     const ratioAt = (index: number) => this.#candidates[index]?.ratio ?? 1;
-    const isDearer = before < next || ratioAt(next) > sameBytes * ratioAt(before);
-    return isDearer ? worthwhile.dearer : worthwhile.cheaper;
+    if (ratioAt(next) > sameBytes * ratioAt(before)) return worthwhile.moreBytes;
+    return before < next ? worthwhile.dearer : worthwhile.cheaper;
   }
 
   #methodAt(index: number): Method {

@@ -10,7 +10,8 @@ import {
 } from "../block.ts";
 import type { LinkMeter } from "../link-meter.ts";
 import type { PlacedMemory } from "../guest-memory.ts";
-import { pageBytes, type PageRun } from "../pages/scanner.ts";
+import { pageBytes } from "../pages/scanner.ts";
+import { countPages } from "../pages/sorted-block.ts";
 import { StageYield } from "../pages/stage-yield.ts";
 import { corrupted } from "../protocol.ts";
 import { ownSlab, type Slab, type Slabs } from "../slabs.ts";
@@ -180,10 +181,6 @@ export class ThreadedDecoder implements BlockDecoder {
 
 function nothing(): void {
   // how it ended is told elsewhere
-}
-
-function countPages(runs: readonly PageRun[]): number {
-  return runs.reduce((sum, { bodyBytes, count }) => sum + (bodyBytes === pageBytes ? count : 0), 0);
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {

@@ -34,35 +34,40 @@ export const sortedHeadBytes = wordBytes;
  * @param runs in the order of the block; of a page's records, none is ever missing
  */
 export function sortBlock(raw: Buffer, runs: readonly PageRun[], target: Buffer): Sorted {
-  let at = wordBytes + runs.length * runBytes;
-  const pages: number[] = [];
-  target.writeUInt32LE(runs.length, 0);
-  for (const [index, run] of runs.entries()) {
-    const zeros = run.bodyBytes < pageBytes;
-    target.writeUInt32LE(run.firstPage, wordBytes + index * runBytes);
-    target.writeUInt32LE(zeros ? zeroBit + run.count : run.count, 2 * wordBytes + index * runBytes);
-    if (zeros) continue;
-    for (const body of pageOffsets([run])) {
-      pages.push(at);
-      at += copyInto(target, at, raw.subarray(body, body + pageBytes));
-    }
+  let at = target.writeUInt32LE(runs.length, 0);
+  for (const { firstPage, count, bodyBytes } of runs) {
+    at = target.writeUInt32LE(firstPage, at);
+    at = target.writeUInt32LE(bodyBytes < pageBytes ? zeroBit + count : count, at);
   }
+  const pages = pageOffsets(runs).map((body) => {
+    const page = at;
+    at += copyInto(target, at, raw.subarray(body, body + pageBytes));
+    return page;
+  });
   let end = 0;
   for (const run of runs) {
     at += copyInto(target, at, raw.subarray(end, run.offset));
     end = run.offset + run.firstHeadBytes + run.count * run.bodyBytes + (run.count - 1) * headBytes;
   }
   at += copyInto(target, at, raw.subarray(end));
-  return { block: target.subarray(0, at), pages: Uint32Array.from(pages) };
+  return { block: target.subarray(0, at), pages };
 }
 
 /** Where in their block the contents of these pages begin. */
 export function pageOffsets(runs: readonly PageRun[]): Uint32Array {
-  const full = runs.filter(({ bodyBytes }) => bodyBytes === pageBytes);
-  const offsets = full.flatMap(({ offset, firstHeadBytes, count }) =>
-    Array.from({ length: count }, (_, index) => offset + firstHeadBytes + index * (headBytes + pageBytes)),
-  );
-  return Uint32Array.from(offsets);
+  const offsets = new Uint32Array(countPages(runs));
+  let index = 0;
+  for (const { offset, firstHeadBytes, bodyBytes, count } of runs) {
+    if (bodyBytes < pageBytes) continue;
+    const first = offset + firstHeadBytes;
+    for (let page = 0; page < count; page++) offsets[index++] = first + page * (headBytes + pageBytes);
+  }
+  return offsets;
+}
+
+/** How many pages have contents. */
+export function countPages(runs: readonly PageRun[]): number {
+  return runs.reduce((sum, { bodyBytes, count }) => sum + (bodyBytes === pageBytes ? count : 0), 0);
 }
 
 /** Takes a sorted block apart. Throws MOVE_CORRUPTED for one that makes no sense. */

@@ -80,6 +80,8 @@ const ample = 4;
  * same cores. What is seen of a codec on trial flatters it: its block has just been read by the one in use.
  */
 const asQuick = 0.6;
+/** Nor is it free there not to code: so many bytes per second one core brings into the network, as was measured. */
+const uncodedSpeed = 430e6;
 /** How much less is believed, each time a choice stands, of what was seen of a codec that cannot be tried on a block. */
 const forgetting = 0.1;
 /** A block that took longer tells mostly that its thread had to wait for a core, which would slow the others as well. */
@@ -106,7 +108,8 @@ export function chooseCandidate(
 function isOutdone(candidates: readonly Candidate[], index: number, threads: number): boolean {
   const one = candidates[index];
   if (!one || threads > 1) return false;
-  return candidates.some(({ ratio, speed }) => ratio < one.ratio / sameBytes && speed >= asQuick * one.speed);
+  const quick = asQuick * (one.method.codec === Codec.NONE ? uncodedSpeed : one.speed);
+  return candidates.some(({ ratio, speed }) => ratio < one.ratio / sameBytes && speed >= quick);
 }
 
 function expectedRate({ ratio, speed, sequential }: Candidate, linkRate: number, threads: number): number {

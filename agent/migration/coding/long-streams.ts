@@ -9,6 +9,11 @@ import { corrupted } from "../protocol.ts";
 
 /** log2 of the bytes that are looked back on, which both ends hold in memory. */
 const windowLog = 24;
+/**
+ * One place of so many (log2) is looked for further back, instead of one of 128 as zstd would: most of what is found
+ * again is long, whole pages and more. It leaves 1 to 2 % more bytes, and saves a quarter of the CPU time.
+ */
+const hashRateLog = 9;
 /** What a block may grow by that does not shrink: zstd's heads of its own blocks of 128 KiB, and of the stream. */
 export const longHeadBytes = 256;
 
@@ -73,6 +78,7 @@ export class LongStreams {
     context.setParameter(zstd.CParameter.compressionLevel, level);
     context.setParameter(zstd.CParameter.windowLog, windowLog);
     context.setParameter(zstd.CParameter.enableLongDistanceMatching, 1);
+    context.setParameter(zstd.CParameter.ldmHashRateLog, hashRateLog);
     const compressor = { context, level };
     this.#compressors.set(stream, compressor);
     return compressor;

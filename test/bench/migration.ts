@@ -14,6 +14,7 @@ import {
 } from "./support/migration-cloud.ts";
 import { guestNames, prepareGuest, type BenchGuest, type GuestName } from "./support/migration-guests.ts";
 import { copyGuest, type GuestPattern } from "./support/migration-machine.ts";
+import { touchMemory } from "./support/migration-memory.ts";
 import { linkRates, openNetwork, type BenchNetwork, type LinkRate } from "./support/migration-network.ts";
 import { describeOutcome, pathNames, type Outcome, type PathName } from "./support/migration-outcome.ts";
 import { moveByProduct } from "./support/migration-product.ts";
@@ -124,11 +125,12 @@ interface World {
 
 async function move(name: PathName, run: number, world: World): Promise<Outcome> {
   const { signal } = world.bench;
+  const beforeMove = () => touchMemory(world.pattern.argv[0] ?? "", signal);
   if (name === "skerry") {
     const label = `moved-${String(run)}`;
     const outcome = await moveByProduct({
       ...{ migrationCloud: world.cloud, guest: world.guest, back: world.back, maxDowntimeMs, signal },
-      ...{ name: label, say: (line) => world.bench.say(line) },
+      ...{ name: label, say: (line) => world.bench.say(line), beforeMove },
     });
     world.bench.say(JSON.stringify(outcome.told));
     return outcome;
@@ -144,6 +146,7 @@ async function move(name: PathName, run: number, world: World): Promise<Outcome>
     compression,
     maxDowntimeMs,
     directory,
+    beforeMove,
     signal,
   });
 }

@@ -45,6 +45,8 @@ export interface ProductMoveOptions {
   readonly maxDowntimeMs: number;
   /** Moves it back as well. */
   readonly back: boolean;
+  /** When the guest is ready, and nothing is counted yet. */
+  beforeMove(): Promise<void>;
   readonly signal: AbortSignal;
   readonly say: (line: string) => void;
 }
@@ -67,6 +69,7 @@ export async function moveByProduct(options: ProductMoveOptions): Promise<Produc
   const id = await createGuest(client, source, guest, name, signal);
   const directory = machineDirectory(source, id);
   await untilReady(directory, guest.readyLimitMs, signal);
+  await options.beforeMove();
   await untilNextTick(directory, signal);
   const moved = await move(id, { name: `${name}-away`, from: source, to: destination }, options);
   const back =

@@ -32,6 +32,8 @@ export interface ReferenceOptions {
   readonly maxDowntimeMs: number;
   /** Where its two machines have their folders. */
   readonly directory: string;
+  /** When the guest is ready, and nothing is counted yet. */
+  beforeMove(): Promise<void>;
   readonly signal: AbortSignal;
 }
 
@@ -48,6 +50,7 @@ export async function moveByHand(options: ReferenceOptions): Promise<Outcome> {
     await makeBlankDisk(guest, machineFiles(directory).rootDisk);
     await using source = await HandMachine.start({ guest, host: network.source, directory, signal });
     await untilReady(directory, options.readyLimitMs, signal);
+    await options.beforeMove();
     await untilNextTick(directory, signal);
     return await move(options, source, directoryOf(network.destination));
   } finally {

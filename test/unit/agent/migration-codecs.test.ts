@@ -177,6 +177,9 @@ await t.test("the codec that gets the most through is chosen", async (t) => {
     2,
     "things may have changed by then",
   );
+  const warming = (_: Method, atMs: number) => (atMs < 800 ? 40e6 : 100e6);
+  const cold = playChoice({ ...next, through: warming });
+  t.same([cold.last, cold.changes], [lz4, 2], "a move that gets into its stride is not the codec's doing");
   const narrowing = (atMs: number) => (atMs < 5000 ? 1000 : 100) * mbit;
   const narrowed = (method: Method) => Math.min(short(method), 12.5e6 / ratioOf(method));
   const later = playChoice({ ...wide, link: narrowing, through: narrowed, seconds: 40 });
@@ -218,7 +221,7 @@ function ratioOf({ codec, level }: Method): number {
 function playChoice(world: {
   readonly link: (atMs: number) => number;
   /** The hypervisor's bytes per second. */
-  readonly through: (method: Method) => number;
+  readonly through: (method: Method, atMs: number) => number;
   readonly ratio: (method: Method) => number;
   readonly seconds: number;
   readonly strong?: boolean;
@@ -241,7 +244,7 @@ function playChoice(world: {
     waiting.push(method);
     const leaves = waiting.length > lag ? waiting.shift() : undefined;
     if (leaves) {
-      now += (blockBytes * 1000) / world.through(leaves);
+      now += (blockBytes * 1000) / world.through(leaves, now);
       choice.sent(blockBytes, leaves.codec);
     }
     for (const each of trial ? [method, trial] : [method]) {

@@ -1,7 +1,7 @@
 /**
  * What a machine's memory costs. Where the machine is a guest itself, its hypervisor takes free memory back after some
  * seconds, and the next to touch it waits ten to thirty times as long: 2 to 3 ms for 2 MiB, measured. Whether a move finds
- * memory of the one or of the other sort is chance, and may be a third of all that it does.
+ * memory of the one or of the other sort is chance, and may be a third of all that it does. So it can be made sure of.
  */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";

@@ -43,7 +43,7 @@ export const benchmark: Benchmark = {
     const outcomes = new Map<PathName, Outcome[]>(wish.paths.map((name) => [name, []]));
     for (let run = 1; run <= wish.runs; run++) {
       for (const name of shuffle(wish.paths, `${String(wish.seed)}/${String(run)}`)) {
-        const outcome = await move(name, run, { bench, cloud, network, guest, pattern, ...wish });
+        const outcome = await move(name, run, { ...wish, bench, cloud, network, guest, pattern });
         outcomes.get(name)?.push(outcome);
         bench.say(`run ${String(run)}, ${describeOutcome(name, outcome)}`);
       }

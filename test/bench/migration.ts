@@ -30,8 +30,8 @@ export const benchmark: Benchmark = {
     "Live migration over a shaped link (--link 100mbit|1gbit|none) of a guest (--guest idle|mixed|warm) with its " +
     "disk, through the public API, against QEMU alone over plain TCP and over two connections with zstd, driven by " +
     "hand: the same guest, link and limit of downtime, in random order (--seed), --runs times, medians. With --back the " +
-    "product moves it back as well, and the disk's bytes of both ways are compared. With --memory-at-hand memory is had and given " +
-    "back before each move, for where this machine is a guest whose hypervisor takes back what is free.",
+    "product moves it back as well, and the disk's bytes of both ways are compared. Before each move memory is had and " +
+    "given back, in case that this machine is a guest whose hypervisor takes back what is free; --cold-memory leaves that out.",
 
   async run(bench) {
     const wish = readWish(bench.args);
@@ -60,8 +60,8 @@ interface Wish {
   readonly paths: readonly PathName[];
   /** The product moves it back as well. */
   readonly back: boolean;
-  /** Before each move, memory is had that a hypervisor under this machine may have taken back. */
-  readonly memoryAtHand: boolean;
+  /** What a hypervisor under this machine has taken back of its memory, the moves have to fetch again. */
+  readonly coldMemory: boolean;
 }
 
 function readWish(args: readonly string[]): Wish {
@@ -75,7 +75,7 @@ function readWish(args: readonly string[]): Wish {
       /** Only some of them, for whoever looks for a fault. */
       paths: { type: "string", default: pathNames.join(",") },
       back: { type: "boolean", default: false },
-      "memory-at-hand": { type: "boolean", default: false },
+      "cold-memory": { type: "boolean", default: false },
     },
   });
   return {
@@ -85,7 +85,7 @@ function readWish(args: readonly string[]): Wish {
     seed: countOf("seed", values.seed),
     paths: values.paths.split(",").map((name) => oneOf("paths", pathNames, name)),
     back: values.back,
-    memoryAtHand: values["memory-at-hand"],
+    coldMemory: values["cold-memory"],
   };
 }
 
@@ -126,13 +126,13 @@ interface World {
   readonly guest: BenchGuest;
   readonly pattern: GuestPattern;
   readonly back: boolean;
-  readonly memoryAtHand: boolean;
+  readonly coldMemory: boolean;
 }
 
 async function move(name: PathName, run: number, world: World): Promise<Outcome> {
   const { signal } = world.bench;
   const beforeMove = () =>
-    world.memoryAtHand ? touchMemory(world.pattern.argv[0] ?? "", signal) : Promise.resolve();
+    world.coldMemory ? Promise.resolve() : touchMemory(world.pattern.argv[0] ?? "", signal);
   if (name === "skerry") {
     const label = `moved-${String(run)}`;
     const outcome = await moveByProduct({

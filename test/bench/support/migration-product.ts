@@ -45,7 +45,7 @@ export interface ProductMoveOptions {
   readonly maxDowntimeMs: number;
   /** Moves it back as well. */
   readonly back: boolean;
-  /** When the guest is ready, and nothing is counted yet. */
+  /** Each time that the guest is ready, and nothing is counted yet. */
   beforeMove(): Promise<void>;
   readonly signal: AbortSignal;
   readonly say: (line: string) => void;
@@ -69,8 +69,6 @@ export async function moveByProduct(options: ProductMoveOptions): Promise<Produc
   const id = await createGuest(client, source, guest, name, signal);
   const directory = machineDirectory(source, id);
   await untilReady(directory, guest.readyLimitMs, signal);
-  await options.beforeMove();
-  await untilNextTick(directory, signal);
   const moved = await move(id, { name: `${name}-away`, from: source, to: destination }, options);
   const back =
     options.back && (await move(id, { name: `${name}-back`, from: destination, to: source }, options));
@@ -83,6 +81,8 @@ export async function moveByProduct(options: ProductMoveOptions): Promise<Produc
 async function move(id: string, { name, from, to }: Way, options: ProductMoveOptions): Promise<ProductMove> {
   const { migrationCloud, maxDowntimeMs } = options;
   const { cloud } = migrationCloud;
+  await options.beforeMove();
+  await untilNextTick(machineDirectory(from, id), options.signal);
   using limit = deadline(moveLimitMs, "the move", options.signal);
   const directory = machineDirectory(to, id);
   using leaving = await Monitor.open(machineDirectory(from, id), monitorSocketNames[1], limit);

@@ -1,7 +1,7 @@
 /**
  * What `micro` runs to have the memory of a machine at work: 640 MiB of text, random bytes, programs and zeros by
- * turns, in a file system in memory, 16 MiB on its disk, and from then on mild writes to both. Each kind repeats
- * never at the same place within a page, and only after more than a codec of blocks looks back. `zstd-long` looks further: the
+ * turns, in a file system in memory, 16 MiB on its disk, and from then on mild writes to both. No kind repeats
+ * at the same place within a page, and each only after more than a codec of blocks looks back. `zstd-long` looks further: the
  * text comes again after 4.7 MB, which a real guest's memory does less (ADR 24 has both).
  */
 import { readyLine } from "./console-lines.ts";
